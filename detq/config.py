@@ -1,0 +1,141 @@
+"""Recipe and dataset YAML files, read into validated values. An unknown key is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from detq.errors import ConfigError
+
+RangeMethod = Literal[
+    "kl_cfws", "kl_entropy", "minmax", "mean_minmax", "mse", "percentile", "placement"
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetConfig(_Strict):
+    """A dataset description in the layout that YOLOv6 and Ultralytics read, plus ``annotations``.
+
+    Each split is an image folder or a text file that lists images. Ground truth is, per split, the
+    COCO JSON named under ``annotations``, or else the YOLO label files beside the images
+    (``images/x.jpg`` -> ``labels/x.txt``).
+    """
+
+    path: Path = Path()
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    names: dict[int, str]
+    nc: int | None = None
+    annotations: dict[str, str] = Field(default_factory=dict)
+    download: str | None = None  # kept for compatibility with other tools; never executed
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _accept_a_list(cls, names: Any) -> Any:
+        return dict(enumerate(names)) if isinstance(names, list) else names
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetConfig:
+        if not self.names or sorted(self.names) != list(range(len(self.names))):
+            raise ValueError(f"names: expected one name per class from 0 up, got {self.names}")
+        if self.nc is not None and self.nc != len(self.names):
+            raise ValueError(f"nc: {self.nc}, but names lists {len(self.names)} classes")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.names[index] for index in range(len(self.names)))
+
+
+class WeightsConfig(_Strict):
+    """How convolution weights are prepared before quantization.
+
+    ``split: cfws`` writes a re-parameterized convolution as fine 3x3 + coarse 1x1 (paper, section 3.1);
+    ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine kernel.
+    """
+
+    split: Literal["none", "cfws", "residual"] = "none"
+    parts: tuple[Literal["backbone", "neck", "head"], ...] = ("backbone", "neck")
+    granularity: Literal["channel", "tensor"] = "channel"
+
+
+class RangesConfig(_Strict):
+    """Which rule finds activation ranges in which part of the network.
+
+    ``placement`` keeps the ranges of the library that placed the quantizers.
+    """
+
+    backbone: RangeMethod = "kl_cfws"
+    neck: RangeMethod = "kl_cfws"
+    head: RangeMethod = "kl_cfws"
+    bins: Annotated[int, Field(ge=256, le=65536)] = 2048
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
+    kl_keep: Annotated[float, Field(gt=0.5, le=1)] = 0.9999
+
+
+class Recipe(_Strict):
+    """A complete description of one way to quantize."""
+
+    name: str
+    description: str = ""
+    weights: WeightsConfig = WeightsConfig()
+    ranges: RangesConfig = RangesConfig()
+    placement: Literal["performance", "mixed"] = "mixed"
+    quantize_decode: bool = False
+    bias_correction: bool = True
+    calibration_images: Annotated[int, Field(ge=1)] = 300
+    seed: int = 0
+
+
+ConfigT = TypeVar("ConfigT", bound=_Strict)
+
+
+def read_dataset(path: Path) -> DatasetConfig:
+    """Dataset YAML -> validated value whose ``path`` is absolute (relative to the file's folder).
+
+    Raises ConfigError for a missing file, broken YAML, an unknown key or a bad value.
+    """
+    config = _read(path, DatasetConfig)
+    return config.model_copy(update={"path": (path.parent / config.path).resolve()})
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Recipe YAML -> validated value. Raises ConfigError as :func:`read_dataset` does."""
+    return _read(path, Recipe)
+
+
+def _read(path: Path, kind: type[ConfigT]) -> ConfigT:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not a YAML file ({reason})") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, got {type(document).__name__}")
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error, kind)}") from None
+
+
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first problem of a pydantic error as one line."""
+    problem = error.errors()[0]
+    where = ".".join(str(step) for step in problem["loc"]) or "file"
+    if problem["type"] == "extra_forbidden":
+        model: type[BaseModel] = kind
+        for step in problem["loc"][:-1]:
+            inner = model.model_fields[str(step)].annotation
+            assert isinstance(inner, type) and issubclass(inner, BaseModel)
+            model = inner
+        return f"unknown key {where!r}; known keys: {', '.join(model.model_fields)}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

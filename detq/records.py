@@ -1,0 +1,115 @@
+"""Frozen values that travel between rooms; each checks itself when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from detq.errors import DetqError
+
+Part = Literal["backbone", "neck", "head"]
+SizeHW = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ReparamConvolution:
+    """A convolution that re-parameterization made of several parallel branches.
+
+    ``name`` is the module path inside the float module (``backbone.ERBlock_2.1.conv1``).
+    """
+
+    name: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What travels with a detector graph: everything about the model that its tensors do not say.
+
+    ``size_hw`` is the network input in pixels; both sides are multiples of the largest stride.
+    """
+
+    name: str
+    family: str
+    class_names: tuple[str, ...]
+    strides: tuple[int, ...]
+    size_hw: SizeHW
+    reparameterized: tuple[ReparamConvolution, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            raise DetqError(f"{self.name}: a detector needs at least one class name, got none")
+        if not self.strides or any(stride <= 0 for stride in self.strides):
+            raise DetqError(f"{self.name}: strides must be positive, got {self.strides}")
+        step = max(self.strides)
+        if any(side <= 0 or side % step for side in self.size_hw):
+            raise DetqError(
+                f"{self.name}: image size {self.size_hw[0]}x{self.size_hw[1]} (HxW) must be "
+                f"positive multiples of the largest stride {step}; pass another --imgsz"
+            )
+
+    @property
+    def class_count(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def has_placeholder_names(self) -> bool:
+        """True if the model file named no classes, so that only their order is known."""
+        return self.class_names == placeholder_names(self.class_count)
+
+
+def placeholder_names(count: int) -> tuple[str, ...]:
+    """Names for the classes of a model file that stores none: ``class0``, ``class1``, …"""
+    return tuple(f"class{index}" for index in range(count))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes found in one image, best score first.
+
+    ``boxes_xyxy_px`` float32 [n, 4] in pixels of the original image, ``scores`` float32 [n] in 0..1,
+    ``class_ids`` int64 [n], indices into ``ModelSpec.class_names``.
+    """
+
+    boxes_xyxy_px: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        expected = {"boxes_xyxy_px": (count, 4), "scores": (count,), "class_ids": (count,)}
+        for field, shape in expected.items():
+            actual = getattr(self, field).shape
+            if actual != shape:
+                raise DetqError(f"Detections.{field}: expected shape {shape}, got {actual}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """COCO metrics of one model on one split, in percent; None where pycocotools says -1.
+
+    ``seconds`` is the wall time of inference and post-processing over ``images`` images;
+    ``precision`` is what the runtime executed (fp32, bf16, int8).
+    """
+
+    model: str
+    map: float | None
+    map50: float | None
+    map75: float | None
+    map_small: float | None
+    map_medium: float | None
+    map_large: float | None
+    images: int
+    seconds: float
+    precision: str
+    size_mb: float
+
+    def __post_init__(self) -> None:
+        if self.images <= 0:
+            raise DetqError(f"EvalResult of {self.model}: no images were evaluated")
