@@ -79,6 +79,16 @@ class RangesConfig(_Strict):
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     kl_keep: Annotated[float, Field(gt=0.5, le=1)] = 0.9999
 
+    @property
+    def any_placement(self) -> bool:
+        """True if some part keeps the ranges that placement gave it."""
+        return "placement" in (self.backbone, self.neck, self.head)
+
+    @property
+    def only_placement(self) -> bool:
+        """True if no range is chosen by a rule of detq's own."""
+        return {self.backbone, self.neck, self.head} == {"placement"}
+
 
 class Recipe(_Strict):
     """A complete description of one way to quantize."""
@@ -89,9 +99,16 @@ class Recipe(_Strict):
     ranges: RangesConfig = RangesConfig()
     placement: Literal["performance", "mixed"] = "mixed"
     quantize_decode: bool = False
-    bias_correction: bool = True
+    overflow_fix: Literal["disable", "first_layer_only", "enable"] = "disable"
+    bias_correction: Literal["none", "mean_error", "nncf"] = "mean_error"
     calibration_images: Annotated[int, Field(ge=1)] = 300
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.bias_correction == "nncf" and not self.ranges.only_placement:
+            raise ValueError("bias_correction: nncf needs ranges: placement in every part")
+        return self
 
 
 ConfigT = TypeVar("ConfigT", bound=_Strict)

@@ -113,3 +113,23 @@ class EvalResult:
     def __post_init__(self) -> None:
         if self.images <= 0:
             raise DetqError(f"EvalResult of {self.model}: no images were evaluated")
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Latency of one model. ``speedup`` is the median over rounds of first model's time / its own.
+
+    ``int8_share`` is the share of convolution multiply-accumulates that execute in INT8, 0..1.
+    """
+
+    model: str
+    latency_ms: float
+    latency_p90_ms: float
+    speedup: float
+    precision: str
+    int8_share: float
+    size_mb: float
+
+    def __post_init__(self) -> None:
+        if not self.latency_ms > 0:
+            raise DetqError(f"BenchResult of {self.model}: latency must be positive")

@@ -1,0 +1,1 @@
+"""Detector graphs: the contract, conversion from torch and ONNX, and surgery on ``openvino.Model``."""

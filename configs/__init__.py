@@ -1,0 +1,1 @@
+"""Recipes and data set descriptions as YAML; installed as the package ``detq.configs``."""

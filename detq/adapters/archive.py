@@ -1,0 +1,190 @@
+"""The zip archive that ``torch.save`` writes: one pickle, and one record per storage.
+
+Everything a file declares about itself is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detq.adapters.unpickle import (
+    DamagedPickleError,
+    ForbiddenNameError,
+    Storage,
+    StoredTensor,
+    unpickle,
+)
+from detq.errors import CheckpointError
+
+MAX_FILE_BYTES = 8 << 30
+MAX_PICKLE_BYTES = 64 << 20
+MAX_RECORDS = 200_000
+MAX_DIMENSIONS = 8
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+_WRONG_FILE = "Pass a file that YOLOv6's training wrote"
+_CUT_SHORT = "the file is damaged or cut short; download or copy it again"
+
+
+class Archive:
+    """An open checkpoint: ``root`` is the pickled object, in inert values."""
+
+    def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
+        self.path = path
+        self.byte_count = path.stat().st_size
+        self._file = file
+        self._numbers: dict[Storage, npt.NDArray[np.generic]] = {}
+        self._prefix = self._find_prefix()
+        self._check_records()
+        self.root = self._unpickle()
+
+    def read(self, key: str, tensor: StoredTensor) -> npt.NDArray[np.generic]:
+        """The numbers of a tensor as a new array in native byte order.
+
+        Raises CheckpointError, naming ``key``, if the tensor reaches beyond its storage.
+        """
+        numbers = self._storage(tensor.storage)
+        problem = _view_problem(tensor)
+        if problem:
+            raise CheckpointError(f"{self.path}: tensor {key} {problem}; {_CUT_SHORT}")
+        strides = [step * numbers.itemsize for step in tensor.strides]
+        view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides)
+        return view.astype(view.dtype.newbyteorder("="), copy=True)
+
+    def _find_prefix(self) -> str:
+        names = self._file.namelist()
+        pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise CheckpointError(
+                f"{self.path}: a zip archive, but not one that torch.save writes (no data.pkl). "
+                f"{_WRONG_FILE}"
+            )
+        return pickles[0].removesuffix("data.pkl")
+
+    def _check_records(self) -> None:
+        """Records are stored uncompressed and fit in the file, so nothing can inflate."""
+        records = self._file.infolist()
+        declared = sum(record.file_size for record in records)
+        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        if compressed or len(records) > MAX_RECORDS or declared > self.byte_count:
+            raise CheckpointError(
+                f"{self.path}: declares {declared} bytes in {len(records)} records, more than it "
+                f"holds or in a form that torch.save does not write. {_WRONG_FILE}"
+            )
+
+    def _unpickle(self) -> object:
+        size = self._file.getinfo(f"{self._prefix}data.pkl").file_size
+        if size > MAX_PICKLE_BYTES:
+            raise CheckpointError(
+                f"{self.path}: its data.pkl has {size} bytes, at most {MAX_PICKLE_BYTES} are read. "
+                f"{_WRONG_FILE}"
+            )
+        byte_order = f"{self._prefix}byteorder"
+        if byte_order in self._file.namelist() and self._record(byte_order) != b"little":
+            raise CheckpointError(
+                f"{self.path}: written on a big-endian machine; save it again on another"
+            )
+        try:
+            return unpickle(self._record(f"{self._prefix}data.pkl"))
+        except ForbiddenNameError as error:
+            raise CheckpointError(
+                f"{self.path}: refers to {error}; not a YOLOv6 checkpoint, nothing in it was run. "
+                f"{_WRONG_FILE}"
+            ) from None
+        except DamagedPickleError as error:
+            raise CheckpointError(
+                f"{self.path}: its data.pkl is no network that YOLOv6 saved ({error}), nothing in "
+                f"it was run. {_WRONG_FILE}"
+            ) from None
+
+    def _storage(self, storage: Storage) -> npt.NDArray[np.generic]:
+        if storage not in self._numbers:
+            raw = self._record(f"{self._prefix}data/{storage.record}")
+            expected = storage.count * np.dtype(storage.dtype).itemsize
+            if len(raw) != expected:
+                raise CheckpointError(
+                    f"{self.path}: record {storage.record} has {len(raw)} bytes, expected "
+                    f"{expected}; {_CUT_SHORT}"
+                )
+            self._numbers[storage] = np.frombuffer(raw, storage.dtype)
+        return self._numbers[storage]
+
+    def _record(self, name: str) -> bytes:
+        try:
+            return self._file.read(name)
+        except _BROKEN_ZIP as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{self.path}: {name}: {reason}; {_CUT_SHORT}") from None
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open a checkpoint file for reading; it is closed at the end of the block.
+
+    Raises CheckpointError if the file is missing, damaged, unsafe, or no ``torch.save`` archive.
+    """
+    _check_kind(path)
+    try:
+        file = zipfile.ZipFile(path)
+    except _BROKEN_ZIP:
+        raise CheckpointError(f"{path}: {_CUT_SHORT}") from None
+    with file:
+        yield Archive(path, file)
+
+
+def _check_kind(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP_MAGIC))
+            size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path"
+        ) from None
+    if not start:
+        raise CheckpointError(f"{path}: the file is empty; download or copy it again")
+    if start[:1] == b"\x80":
+        raise CheckpointError(
+            f"{path}: a bare pickle, as torch wrote before 1.6; nothing in it was run. Save it "
+            f"again with a current torch"
+        )
+    if start != _ZIP_MAGIC:
+        raise CheckpointError(f"{path}: not a torch checkpoint. {_WRONG_FILE}")
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+
+
+def _view_problem(tensor: StoredTensor) -> str | None:
+    """Why a tensor is no view of its storage, or None. An expanded view (stride 0) is refused."""
+    shape, strides, count = tensor.shape, tensor.strides, tensor.storage.count
+    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        return f"has shape {shape[:MAX_DIMENSIONS]} but {len(strides)} strides"
+    if tensor.offset < 0 or min((*shape, *strides), default=0) < 0:
+        return "has a negative size, stride or offset"
+    last = tensor.offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if math.prod(shape) and (last >= count or math.prod(shape) > count):
+        return f"of shape {shape} reaches beyond its storage of {count} numbers"
+    if tensor.offset > count:
+        return f"begins beyond its storage of {count} numbers"
+    return None

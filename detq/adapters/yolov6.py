@@ -1,0 +1,149 @@
+"""YOLOv6 checkpoints of release 0.1 to 0.4 -> our own network with the stored weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detq.adapters.archive import Archive, open_archive
+from detq.adapters.coco_names import COCO_NAMES
+from detq.adapters.unpickle import StoredTensor
+from detq.adapters.yolov6_infer import infer_architecture
+from detq.adapters.yolov6_tensors import to_training_form
+from detq.adapters.yolov6_tree import StoredNetwork, children_of, read_tree, select_network
+from detq.errors import CheckpointError, DetqError
+from detq.models.architecture import DFL_BINS, AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.yolov6 import build
+from detq.records import SizeHW, placeholder_names
+
+_NEXT_STEP = "the file is damaged, or of a YOLOv6 variant that detq does not read"
+_PROJECTION = ("detect.proj", "detect.proj_conv.weight")  # constants 0..16, part of our decode
+_DISTILLATION = {"reg_preds_dist", "reg_preds_lrtb"}
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "eps")
+
+
+@dataclass(frozen=True)
+class YOLOv6Network:
+    """A network in training form, evaluation mode, float32, with what the file says about it."""
+
+    module: nn.Module
+    architecture: AnyArchitecture
+    class_names: tuple[str, ...]
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """The input size that the family was trained for, in pixels."""
+        if isinstance(self.architecture, LiteArchitecture):
+            return (320, 320)
+        return (1280, 1280) if len(self.architecture.strides) == 4 else (640, 640)
+
+
+def read_yolov6(path: Path) -> YOLOv6Network:
+    """Read a checkpoint without running anything that it contains.
+
+    Raises CheckpointError, naming the file and the offending part, if the file is missing, damaged,
+    unsafe, or no YOLOv6 detector.
+    """
+    with open_archive(path) as archive:
+        try:
+            stored = read_tree(select_network(archive.root))
+            architecture = infer_architecture(stored)
+            class_names = _read_class_names(stored, architecture.class_count)
+            with torch.device("meta"):  # shapes only: a lying file cannot make us allocate
+                module = build(architecture)
+            _check_attributes(stored, module, architecture)
+            _load(module, _read_tensors(archive, stored))
+        except DetqError as error:
+            raise _with_file(path, error) from None
+    return YOLOv6Network(module.eval().requires_grad_(False), architecture, class_names)
+
+
+def _with_file(path: Path, error: DetqError) -> CheckpointError:
+    message = str(error)
+    if message.startswith(f"{path}: "):
+        return CheckpointError(message)
+    hint = "" if "; " in message else f"; {_NEXT_STEP}"
+    return CheckpointError(f"{path}: {message}{hint}")
+
+
+def _read_tensors(archive: Archive, stored: StoredNetwork) -> dict[str, Tensor]:
+    """Every tensor of the network that inference needs, as float32."""
+    needed = {
+        key: tensor
+        for key, tensor in stored.tensors.items()
+        if key not in _PROJECTION and not key.endswith(".num_batches_tracked")
+    }
+    if sum(prod(tensor.shape) for tensor in needed.values()) > archive.byte_count:
+        raise CheckpointError("the network has more weights than the file holds bytes")
+    return {key: _read_tensor(archive, key, tensor) for key, tensor in needed.items()}
+
+
+def _read_tensor(archive: Archive, key: str, stored: StoredTensor) -> Tensor:
+    numbers = archive.read(key, stored)
+    if numbers.dtype.kind != "f":
+        raise CheckpointError(f"tensor {key} holds {numbers.dtype}, expected floating point")
+    tensor = torch.from_numpy(numbers).float()
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"tensor {key} holds NaN or infinity; the training diverged")
+    if key.endswith(".running_var") and (tensor < 0).any():
+        raise CheckpointError(f"tensor {key} holds a negative variance")
+    return tensor
+
+
+def _load(module: nn.Module, stored: dict[str, Tensor]) -> None:
+    """Fill ``module``; every tensor must be there with its shape, and none be left over."""
+    tensors = to_training_form(stored, module)
+    counter = torch.zeros((), dtype=torch.int64)
+    expected = module.state_dict()
+    for key, target in expected.items():
+        if key.endswith(".num_batches_tracked"):
+            tensors[key] = counter.clone()
+        elif key not in tensors:
+            raise CheckpointError(f"tensor {key} is missing")
+        elif tensors[key].shape != target.shape:
+            raise CheckpointError(
+                f"tensor {key} has shape {list(tensors[key].shape)}, expected {list(target.shape)}"
+            )
+    unknown = sorted(tensors.keys() - expected.keys())
+    if unknown:
+        raise CheckpointError(f"tensor {unknown[0]} belongs to no part of the network")
+    module.load_state_dict(tensors, assign=True)
+
+
+def _read_class_names(stored: StoredNetwork, class_count: int) -> tuple[str, ...]:
+    names = stored.root.attributes.get("names")
+    if names is None:
+        return COCO_NAMES if class_count == len(COCO_NAMES) else placeholder_names(class_count)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError("the class names are no list of text")
+    if len(names) != class_count:
+        raise CheckpointError(f"{len(names)} class names for {class_count} classes")
+    return tuple(names)
+
+
+def _check_attributes(
+    stored: StoredNetwork, module: nn.Module, architecture: AnyArchitecture
+) -> None:
+    """What the file says beside its tensors must agree with what was inferred from them."""
+    head = stored.modules["detect"]
+    distilled = not _DISTILLATION.isdisjoint(children_of(head))  # use_dfl means the other branch
+    if isinstance(architecture, Architecture) and not distilled:
+        distributions = architecture.regression_channels == 4 * DFL_BINS
+        _check("detect.use_dfl", head.attributes.get("use_dfl", distributions), distributions)
+    for path, expected in module.named_modules():
+        if path in stored.modules and isinstance(
+            expected, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
+        ):
+            actual = stored.modules[path].attributes
+            for name in _GEOMETRY:
+                if hasattr(expected, name) and name in actual:
+                    _check(f"{path}.{name}", actual[name], getattr(expected, name))
+
+
+def _check(name: str, actual: object, expected: object) -> None:
+    if actual != expected:
+        raise CheckpointError(f"{name} is {actual!r:.40}, expected {expected!r}")

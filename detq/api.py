@@ -1,0 +1,294 @@
+"""What a Python user calls. The command line is a thin layer over these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detq.artifact import read_artifact, write_artifact
+from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
+from detq.data.calibration import CalibrationImages, readable_images
+from detq.data.dataset import Split, load_split, sample_images
+from detq.data.fingerprint import content_overlap, fingerprint
+from detq.data.letterbox import Preprocess, official_shrink
+from detq.errors import CalibrationError, ConfigError, DataError
+from detq.evaluate.agreement import agreement
+from detq.evaluate.evaluator import evaluate as evaluate_detector
+from detq.evaluate.evaluator import run_detector
+from detq.graph.convert import from_onnx, from_torch, resized
+from detq.graph.detector_graph import DetectorGraph
+from detq.quant.ptq import QuantizedDetector, quantize_graph
+from detq.records import EvalResult, SizeHW
+from detq.runtime.detector import Detector
+from detq.runtime.postprocess import EVALUATION
+
+DEFAULT_RECIPE = "cfws_kl"
+AGREEMENT_IMAGES = 32
+LEAST_AGREEMENT = 20.0
+"""Below this mAP against the float model, the INT8 model is broken and not handed out."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the number of images done and the number of all."""
+
+ModelSource = str | Path | DetectorGraph
+DataSource = str | Path | DatasetConfig
+RecipeSource = str | Path | Recipe
+ImageSize = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """An INT8 detector with everything that is known about how it came to be.
+
+    ``agreement`` is the mAP of its detections against the float model's on calibration images, in
+    percent, None if the float model found nothing there. ``overlap`` counts calibration images that are
+    also in the split it was measured on.
+    """
+
+    quantized: QuantizedDetector
+    calibration: CalibrationImages
+    calibration_fingerprint: str
+    agreement: float | None
+    int8_share: float
+
+    @property
+    def graph(self) -> DetectorGraph:
+        """The INT8 detector graph."""
+        return self.quantized.graph
+
+    def save(self, directory: str | Path, *, measured: dict[str, Any] | None = None) -> None:
+        """Write the exported directory (:mod:`detq.artifact`); ``measured`` joins its metadata."""
+        write_artifact(self.graph, Path(directory), details=self._details(measured))
+
+    def _details(self, measured: dict[str, Any] | None) -> dict[str, Any]:
+        details: dict[str, Any] = {
+            "recipe": self.quantized.recipe.model_dump(mode="json"),
+            "calibration": {
+                "images": len(self.calibration),
+                "skipped": [path.name for path in self.calibration.skipped],
+                "fingerprint": self.calibration_fingerprint,
+            },
+            "split_layers": list(self.quantized.split_layers),
+            "biases_corrected": self.quantized.biases_corrected,
+            "activations": [
+                {**asdict(decision), "low": list(decision.low), "high": list(decision.high)}
+                for decision in self.quantized.decisions
+            ],
+            "int8_share_of_convolution_macs": round(self.int8_share, 4),
+            "agreement_with_float": self.agreement,
+        }
+        return {**details, "measured": measured} if measured else details
+
+
+def load(model: str | Path, *, imgsz: ImageSize | None = None) -> DetectorGraph:
+    """A checkpoint (.pt, .pth), an .onnx, an exported directory or its .xml -> detector graph.
+
+    ``imgsz`` is a side or (H, W) in pixels; by default the size that the file states, or its family's
+    usual one. Raises CheckpointError for a file that cannot be read, and nothing in it is executed.
+    """
+    path, size_hw = Path(model), _size_hw(imgsz)
+    if path.suffix == ".onnx":
+        return from_onnx(path, size_hw=size_hw)
+    if path.is_dir() or path.suffix == ".xml":
+        graph = read_artifact(path)
+        return resized(graph, size_hw or graph.spec.size_hw)
+    from detq.adapters import fuse_model, load_checkpoint  # noqa: PLC0415 - torch takes seconds
+
+    float_model = fuse_model(load_checkpoint(path, size_hw=size_hw))
+    return from_torch(float_model.module, float_model.spec)
+
+
+def load_recipe(recipe: RecipeSource) -> Recipe:
+    """A built-in recipe by name, or a YAML file. Raises ConfigError for anything else."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    names = {path.stem: path for path in builtin_recipes()}
+    if str(recipe) in names:
+        return read_recipe(names[str(recipe)])
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"recipe {str(recipe)!r} is not built in; pass one of {', '.join(names)}, or a .yaml file"
+        )
+    return read_recipe(path)
+
+
+def builtin_recipes() -> list[Path]:
+    """The recipe files that detq ships, sorted by name."""
+    folder = Path(str(files("detq.configs")))
+    return sorted(folder.glob("*.yaml"))
+
+
+def quantize(
+    model: ModelSource,
+    *,
+    data: DataSource,
+    recipe: RecipeSource = DEFAULT_RECIPE,
+    imgsz: ImageSize | None = None,
+    calibration_images: int | None = None,
+    split: str = "train",
+    progress: Progress | None = None,
+) -> QuantizationResult:
+    """Quantize a float detector with images of the data set's ``split``; labels are not read.
+
+    ``calibration_images`` overrides the recipe's number. Damaged images are skipped and counted.
+    Raises a DetqError for bad input, CalibrationError if the result disagrees with the float model.
+    """
+    graph = _open(model, imgsz)
+    chosen = load_recipe(recipe)
+    if calibration_images is not None:
+        chosen = chosen.model_copy(update={"calibration_images": calibration_images})
+    images_of = load_split(_dataset(data), split, with_annotations=False)
+    report = progress or _silent
+    calibration = readable_images(
+        sample_images(images_of, chosen.calibration_images, chosen.seed),
+        default_preprocess(graph),
+        progress=lambda done, total: report("reading images", done, total),
+    )
+    quantized = quantize_graph(graph, chosen, lambda stage: _reported(calibration, stage, report))
+    int8 = _detector(quantized.graph)
+    return QuantizationResult(
+        quantized=quantized,
+        calibration=calibration,
+        calibration_fingerprint=fingerprint(calibration.paths),
+        agreement=_checked_agreement(_detector(graph), int8, calibration.paths, report),
+        int8_share=int8.int8_share,
+    )
+
+
+def evaluate(
+    model: ModelSource,
+    *,
+    data: DataSource,
+    split: str = "val",
+    imgsz: ImageSize | None = None,
+    preset: str = "yolov6",
+    progress: Progress | None = None,
+) -> EvalResult:
+    """COCO mAP of a model on a split of a data set, by a protocol of :data:`PROTOCOLS`.
+
+    Raises a DetqError for bad input.
+    """
+    if preset not in PROTOCOLS:
+        raise ConfigError(f"preset {preset!r}: expected one of {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[preset]
+    graph = _open(model, imgsz)
+    report = progress or _silent
+    return evaluate_detector(
+        Detector(graph, preprocess=protocol.preprocess(graph.spec), postprocess=EVALUATION),
+        load_split(_dataset(data), split),
+        protocol=protocol,
+        progress=lambda done, total: report(f"evaluating {graph.spec.name}", done, total),
+    )
+
+
+def predict(
+    model: ModelSource,
+    source: str | Path,
+    *,
+    output: str | Path,
+    imgsz: ImageSize | None = None,
+    confidence: float = PREDICTION.confidence,
+    iou: float = PREDICTION.iou,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Detect in an image or a folder of images, and write each picture with its boxes to ``output``.
+
+    Raises a DetqError for a damaged image or a directory that cannot be written.
+    """
+    graph, paths, directory = _open(model, imgsz), list_images(Path(source)), Path(output)
+    options = replace(PREDICTION, confidence=confidence, iou=iou)
+    detector = Detector(graph, preprocess=default_preprocess(graph), postprocess=options)
+    predictions = []
+    report = progress or _silent
+    for done, detections in enumerate(detector.detect_many(read_images(paths)), start=1):
+        path = paths[done - 1]
+        picture = draw_detections(read_image_bgr(path), detections, graph.spec.class_names)
+        write_image(directory / f"{path.stem}.jpg", picture)
+        predictions.append(Prediction.of(path, detections, graph.spec.class_names))
+        report("detecting", done, len(paths))
+    return predictions
+
+
+def has_ground_truth(data: DataSource, split: str) -> bool:
+    """True if the data set names the split and has annotations for it."""
+    config = _dataset(data)
+    return getattr(config, split, None) is not None and (
+        load_split(config, split).annotations is not None
+    )
+
+
+def calibration_overlap(result: QuantizationResult, data: DataSource, split: str) -> int:
+    """How many calibration images, by content, are also in ``split``: there the mAP flatters."""
+    config = _dataset(data)
+    if getattr(config, split, None) is None:
+        return 0
+    images = load_split(config, split, with_annotations=False)
+    return len(content_overlap(result.calibration.paths, images.paths))
+
+
+def default_preprocess(graph: DetectorGraph) -> Preprocess:
+    """The letterbox that a model was published with."""
+    return Preprocess(graph.spec.size_hw, official_shrink(graph.spec.name, graph.spec.size_hw))
+
+
+def _checked_agreement(
+    reference: Detector, candidate: Detector, paths: Sequence[Path], report: Progress
+) -> float | None:
+    """mAP of the INT8 detections against the float ones; None if the float model found nothing."""
+    sample = paths[:AGREEMENT_IMAGES]
+    runs = [
+        run_detector(
+            each, sample, progress=lambda done, total: report("comparing with float", done, total)
+        )
+        for each in (reference, candidate)
+    ]
+    try:
+        percent = agreement(
+            runs[0].detections, runs[1].detections, class_count=reference.spec.class_count
+        )
+    except DataError:
+        return None
+    if percent < LEAST_AGREEMENT:
+        raise CalibrationError(
+            f"{reference.spec.name}: INT8 agrees with float to {percent:.1f}% only, so it is broken; "
+            "try another --recipe, or calibration images closer to the real ones"
+        )
+    return percent
+
+
+def _open(model: ModelSource, imgsz: ImageSize | None) -> DetectorGraph:
+    if not isinstance(model, DetectorGraph):
+        return load(model, imgsz=imgsz)
+    return resized(model, _size_hw(imgsz) or model.spec.size_hw)
+
+
+def _detector(graph: DetectorGraph) -> Detector:
+    return Detector(graph, preprocess=default_preprocess(graph), postprocess=EVALUATION)
+
+
+def _dataset(data: DataSource) -> DatasetConfig:
+    return data if isinstance(data, DatasetConfig) else read_dataset(Path(data))
+
+
+def _size_hw(imgsz: ImageSize | None) -> SizeHW | None:
+    return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+
+
+def _reported(
+    images: CalibrationImages, stage: str, report: Progress
+) -> Iterator[npt.NDArray[np.float32]]:
+    for done, image in enumerate(images):
+        report(stage, done, len(images))
+        yield image
+    report(stage, len(images), len(images))
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass

@@ -1,0 +1,201 @@
+"""The exported directory: an OpenVINO IR with everything needed to run and to trust it.
+
+``<name>_int8_openvino_model/`` holds ``<name>.xml``, ``<name>.bin`` and ``metadata.yaml``: the keys that
+Ultralytics' ``YOLO("…_openvino_model/")`` reads, plus a ``detq`` section. It is written to a temporary
+sibling and moved into place, so that a killed run leaves the old directory or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import yaml
+
+from detq.data.letterbox import PADDING_GREY, official_shrink
+from detq.errors import ArtifactError, CheckpointError
+from detq.graph.convert import from_ir
+from detq.graph.detector_graph import DetectorGraph
+from detq.records import ModelSpec, ReparamConvolution
+
+METADATA = "metadata.yaml"
+
+
+def write_artifact(
+    graph: DetectorGraph, directory: Path, *, details: Mapping[str, Any] | None = None
+) -> None:
+    """Write the directory, replacing one that detq or Ultralytics wrote before.
+
+    ``details`` (plain YAML values) are added to the ``detq`` section. Raises ArtifactError if it cannot
+    be written, or if something else is in its place.
+    """
+    check_writable(directory)
+    try:
+        with _staged(directory) as staging:
+            ov.save_model(graph.model, staging / f"{graph.spec.name}.xml", compress_to_fp16=False)
+            metadata = {**_ultralytics_keys(graph.spec), "detq": _detq_keys(graph.spec)}
+            metadata["detq"].update(details or {})
+            text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
+            (staging / METADATA).write_text(text, encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(f"{directory}: cannot be written ({error})") from None
+
+
+def read_artifact(path: Path) -> DetectorGraph:
+    """An exported directory, or the ``.xml`` in one -> its detector graph.
+
+    Reads what detq writes and what Ultralytics exports. Raises CheckpointError where something is
+    missing or wrong.
+    """
+    xml = path if path.suffix == ".xml" else _only_xml(path)
+    metadata_path = xml.parent / METADATA
+    if not xml.is_file() or not xml.with_suffix(".bin").is_file():
+        raise CheckpointError(f"{xml}: needs both the .xml and the .bin file beside it")
+    return from_ir(xml, _spec(xml, _read_metadata(metadata_path), metadata_path))
+
+
+def read_details(path: Path) -> Mapping[str, Any]:
+    """The ``detq`` section of an exported directory's metadata; empty if another tool wrote it."""
+    details = _read_metadata((path.parent if path.suffix == ".xml" else path) / METADATA).get(
+        "detq"
+    )
+    return details if isinstance(details, dict) else {}
+
+
+def check_writable(directory: Path) -> None:
+    """Raise ArtifactError unless :func:`write_artifact` may write there: before the work, not after."""
+    if directory.exists() and not _replaceable(directory):
+        raise ArtifactError(
+            f"{directory}: exists and is not an exported model; remove it or pass another --output"
+        )
+    parent = directory.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=parent):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"{directory}: cannot be written ({error.strerror}); pass another --output"
+        ) from None
+
+
+def _replaceable(directory: Path) -> bool:
+    return directory.is_dir() and ((directory / METADATA).is_file() or not any(directory.iterdir()))
+
+
+@contextlib.contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """A temporary sibling that takes the directory's place if the block ends without an error."""
+    parent = directory.absolute().parent
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=parent))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        _move_into_place(staging, directory.absolute())
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_into_place(staging: Path, directory: Path) -> None:
+    """Afterwards ``directory`` is the staged one, and ``staging`` the old one, if there was any."""
+    if not directory.exists():
+        staging.rename(directory)
+    elif not _exchange(staging, directory):
+        old = staging.with_name(f"{staging.name}.old")
+        directory.rename(old)
+        staging.rename(directory)
+        old.rename(staging)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two directories in one step of the file system; False where it has no such step."""
+    exchange, at_cwd = 2, -100
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    return renameat2(at_cwd, bytes(first), at_cwd, bytes(second), exchange) == 0
+
+
+def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "description": f"{spec.name}, quantized by detq",
+        "author": "detq",
+        "version": version("detq"),
+        "task": "detect",
+        "stride": max(spec.strides),
+        "batch": 1,
+        "imgsz": list(spec.size_hw),
+        "channels": 3,
+        "names": dict(enumerate(spec.class_names)),
+    }
+
+
+def _detq_keys(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "family": spec.family,
+        "strides": list(spec.strides),
+        "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
+        "preprocess": {
+            "colors": "RGB",
+            "scale": "1/255",
+            "padding": PADDING_GREY,
+            "shrink": official_shrink(spec.name, spec.size_hw),
+        },
+        "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
+    }
+
+
+def _only_xml(directory: Path) -> Path:
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such file or directory; check the path")
+    found = sorted(directory.glob("*.xml"))
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{directory}: expected one .xml, found {len(found)}; pass a directory that "
+            "`detq quantize` wrote, or the .xml itself"
+        )
+    return found[0]
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: cannot be read ({reason}); export the model again"
+        ) from None
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: expected `key: value` lines; export the model again")
+    return metadata
+
+
+def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
+    details = metadata.get("detq") or {}
+    try:
+        names: dict[int, str] = metadata["names"]
+        height, width = metadata["imgsz"]
+        return ModelSpec(
+            name=xml.stem,
+            family=details.get("family", "ultralytics"),
+            class_names=tuple(names[index] for index in range(len(names))),
+            strides=tuple(details.get("strides", (metadata["stride"],))),
+            size_hw=(int(height), int(width)),
+            reparameterized=tuple(
+                ReparamConvolution(name, part)
+                for name, part in details.get("reparameterized", {}).items()
+            ),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{source}: key missing or malformed ({error!r}); export the model again"
+        ) from None

@@ -1,0 +1,279 @@
+"""The command line: arguments in, tables out. Everything else happens in :mod:`detq.api`.
+
+Imports inside the commands keep ``detq --help`` fast: torch, OpenVINO and NNCF take seconds.
+"""
+
+# ruff: noqa: PLC0415
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from detq.errors import ConfigError, DetqError
+
+if TYPE_CHECKING:
+    from detq.api import Progress, QuantizationResult
+    from detq.graph.detector_graph import DetectorGraph
+    from detq.records import EvalResult
+
+app = typer.Typer(
+    name="detq",
+    help="INT8 deployment of re-parameterized object detectors on CPUs, without retraining.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_MODEL_HELP = "A checkpoint (.pt, .pth), an .onnx, an exported directory or its .xml."
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
+Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help=_MODEL_HELP)]
+Data = Annotated[Path, typer.Option(help="Data set description (YAML).")]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="N|HxW", help="Network input size in pixels.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
+Preset = Annotated[
+    str, typer.Option(help="Evaluation protocol: yolov6 (official figures) or coco.")
+]
+
+
+@app.command()
+def quantize(
+    model: Model,
+    data: Data,
+    recipe: Annotated[str, typer.Option(help="Built-in name or YAML file.")] = "cfws_kl",
+    imgsz: ImageSize = None,
+    calib_images: Annotated[
+        int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
+    ] = None,
+    calib_split: Annotated[str, typer.Option(help="Split to calibrate on.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to measure mAP on.")] = "val",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
+    ] = None,
+    preset: Preset = "yolov6",
+    output: Annotated[Path | None, typer.Option(help="Directory to write.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Quantize a detector to INT8, measure what it lost, and write the exported directory."""
+    from detq import api, console
+    from detq.artifact import check_writable
+
+    directory = output or Path(f"{model.stem}_int8_openvino_model")
+    check_writable(directory)
+    recipes = [api.load_recipe(name) for name in (*(compare or ()), recipe)]
+    dataset = api.read_dataset(data)
+    graph = api.load(model, imgsz=_size(imgsz))
+    measurable = api.has_ground_truth(dataset, split)
+    rows: list[EvalResult] = []
+    with console.progress_bars() as report:
+
+        def measure(graph: DetectorGraph, label: str) -> None:
+            if measurable:
+                result = api.evaluate(
+                    graph, data=dataset, split=split, preset=preset, progress=report
+                )
+                rows.append(replace(result, model=label))
+
+        measure(graph, f"{model.stem} float")
+        for chosen in recipes:
+            result = api.quantize(
+                graph,
+                data=dataset,
+                recipe=chosen,
+                calibration_images=calib_images,
+                split=calib_split,
+                progress=_labelled(report, chosen.name if compare else ""),
+            )
+            measure(result.graph, f"{model.stem} {chosen.name}")
+    measured = _measured(rows, split, preset, api.calibration_overlap(result, dataset, split))
+    result.save(directory, measured=measured if measurable else None)
+    _print_quantization(rows, result, measured, directory)
+    summary = {"int8_share": result.int8_share, "agreement": result.agreement}
+    document = {"output": str(directory), "models": [asdict(row) for row in rows], **summary}
+    console.write_json(json_file, document)
+
+
+@app.command(name="eval")
+def evaluate(
+    models: Models,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
+    imgsz: ImageSize = None,
+    preset: Preset = "yolov6",
+    json_file: Json = None,
+) -> None:
+    """COCO mAP of one or more models on one split."""
+    from detq import api, console
+
+    dataset = api.read_dataset(data)
+    rows = []
+    with console.progress_bars() as report:
+        for model in models:
+            result = api.evaluate(
+                model,
+                data=dataset,
+                split=split,
+                imgsz=_size(imgsz),
+                preset=preset,
+                progress=_labelled(report, str(model) if len(models) > 1 else ""),
+            )
+            rows.append(replace(result, model=str(model)))
+    console.print_evaluations(rows)
+    console.write_json(json_file, {"models": [asdict(row) for row in rows]})
+
+
+@app.command()
+def bench(
+    models: Models,
+    imgsz: ImageSize = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Inferences per model.")] = 50,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Latency of one or more models, measured in turns so that the comparison is fair."""
+    from detq import api, console
+
+    graphs = [api.load(model, imgsz=_size(imgsz)) for model in models]
+    with console.progress_bars() as report:
+        results = api.bench(
+            graphs,
+            rounds=rounds,
+            threads=threads,
+            progress=lambda done, total: report("measuring", done, total),
+        )
+    rows = [replace(row, model=str(model)) for row, model in zip(results, models, strict=True)]
+    console.print_bench(rows)
+    console.write_json(json_file, {"models": [asdict(row) for row in rows]})
+
+
+@app.command()
+def predict(
+    model: Model,
+    source: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
+    output: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("predictions"),
+    imgsz: ImageSize = None,
+    confidence: Annotated[float, typer.Option(help="Least score of a detection.")] = 0.25,
+    iou: Annotated[float, typer.Option(help="Overlap above which boxes are one object.")] = 0.45,
+    json_file: Json = None,
+) -> None:
+    """Draw the detections of a model on images."""
+    from detq import api, console
+
+    with console.progress_bars() as report:
+        predictions = api.predict(
+            model,
+            source,
+            output=output,
+            imgsz=_size(imgsz),
+            confidence=confidence,
+            iou=iou,
+            progress=report,
+        )
+    console.print_predictions(predictions)
+    console.note(f"pictures in {output}")
+    console.write_json(json_file, {"images": [asdict(each) for each in predictions]})
+
+
+@app.command()
+def inspect(
+    model: Model,
+    imgsz: ImageSize = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw weight histograms to this .png or .pdf file.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Per convolution: shape, centre-to-surround ratio, weight error of plain INT8 and of CFWS."""
+    from detq import api, console
+    from detq.report.layers import draw_weight_histograms, layer_reports
+
+    graph = api.load(model, imgsz=_size(imgsz))
+    reports = layer_reports(graph)
+    console.print_layers(reports)
+    if plot is not None:
+        draw_weight_histograms(graph, plot)
+        console.note(f"weight histograms in {plot}")
+    console.write_json(json_file, {"layers": [asdict(report) for report in reports]})
+
+
+def main() -> None:
+    """Entry point: a DetqError or Ctrl-C becomes one line on stderr and exit status 1."""
+    try:
+        status = app(standalone_mode=False)
+    except DetqError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted; nothing was written")
+    except ClickException as error:  # wrong usage
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(status or 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - plain text on any terminal
+    sys.exit(1)
+
+
+def _size(text: str | None) -> int | tuple[int, int] | None:
+    """``640`` or ``384x640`` (height first)."""
+    if text is None:
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _labelled(report: Progress, label: str) -> Progress:
+    """The same progress with the stage names prefixed, where several models share the screen."""
+    if not label:
+        return report
+    return lambda stage, done, total: report(f"{label}: {stage}", done, total)
+
+
+def _measured(
+    rows: list[EvalResult], split: str, preset: str, overlap: int
+) -> dict[str, Any]:
+    """What the metadata keeps of the measurement."""
+    return {
+        "split": split,
+        "preset": preset,
+        "calibration_images_in_split": overlap,
+        "models": {row.model: {"map": row.map, "map50": row.map50, "map75": row.map75} for row in rows},
+    }
+
+
+def _print_quantization(
+    rows: list[EvalResult], result: QuantizationResult, measured: dict[str, Any], directory: Path
+) -> None:
+    from detq import console
+
+    if rows:
+        console.print_evaluations(rows)
+    else:
+        console.note(f"split {measured['split']} has no ground truth: mAP was not measured")
+    agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
+    console.stdout.print(
+        f"INT8 share of convolution MACs {100 * result.int8_share:.1f}%, "
+        f"agreement with float {agreement}, written to {directory}",
+        highlight=False,
+    )
+    if result.calibration.skipped:
+        names = ", ".join(path.name for path in result.calibration.skipped[:3])
+        console.warn(f"{len(result.calibration.skipped)} damaged images skipped: {names}")
+    if overlap := measured["calibration_images_in_split"]:
+        console.warn(
+            f"{overlap} calibration images are also in split {measured['split']}: its mAP flatters"
+        )

@@ -1,0 +1,143 @@
+"""What the command line shows: progress bars on stderr, result tables on stdout, JSON documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from detq.api import Progress as ProgressCallback
+from detq.errors import ArtifactError
+from detq.records import BenchResult, EvalResult
+from detq.report.layers import LayerReport
+
+SCHEMA = 1
+stdout = Console(soft_wrap=True)
+stderr = Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressCallback]:
+    """A callback that shows one bar per stage, made when the stage first reports."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=stderr) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def note(message: str) -> None:
+    """A line for the person, on stderr."""
+    stderr.print(escape(message), highlight=False)
+
+
+def warn(message: str) -> None:
+    """A line that the person should not miss, on stderr."""
+    stderr.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
+
+
+def print_evaluations(results: Sequence[EvalResult]) -> None:
+    """mAP table; with several models also the difference to the first."""
+    table = Table("model", box=None, pad_edge=False)
+    for heading in ("mAP", "AP50", "AP75", "small", "medium", "large", "vs first"):
+        table.add_column(heading, justify="right")
+    for heading in ("images", "precision", "MB"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        values = (result.map, result.map50, result.map75)
+        sizes = (result.map_small, result.map_medium, result.map_large)
+        table.add_row(
+            escape(result.model),
+            *(_number(value) for value in (*values, *sizes)),
+            _difference(result.map, results[0].map),
+            str(result.images),
+            result.precision,
+            f"{result.size_mb:.1f}",
+        )
+    stdout.print(table)
+
+
+def print_bench(results: Sequence[BenchResult]) -> None:
+    """Latency table; speed-up is against the first model."""
+    table = Table("model", box=None, pad_edge=False)
+    for heading in ("median ms", "p90 ms", "speed-up", "precision", "INT8 MACs", "MB"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            escape(result.model),
+            f"{result.latency_ms:.2f}",
+            f"{result.latency_p90_ms:.2f}",
+            f"{result.speedup:.2f}x",
+            result.precision,
+            f"{100 * result.int8_share:.1f}%",
+            f"{result.size_mb:.1f}",
+        )
+    stdout.print(table)
+
+
+def print_layers(reports: Sequence[LayerReport]) -> None:
+    """One row per convolution; re-parameterized ones are marked."""
+    table = Table("convolution", "part", "shape", box=None, pad_edge=False)
+    for heading in ("rep", "centre/surround", "plain INT8 dB", "CFWS dB", "gain dB"):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        gain = None if report.cfws_db is None else report.cfws_db - report.plain_db
+        table.add_row(
+            escape(report.name),
+            report.part,
+            "x".join(map(str, report.shape)),
+            "yes" if report.reparameterized else "",
+            f"{report.center_to_surround:.1f}",
+            f"{report.plain_db:.1f}",
+            _number(report.cfws_db, 1),
+            _number(gain, 1),
+        )
+    stdout.print(table)
+
+
+def write_json(path: Path | None, document: dict[str, Any]) -> None:
+    """The results as a JSON document with a schema number, where ``--json`` asks for it.
+
+    Raises ArtifactError if the file cannot be written.
+    """
+    if path is None:
+        return
+    text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be written ({error.strerror}); pass another --json"
+        ) from None
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _difference(value: float | None, first: float | None) -> str:
+    return "-" if value is None or first is None else f"{value - first:+.2f}"

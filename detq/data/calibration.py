@@ -1,0 +1,65 @@
+"""Calibration images: decoded and letterboxed afresh for every pass, damaged files left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detq.data.images import read_image_bgr, read_images
+from detq.data.letterbox import Preprocess
+from detq.errors import CalibrationError, DataError
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Readable image files and how they become network inputs; ``skipped`` could not be decoded."""
+
+    paths: tuple[Path, ...]
+    preprocess: Preprocess
+    skipped: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise CalibrationError(
+                f"no calibration image could be read ({len(self.skipped)} damaged); check the data set"
+            )
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Network inputs float32 [1, 3, H, W], decoded ahead of the caller."""
+        for image in read_images(self.paths):
+            yield self.preprocess.apply(image)[0]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def readable_images(
+    paths: Sequence[Path],
+    preprocess: Preprocess,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> CalibrationImages:
+    """Decode every file once, and keep those that decode.
+
+    Raises CalibrationError if none does.
+    """
+    good, bad = [], []
+    with ThreadPoolExecutor() as pool:
+        for path, decodes in zip(paths, pool.map(_decodes, paths), strict=True):
+            (good if decodes else bad).append(path)
+            if progress is not None:
+                progress(len(good) + len(bad), len(paths))
+    return CalibrationImages(tuple(good), preprocess, tuple(bad))
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        read_image_bgr(path)
+    except DataError:
+        return False
+    return True

@@ -1,0 +1,131 @@
+"""Image -> network input, and boxes back to the image: the geometry that YOLOv6's figures rest on.
+
+Source: the evaluation protocol behind YOLOv6's published COCO figures ("reproduce 640").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from detq.data.images import ImageBGR
+from detq.errors import DataError
+from detq.records import SizeHW
+
+PADDING_GREY = 114
+
+# Pixels by which the longest side stays below the network input, at each model's own input size.
+_SHRINK_AT_640 = {
+    "yolov6n": 4,
+    "yolov6t": 6,
+    "yolov6s": 6,
+    "yolov6m": 4,
+    "yolov6l": 4,
+    "yolov6l_relu": 2,
+    "yolov6s_mbla": 7,
+    "yolov6m_mbla": 7,
+    "yolov6l_mbla": 7,
+    "yolov6x_mbla": 3,
+}
+_SHRINK_AT_1280 = {"yolov6n6": 17, "yolov6s6": 8, "yolov6m6": 64, "yolov6l6": 41}
+_SHRINK_BY_SIZE = {(640, 640): _SHRINK_AT_640, (1280, 1280): _SHRINK_AT_1280}
+
+
+def official_shrink(model_name: str, size_hw: SizeHW) -> int:
+    """The shrink in pixels that an official YOLOv6 model was published with; 0 for all others.
+
+    ``model_name`` is the stem of the official weight file (``yolov6s``). The shrink belongs to the
+    size that the model was published at: at another one, as for another model, it is 0.
+    """
+    return _SHRINK_BY_SIZE.get(size_hw, {}).get(model_name, 0)
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where one image lies inside the network input; everything in whole pixels.
+
+    ``resized_hw`` is the image's size in the input, ``pad_top`` and ``pad_left`` its first pixel.
+    """
+
+    original_hw: SizeHW
+    resized_hw: SizeHW
+    pad_top: int
+    pad_left: int
+
+    @property
+    def gain_y(self) -> float:
+        """Input pixels per pixel of the original image, vertically."""
+        return self.resized_hw[0] / self.original_hw[0]
+
+    @property
+    def gain_x(self) -> float:
+        """Input pixels per pixel of the original image, horizontally."""
+        return self.resized_hw[1] / self.original_hw[1]
+
+    def to_original(self, boxes_xyxy_px: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[n, 4] corners in input pixels -> corners in original pixels, clamped to the image."""
+        height, width = self.original_hw
+        offset = np.array([self.pad_left, self.pad_top] * 2, dtype=np.float32)
+        gain = np.array([self.gain_x, self.gain_y] * 2, dtype=np.float32)
+        limit = np.array([width, height] * 2, dtype=np.float32)
+        boxes: npt.NDArray[np.float32] = (boxes_xyxy_px - offset) / gain
+        return np.clip(boxes, np.float32(0), limit)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the network input of ``size_hw`` pixels.
+
+    The image keeps its aspect ratio and fits into the input less ``shrink`` pixels on each axis;
+    grey fills the rest, evenly on both sides.
+    """
+
+    size_hw: SizeHW
+    shrink: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shrink < min(self.size_hw):
+            height, width = self.size_hw
+            raise DataError(
+                f"shrink: expected 0 up to below the smaller side of {height}x{width}, "
+                f"got {self.shrink}"
+            )
+
+    def plan(self, original_hw: SizeHW) -> Letterbox:
+        """Size of an image -> its place in the input."""
+        height, width = original_hw
+        ratio = self._ratio(original_hw)
+        # Truncated, as in the protocol. A sliver of an image keeps one pixel.
+        resized = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        return Letterbox(
+            original_hw=original_hw,
+            resized_hw=resized,
+            pad_top=(self.size_hw[0] - resized[0]) // 2,
+            pad_left=(self.size_hw[1] - resized[1]) // 2,
+        )
+
+    def apply(self, image: ImageBGR) -> tuple[npt.NDArray[np.float32], Letterbox]:
+        """uint8 [h, w, 3] BGR -> float32 [1, 3, H, W] RGB in 0..1, and the image's place in it."""
+        plan = self.plan((image.shape[0], image.shape[1]))
+        height, width = plan.resized_hw
+        resized = image
+        if plan.resized_hw != plan.original_hw:
+            shrinks = self._ratio(plan.original_hw) < 1
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+        white = np.float32(255)
+        network_input = np.full((1, 3, *self.size_hw), PADDING_GREY / white, dtype=np.float32)
+        inside = network_input[
+            0, :, plan.pad_top : plan.pad_top + height, plan.pad_left : plan.pad_left + width
+        ]
+        np.divide(resized[..., ::-1].transpose(2, 0, 1), white, out=inside)  # HWC BGR -> CHW RGB
+        return network_input, plan
+
+    def _ratio(self, original_hw: SizeHW) -> float:
+        return min(
+            (side - self.shrink) / original
+            for side, original in zip(self.size_hw, original_hw, strict=True)
+        )

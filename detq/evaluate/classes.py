@@ -1,0 +1,35 @@
+"""Which class of the data set each class of a model means."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from detq.errors import DataError
+from detq.records import ModelSpec
+
+
+def map_classes(
+    spec: ModelSpec, class_names: Sequence[str], *, annotated: Collection[int]
+) -> tuple[int | None, ...]:
+    """Model class -> index into the data set's ``class_names`` with the same name, None if absent.
+
+    A model that names no classes is taken by order if the numbers agree. ``annotated`` are the data
+    set's classes that have objects: raises DataError if the model cannot find one of them, because
+    its mAP would then mean something else.
+    """
+    if spec.has_placeholder_names:
+        if spec.class_count != len(class_names):
+            raise DataError(
+                f"{spec.name}: has {spec.class_count} unnamed classes, the data set "
+                f"{len(class_names)}; evaluate it on the data that it was trained for"
+            )
+        return tuple(range(spec.class_count))
+    index_of = {name: index for index, name in enumerate(class_names)}
+    wanted = [class_names[index] for index in sorted(annotated)]
+    missing = [name for name in wanted if name not in spec.class_names]
+    if missing:
+        raise DataError(
+            f"{spec.name}: does not know {len(missing)} of the data set's classes: "
+            f"{', '.join(missing)}; its own are: {', '.join(spec.class_names)}"
+        )
+    return tuple(index_of.get(name) for name in spec.class_names)

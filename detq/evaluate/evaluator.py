@@ -1,0 +1,87 @@
+"""Run a detector over a split and score what it finds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detq.data.dataset import Split
+from detq.data.images import read_images
+from detq.errors import DataError
+from detq.evaluate.classes import map_classes
+from detq.evaluate.coco_map import CocoScores, coco_detections, score_detections
+from detq.records import Detections, EvalResult
+from detq.runtime.detector import Detector
+from detq.runtime.execution import constant_bytes
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a detector found in each image, and the wall time of decoding, inference and NMS."""
+
+    detections: tuple[Detections, ...]
+    seconds: float
+
+
+def run_detector(
+    detector: Detector, paths: Sequence[Path], *, progress: Progress | None = None
+) -> Run:
+    """Detections in each image file, in order. Files are decoded while others are inferred.
+
+    Raises DataError naming the first file that cannot be decoded, RuntimeTimeoutError if inference
+    hangs.
+    """
+    found = []
+    started_s = time.perf_counter()
+    for detections in detector.detect_many(read_images(paths)):
+        found.append(detections)
+        if progress is not None:
+            progress(len(found), len(paths))
+    return Run(tuple(found), time.perf_counter() - started_s)
+
+
+def score_run(detector: Detector, split: Split, run: Run) -> CocoScores:
+    """COCO scores of a run over a split's images.
+
+    Raises DataError if the split has no ground truth, or classes that the model does not know.
+    """
+    ground_truth = split.ground_truth()
+    if ground_truth is None or split.annotations is None:
+        raise DataError(
+            f"split {split.name}: no ground truth, neither a COCO JSON under `annotations` in the "
+            "data set's YAML nor label files beside the images"
+        )
+    annotated = {annotation.class_id for annotation in split.annotations}
+    entries = coco_detections(
+        [image.image_id for image in split.images],
+        run.detections,
+        category_ids=map_classes(detector.spec, split.class_names, annotated=annotated),
+    )
+    return score_detections(ground_truth, entries)
+
+
+def evaluate(detector: Detector, split: Split, *, progress: Progress | None = None) -> EvalResult:
+    """COCO mAP of a detector on a split.
+
+    Raises DataError as :func:`run_detector` and :func:`score_run` do.
+    """
+    run = run_detector(detector, split.paths, progress=progress)
+    scores = score_run(detector, split, run)
+    return EvalResult(
+        model=detector.spec.name,
+        map=scores.map,
+        map50=scores.map50,
+        map75=scores.map75,
+        map_small=scores.map_small,
+        map_medium=scores.map_medium,
+        map_large=scores.map_large,
+        images=len(split.images),
+        seconds=run.seconds,
+        precision=detector.executed_precision,
+        size_mb=constant_bytes(detector.graph.model) / 1e6,
+    )

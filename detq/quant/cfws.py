@@ -1,0 +1,119 @@
+"""Coarse & Fine Weight Splitting (arXiv 2312.10588, section 3.1): the arithmetic, in pure numpy.
+
+Re-parameterization adds the 1x1 and identity branches to the centre tap alone, so that the centre is
+an outlier against its neighbours and one integer step per output channel is too coarse for them. CFWS
+takes the part of the centre that lies on its own INT8 grid out of the kernel: ``W = F + pad(C)``.
+``C`` quantizes without error, and the fine kernel ``F`` has a step that fits the neighbours.
+
+Weights are float32 ``(O, I, kH, kW)`` with odd kernel sides, ``O`` the output channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Granularity = Literal["channel", "tensor"]
+
+
+@dataclass(frozen=True)
+class WeightSplit:
+    """``weight == fine + pad(coarse)``.
+
+    ``fine`` (O, I, kH, kW); ``coarse`` (O, I, 1, 1) from :func:`split_center` or (O, I, kH, kW) from
+    :func:`split_residual`.
+    """
+
+    fine: Array
+    coarse: Array
+
+
+def weight_step(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:
+    """(O, I, kH, kW) -> (O, 1, 1, 1) or (1, 1, 1, 1): real units per integer step, symmetric grid.
+
+    An all-zero channel has no scale of its own; any positive step represents it exactly, so it gets 1.
+    """
+    axes = (1, 2, 3) if granularity == "channel" else (0, 1, 2, 3)
+    peak = np.abs(weight).max(axis=axes, keepdims=True).astype(np.float64)
+    step = peak / _positive_levels(bits)
+    return np.where(step > 0, step, 1.0).astype(np.float32)
+
+
+def quantize_weight(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:
+    """The nearest weight on the symmetric integer grid; same shape, real units."""
+    step = weight_step(weight, granularity=granularity, bits=bits)
+    return (np.floor(weight / step + 0.5) * step).astype(np.float32)
+
+
+def split_center(
+    weight: Array, *, granularity: Granularity = "channel", bits: int = 8
+) -> WeightSplit:
+    """The paper's split: the centre tap on its own integer grid is the coarse 1x1 kernel.
+
+    What remains of the centre stays in the fine kernel, at most half a coarse step per tap.
+    """
+    row, column = weight.shape[2] // 2, weight.shape[3] // 2
+    center = weight[:, :, row : row + 1, column : column + 1]
+    coarse = quantize_weight(center, granularity=granularity, bits=bits)
+    fine = weight.copy()
+    fine[:, :, row : row + 1, column : column + 1] -= coarse
+    return WeightSplit(fine, coarse)
+
+
+def split_residual(
+    weight: Array, *, granularity: Granularity = "channel", bits: int = 8
+) -> WeightSplit:
+    """Variant without centre extraction: the whole kernel on the grid, and what that leaves over."""
+    coarse = quantize_weight(weight, granularity=granularity, bits=bits)
+    return WeightSplit(weight - coarse, coarse)
+
+
+def center_to_surround_ratio(weight: Array) -> float:
+    """Median over output channels of largest |centre tap| over largest |neighbour tap|.
+
+    About 1 for an ordinary convolution; 10 to 30 in trained RepVGG blocks. Infinite if the neighbours
+    are all zero, 1 for a kernel without neighbours.
+    """
+    if weight.shape[2:] == (1, 1):
+        return 1.0
+    row, column = weight.shape[2] // 2, weight.shape[3] // 2
+    magnitude = np.abs(weight)
+    center = magnitude[:, :, row, column].max(axis=1)
+    magnitude[:, :, row, column] = 0
+    surround = magnitude.max(axis=(1, 2, 3))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(center > 0, center / surround, 0.0)
+    return float(np.median(ratio))
+
+
+def sqnr_db(reference: Array, approximation: Array) -> float:
+    """Signal-to-quantization-noise ratio in dB; infinite where nothing was lost."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(reference.astype(np.float64) - approximation).sum())
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+
+
+def plain_sqnr_db(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> float:
+    """What ordinary integer weights keep of ``weight``, in dB."""
+    return sqnr_db(weight, quantize_weight(weight, granularity=granularity, bits=bits))
+
+
+def cfws_sqnr_db(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> float:
+    """What the two quantized kernels of :func:`split_center` keep of ``weight`` together, in dB."""
+    split = split_center(weight, granularity=granularity, bits=bits)
+    restored = quantize_weight(split.fine, granularity=granularity, bits=bits)
+    row, column = weight.shape[2] // 2, weight.shape[3] // 2
+    restored[:, :, row : row + 1, column : column + 1] += quantize_weight(
+        split.coarse, granularity=granularity, bits=bits
+    )
+    return sqnr_db(weight, restored)
+
+
+def _positive_levels(bits: int) -> int:
+    return int(2 ** (bits - 1) - 1)

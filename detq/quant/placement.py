@@ -1,0 +1,94 @@
+"""Where FakeQuantize nodes go: NNCF decides, on the split float graph, with the decode left float."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from detq.config import Recipe
+from detq.errors import GraphError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import CONVOLUTIONS, downstream, nodes_of_type
+
+Image = npt.NDArray[np.float32]
+
+
+def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Image]) -> ov.Model:
+    """A copy of the graph with FakeQuantize nodes on weights and activations; weights stay float.
+
+    ``images`` float32 [1, 3, H, W] give the activation ranges that NNCF would choose; a single one is
+    enough where detq replaces them. Biases are corrected here only if the recipe wants NNCF's own
+    correction, which belongs to NNCF's own ranges.
+    """
+    nncf = _nncf()
+    weights = nncf.quantization.advanced_parameters.QuantizationParameters(
+        per_channel=recipe.weights.granularity == "channel"
+    )
+    advanced = nncf.AdvancedQuantizationParameters(
+        disable_bias_correction=recipe.bias_correction != "nncf",
+        weights_quantization_params=weights,
+        overflow_fix=nncf.OverflowFix(recipe.overflow_fix),
+        backend_params={"compress_weights": False},
+    )
+    ignored = [] if recipe.quantize_decode else decode_nodes(graph)
+    with quiet_nncf():
+        return nncf.quantize(
+            graph.model.clone(),
+            nncf.Dataset(list(images)),
+            preset=nncf.QuantizationPreset(recipe.placement),
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
+            advanced_parameters=advanced,
+        )
+
+
+def decode_nodes(graph: DetectorGraph) -> list[str]:
+    """Names of the operations behind the last feature convolutions: biases, DFL, anchors, sigmoid.
+
+    The one-channel 1x1 convolution by which some exporters write DFL's expected value is part of the
+    decode. Raises GraphError if the graph has no convolution at all.
+    """
+    convolutions = [
+        node
+        for node in nodes_of_type(graph.model, *CONVOLUTIONS)
+        if node.get_output_partial_shape(0)[1].get_length() > 1
+    ]
+    names = {node.get_name() for node in convolutions}
+    last = [
+        node for node in convolutions if not any(d.get_name() in names for d in downstream([node]))
+    ]
+    if not last:
+        raise GraphError(f"{graph.spec.name}: no convolution in the graph; nothing to quantize")
+    return sorted(
+        node.get_friendly_name()
+        for node in downstream(last)
+        if node.get_type_name() not in ("Result", "Constant")
+    )
+
+
+@contextlib.contextmanager
+def quiet_nncf() -> Iterator[None]:
+    """NNCF logs every node it leaves out and draws a bar of its own on stdout; neither helps here."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _nncf() -> Any:
+    """Imported here because it takes seconds, which ``detq --help`` need not wait for."""
+    import nncf  # noqa: PLC0415
+
+    return nncf

@@ -1,0 +1,131 @@
+"""The quantizer: split, placement, ranges and bias correction composed, as a recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino._offline_transformations import compress_quantize_weights_transformation
+
+from detq.config import Recipe
+from detq.errors import CalibrationError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import bypass, find_node, producer
+from detq.quant.bias import correct_biases
+from detq.quant.calibration import (
+    ActivationQuantizer,
+    activation_quantizers,
+    choose_ranges,
+    observe,
+    write_ranges,
+)
+from detq.quant.placement import place_quantizers
+from detq.quant.ranges import Range
+from detq.quant.split import COARSE_SUFFIX, split_graph
+
+Image = npt.NDArray[np.float32]
+Images = Callable[[str], Iterable[Image]]
+"""Gives the calibration images, float32 [1, 3, H, W], afresh for each stage that is named to it."""
+
+BIAS_IMAGES = 64
+"""Means over this many images are exact enough; each costs two inferences."""
+
+
+@dataclass(frozen=True)
+class LayerDecision:
+    """What was decided for one activation quantizer: the rule, and the grid it led to."""
+
+    name: str
+    part: str
+    method: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class QuantizedDetector:
+    """An INT8 detector graph with the decisions that made it."""
+
+    graph: DetectorGraph
+    recipe: Recipe
+    split_layers: tuple[str, ...]
+    decisions: tuple[LayerDecision, ...]
+    biases_corrected: int
+
+
+def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> QuantizedDetector:
+    """Float detector graph -> INT8 detector graph; the one given is not changed.
+
+    Raises CalibrationError if ``images`` gives none, or unusable activations.
+    """
+    split, split_layers = split_graph(graph, recipe.weights)
+    sample = list(_take(images("placement"), None if recipe.ranges.any_placement else 1))
+    if not sample:
+        raise CalibrationError("no calibration image could be read; nothing to calibrate with")
+    placed = place_quantizers(split, recipe, sample)
+    _keep_fine_branch_exact(placed, split_layers)
+    quantizers = activation_quantizers(placed)
+    ranges = {} if recipe.ranges.only_placement else _calibrate(placed, quantizers, recipe, images)
+    corrected = 0
+    if recipe.bias_correction == "mean_error":
+        corrected = correct_biases(placed, _take(images("bias correction"), BIAS_IMAGES))
+    compress_quantize_weights_transformation(placed)
+    placed.set_friendly_name(graph.spec.name)
+    return QuantizedDetector(
+        graph=DetectorGraph(placed, graph.spec),
+        recipe=recipe,
+        split_layers=split_layers,
+        decisions=tuple(_decisions(quantizers, ranges, recipe)),
+        biases_corrected=corrected,
+    )
+
+
+def _calibrate(
+    placed: ov.Model, quantizers: list[ActivationQuantizer], recipe: Recipe, images: Images
+) -> dict[str, list[Range]]:
+    """Observe, choose and write the ranges; changes the model."""
+    statistics = observe(placed, quantizers, images("ranges"), bins=recipe.ranges.bins)
+    symmetric = recipe.placement == "performance"
+    ranges = choose_ranges(quantizers, statistics, recipe.ranges, symmetric=symmetric)
+    write_ranges(placed, ranges)
+    return ranges
+
+
+def _keep_fine_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> None:
+    """Drop the quantizer between fine convolution and sum; changes the model.
+
+    The runtime adds the coarse branch (INT8) to the fine convolution's 32-bit accumulator, so rounding
+    the fine result first would only lose accuracy.
+    """
+    for name in split_layers:
+        joined = find_node(placed, f"{name}/sum")
+        for index in (0, 1):
+            quantizer = producer(joined, index)
+            if quantizer.get_type_name() != "FakeQuantize":
+                continue
+            if producer(quantizer).get_friendly_name() != f"{name}{COARSE_SUFFIX}":
+                bypass(quantizer)
+
+
+def _take(images: Iterable[Image], count: int | None) -> Iterator[Image]:
+    for index, image in enumerate(images):
+        if count is not None and index >= count:
+            return
+        yield image
+
+
+def _decisions(
+    quantizers: list[ActivationQuantizer], ranges: dict[str, list[Range]], recipe: Recipe
+) -> Iterator[LayerDecision]:
+    for quantizer in quantizers:
+        chosen = ranges.get(quantizer.name, [])
+        yield LayerDecision(
+            name=quantizer.name,
+            part=quantizer.part,
+            method=getattr(recipe.ranges, quantizer.part),
+            low=tuple(channel.low for channel in chosen),
+            high=tuple(channel.high for channel in chosen),
+        )

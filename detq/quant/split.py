@@ -1,0 +1,116 @@
+"""CFWS as a rewrite of the float detector graph that any quantizer can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import openvino as ov
+from openvino import opset15 as ops
+
+from detq.config import WeightsConfig
+from detq.errors import GraphError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import constant_value, consumers, producer
+from detq.quant.cfws import WeightSplit, split_center, split_residual
+
+COARSE_SUFFIX = "/coarse"
+
+_SPLITS: dict[str, Callable[..., WeightSplit]] = {
+    "cfws": split_center,
+    "residual": split_residual,
+}
+
+
+def split_graph(
+    graph: DetectorGraph, config: WeightsConfig
+) -> tuple[DetectorGraph, tuple[str, ...]]:
+    """Write ``Convolution(W)`` as ``Convolution(F) + Convolution(C)`` where the recipe says so.
+
+    The convolutions are those that ``graph.spec`` calls re-parameterized, in ``config.parts``. The
+    graph returned computes the same function in float and shares nothing with the one given; with it
+    come the names of the convolutions that were split.
+
+    Raises GraphError if a re-parameterized convolution is missing or is not a "same" convolution with
+    constant weights.
+    """
+    model = graph.model.clone()
+    if config.split == "none":
+        return DetectorGraph(model, graph.spec), ()
+    by_name = {node.get_friendly_name(): node for node in model.get_ops()}
+    names = [conv.name for conv in graph.spec.reparameterized if conv.part in config.parts]
+    for name in names:
+        if name not in by_name:
+            raise GraphError(f"{graph.spec.name}: no operation is named {name!r}; cannot split it")
+        _split_convolution(by_name[name], config)
+    model.validate_nodes_and_infer_types()
+    return DetectorGraph(model, graph.spec), tuple(names)
+
+
+def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
+    """Replace one (Group)Convolution; changes its model.
+
+    The coarse branch joins behind the bias, so that the runtime can fuse bias and sum into the fine
+    convolution: ``Add(Add(fine, bias), coarse)``.
+    """
+    name = convolution.get_friendly_name()
+    weight = constant_value(producer(convolution, 1))
+    if weight is None:
+        raise GraphError(f"{name}: its weights are not constant; cannot split it")
+    kernels = weight.reshape(-1, *weight.shape[-3:])  # groups join the output channels
+    split = _SPLITS[config.split](np.array(kernels), granularity=config.granularity)
+    coarse_shape = (*weight.shape[:-2], *split.coarse.shape[-2:])
+    _require_same_padding(convolution, kernels.shape[-2:])
+
+    tail = _bias_add(convolution) or convolution
+    targets = tail.output(0).get_target_inputs()
+    fine = _convolution_like(convolution, split.fine.reshape(weight.shape), name)
+    convolution.output(0).replace(fine.output(0))
+    coarse = _convolution_like(
+        convolution, split.coarse.reshape(coarse_shape), f"{name}{COARSE_SUFFIX}"
+    )
+    tail_output = fine.output(0) if tail is convolution else tail.output(0)
+    joined = ops.add(tail_output, coarse)
+    joined.set_friendly_name(f"{name}/sum")
+    for target in targets:
+        target.replace_source_output(joined.output(0))
+
+
+def _convolution_like(convolution: ov.Node, weight: np.ndarray, name: str) -> ov.Node:
+    """A convolution with other weights; a 1x1 kernel needs no padding and no dilation."""
+    attributes = convolution.get_attributes()
+    point = weight.shape[-2:] == (1, 1)
+    build = ops.group_convolution if weight.ndim == 5 else ops.convolution
+    constant = ops.constant(np.ascontiguousarray(weight), dtype=np.float32)
+    constant.set_friendly_name(f"{name}.weight")
+    node = build(
+        convolution.input_value(0),
+        constant,
+        attributes["strides"],
+        [0, 0] if point else attributes["pads_begin"],
+        [0, 0] if point else attributes["pads_end"],
+        [1, 1] if point else attributes["dilations"],
+    )
+    node.set_friendly_name(name)
+    return node
+
+
+def _bias_add(convolution: ov.Node) -> ov.Node | None:
+    users = consumers(convolution)
+    if len(users) != 1 or users[0].get_type_name() != "Add":
+        return None
+    other = 1 if producer(users[0], 0).get_name() == convolution.get_name() else 0
+    return users[0] if constant_value(producer(users[0], other)) is not None else None
+
+
+def _require_same_padding(convolution: ov.Node, kernel: tuple[int, ...]) -> None:
+    attributes = convolution.get_attributes()
+    wanted = [d * (k - 1) // 2 for k, d in zip(kernel, attributes["dilations"], strict=True)]
+    if any(side % 2 == 0 for side in kernel) or not (
+        list(attributes["pads_begin"]) == list(attributes["pads_end"]) == wanted
+    ):
+        raise GraphError(
+            f"{convolution.get_friendly_name()}: kernel {tuple(kernel)} with padding "
+            f"{list(attributes['pads_begin'])}..{list(attributes['pads_end'])}: its centre tap does "
+            f"not lie on the output pixel; cannot split it"
+        )

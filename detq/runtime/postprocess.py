@@ -1,0 +1,109 @@
+"""Predictions of the network -> detections in the original image.
+
+Source: the evaluation protocol behind YOLOv6's published COCO figures, whose non-maximum
+suppression is torchvision's (float32, overlap without "+1", equal scores in their first order).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detq.data.letterbox import Letterbox
+from detq.errors import DetqError
+from detq.records import Detections
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+MAX_CANDIDATES = 30_000
+_CLASS_OFFSET_PX = np.float32(4096)
+
+
+@dataclass(frozen=True)
+class PostprocessOptions:
+    """Which candidates become detections.
+
+    A candidate needs a score above ``confidence``; of two boxes of one class that overlap by more
+    than ``iou`` the better stays. With ``multi_label`` one location may report several classes,
+    otherwise only its best.
+    """
+
+    confidence: float
+    iou: float
+    max_detections: int = 300
+    multi_label: bool = True
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.confidence < 1 and 0 <= self.iou <= 1 and self.max_detections > 0):
+            raise DetqError(
+                "post-processing: expected confidence in [0, 1), IoU in [0, 1] and at least one "
+                f"detection, got {self.confidence}, {self.iou} and {self.max_detections}"
+            )
+
+
+EVALUATION = PostprocessOptions(confidence=0.03, iou=0.65)
+PREDICTION = PostprocessOptions(confidence=0.25, iou=0.45, multi_label=False)
+
+
+def postprocess(
+    predictions: Floats, letterbox: Letterbox, options: PostprocessOptions
+) -> Detections:
+    """float32 [4 + nc, N] (cx, cy, w, h in input pixels, then scores) -> detections, best first.
+
+    The boxes are corners in pixels of the original image, clamped to it.
+    """
+    rows, class_ids = _candidates(predictions[4:], options)
+    scores = predictions[4 + class_ids, rows]
+    # Best first; equal scores by location, then class.
+    order = np.lexsort((class_ids, rows, -scores))[:MAX_CANDIDATES]
+    rows, class_ids, scores = rows[order], class_ids[order], scores[order]
+    boxes = _corners(predictions[:4, rows])
+    # Far apart, boxes of different classes cannot suppress each other.
+    offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
+    kept = suppress(boxes + offsets, iou=options.iou, limit=options.max_detections)
+    return Detections(
+        boxes_xyxy_px=letterbox.to_original(boxes[kept]),
+        scores=scores[kept],
+        class_ids=class_ids[kept],
+    )
+
+
+def suppress(boxes_xyxy: Floats, *, iou: float, limit: int) -> Indices:
+    """Greedy non-maximum suppression of [n, 4] boxes, best first -> indices of at most ``limit``.
+
+    Exact in float32, as torchvision is. ``cv2.dnn.NMSBoxesBatched`` works in float64 and takes any
+    two boxes without area for the same one.
+    """
+    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T)
+    areas = (right - left) * (bottom - top)
+    remaining = np.arange(len(boxes_xyxy), dtype=np.int64)
+    kept: list[int] = []
+    while remaining.size and len(kept) < limit:
+        best, remaining = remaining[0], remaining[1:]
+        kept.append(int(best))
+        width = np.minimum(right[best], right[remaining]) - np.maximum(left[best], left[remaining])
+        height = np.minimum(bottom[best], bottom[remaining]) - np.maximum(top[best], top[remaining])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 overlaps nothing
+            overlap = shared / (areas[best] + areas[remaining] - shared)
+        remaining = remaining[~(overlap > iou)]
+    return np.array(kept, dtype=np.int64)
+
+
+def _candidates(scores: Floats, options: PostprocessOptions) -> tuple[Indices, Indices]:
+    """[nc, N] scores -> locations and classes of those above the confidence, in any order."""
+    above = scores > options.confidence
+    if options.multi_label:
+        class_ids, rows = np.nonzero(above)
+        return rows, class_ids
+    rows = np.flatnonzero(above.any(axis=0))
+    return rows, scores[:, rows].argmax(axis=0)
+
+
+def _corners(boxes_cxcywh: Floats) -> Floats:
+    """[4, n] centre and size -> [n, 4] corners."""
+    centre, half = boxes_cxcywh[:2], boxes_cxcywh[2:] / 2
+    return np.concatenate([centre - half, centre + half]).T

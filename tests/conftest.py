@@ -1,0 +1,66 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as ops
+
+from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.records import ModelSpec
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and checkpoints; tests that need it skip where it is absent."""
+    default = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("DETQ_SHARED", default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the test data: {folder} is absent, set DETQ_SHARED")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def colour_graph() -> DetectorGraph:
+    """A detector of coloured halves, 32x64 pixels: it can be right, and the truth is known.
+
+    Its two boxes are the left and the right half of the input; the score of a class is how much of
+    that colour the half shows.
+    """
+    image = ops.parameter([1, 3, 32, 64], ov.Type.f32, name=INPUT)
+    identity = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    colours = ops.convolution(image, ops.constant(identity), [1, 1], [0, 0], [0, 0], [1, 1])
+    colours.set_friendly_name("colours")
+    halves = ops.avg_pool(colours, [32, 32], [0, 0], [0, 0], [32, 32], False)
+    scores = ops.reshape(halves, np.array([1, 3, 2]), False)
+    boxes = np.array([[[16, 48], [16, 16], [32, 32], [32, 32]]], np.float32)  # cx, cy, w, h
+    output = ops.concat([ops.constant(boxes), scores], 1)
+    model = ov.Model([ops.result(output)], [image], "colours")
+    model.inputs[0].get_tensor().set_names({INPUT})
+    model.outputs[0].get_tensor().set_names({OUTPUT})
+    spec = ModelSpec("colours", "test", COLOURS, strides=(32,), size_hw=(32, 64))
+    return DetectorGraph(model, spec)
+
+
+@pytest.fixture
+def colour_images(tmp_path: Path) -> Path:
+    """A YOLO data set of coloured halves in folder ``images/val``: red | blue, green | black."""
+    (tmp_path / "images/val").mkdir(parents=True)
+    (tmp_path / "labels/val").mkdir(parents=True)
+    for name, left, right in (("a", 0, 2), ("b", 1, None)):
+        image = np.zeros((64, 128, 3), np.uint8)
+        lines = []
+        for half, colour in enumerate((left, right)):
+            if colour is not None:
+                image[:, 64 * half : 64 * half + 64, 2 - colour] = 230  # BGR
+                lines.append(f"{colour} {0.25 + half / 2} 0.5 0.5 1.0")
+        cv2.imwrite(str(tmp_path / f"images/val/{name}.png"), image)
+        (tmp_path / f"labels/val/{name}.txt").write_text("\n".join(lines))
+    return tmp_path / "images/val"

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from detq.errors import DataError
+from detq.evaluate.classes import map_classes
+from detq.records import ModelSpec, placeholder_names
+
+
+def _spec(*names: str) -> ModelSpec:
+    return ModelSpec("m", "test", names, strides=(32,), size_hw=(32, 32))
+
+
+def test_classes_meet_by_name_not_by_order() -> None:
+    spec = _spec("dog", "horse", "cat")
+    assert map_classes(spec, ("cat", "dog"), annotated={0, 1}) == (1, None, 0)
+
+
+def test_class_without_objects_may_be_unknown_to_the_model() -> None:
+    assert map_classes(_spec("cat"), ("cat", "dog"), annotated={0}) == (0,)
+
+
+def test_annotated_class_unknown_to_the_model_is_an_error_that_lists_it() -> None:
+    with pytest.raises(DataError, match="does not know 2 of the data set's classes: cat, ox"):
+        map_classes(_spec("dog"), ("cat", "dog", "ox"), annotated={0, 1, 2})
+
+
+def test_unnamed_classes_are_taken_by_order() -> None:
+    unnamed = _spec(*placeholder_names(2))
+    assert map_classes(unnamed, ("cat", "dog"), annotated={0}) == (0, 1)
+    with pytest.raises(DataError, match="2 unnamed classes, the data set 3"):
+        map_classes(unnamed, ("cat", "dog", "ox"), annotated={0})

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+from openvino import opset15 as ops
+
+from detq.data.letterbox import Preprocess
+from detq.errors import DataError, DetqError, RuntimeTimeoutError
+from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.records import ModelSpec
+from detq.runtime.detector import Detector
+
+Image = npt.NDArray[np.uint8]
+
+
+def _image(left: int, height: int = 32) -> Image:
+    """Left half of the colour (0 red, 1 green, 2 blue), right half black; uint8 [h, 2 h, 3]."""
+    image = np.zeros((height, 2 * height, 3), np.uint8)
+    image[:, :height, 2 - left] = 204
+    return image
+
+
+def _slow_graph() -> DetectorGraph:
+    """Some 29 G multiply-accumulates: longer than a test's timeout on any machine."""
+    image = ops.parameter([1, 3, 32, 32], ov.Type.f32, name=INPUT)
+    flat = ops.reshape(image, np.array([1, 3072]), False)
+    weights = np.full((3072, 3072), 1e-4, np.float32)
+    wide = ops.multiply(ops.transpose(flat, [1, 0]), flat)  # [3072, 3072]
+    product = ops.matmul(wide, weights, False, False)
+    output = ops.reshape(ops.reduce_max(product, [0, 1], True), np.array([1, 1, 1]), False)
+    model = ov.Model([ops.result(ops.concat([output] * 5, 1))], [image], "slow")
+    model.inputs[0].get_tensor().set_names({INPUT})
+    model.outputs[0].get_tensor().set_names({OUTPUT})
+    return DetectorGraph(model, ModelSpec("slow", "test", ("thing",), (32,), (32, 32)))
+
+
+@pytest.mark.parametrize("colour", [0, 1, 2])
+def test_colours_and_places_survive_the_whole_way(colour_graph: DetectorGraph, colour: int) -> None:
+    """Red is class 0: channels in the wrong order would find blue."""
+    found = Detector(colour_graph).detect(_image(colour, height=100))
+    assert found.class_ids.tolist() == [colour]
+    np.testing.assert_allclose(found.boxes_xyxy_px, [[0, 0, 100, 100]])
+    np.testing.assert_allclose(found.scores, [0.8], atol=1e-4)
+
+
+@pytest.mark.parametrize("requests", [None, 1, 3])
+def test_order_is_kept_whatever_is_in_flight(
+    colour_graph: DetectorGraph, requests: int | None
+) -> None:
+    detector = Detector(colour_graph, requests=requests)
+    colours = np.random.default_rng(0).integers(0, 3, 50).tolist()
+    found = detector.detect_many(_image(colour, height=16 + 16 * colour) for colour in colours)
+    assert [detections.class_ids[0] for detections in found] == colours
+
+
+def test_no_more_images_are_drawn_than_are_in_flight(colour_graph: DetectorGraph) -> None:
+    drawn = 0
+
+    def images() -> Iterator[Image]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield _image(0)
+
+    detector = Detector(colour_graph, requests=2)
+    found = detector.detect_many(images())
+    for _ in range(5):
+        next(found)
+    assert drawn <= 5 + 2
+    found.close()  # type: ignore[attr-defined]
+    assert len(detector.detect(_image(1))) == 1
+
+
+def test_no_images_are_no_detections(colour_graph: DetectorGraph) -> None:
+    assert list(Detector(colour_graph).detect_many([])) == []
+
+
+def test_slow_request_is_a_timeout() -> None:
+    detector = Detector(_slow_graph(), requests=1, timeout_s=0.005)
+    with pytest.raises(RuntimeTimeoutError, match=r"slow: no result after 0\.005 s"):
+        detector.detect(_image(0))
+
+
+def test_failing_source_is_not_swallowed(colour_graph: DetectorGraph) -> None:
+    def images() -> Iterator[Image]:
+        yield _image(0)
+        raise DataError("b.png: cannot be decoded")
+
+    with pytest.raises(DataError, match=r"b\.png"):
+        list(Detector(colour_graph).detect_many(images()))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)],
+    ids=["grey", "float", "empty"],
+)
+def test_wrong_image_is_an_error(colour_graph: DetectorGraph, image: Image) -> None:
+    with pytest.raises(DataError, match=r"expected an image of uint8 \[H, W, 3\]"):
+        Detector(colour_graph).detect(image)
+
+
+def test_preprocessing_of_another_size_is_an_error(colour_graph: DetectorGraph) -> None:
+    with pytest.raises(DetqError, match="the preprocessing makes"):
+        Detector(colour_graph, preprocess=Preprocess((64, 64)))
+
+
+@pytest.mark.parametrize("option", ["threads", "requests", "timeout_s"])
+def test_options_must_be_positive(colour_graph: DetectorGraph, option: str) -> None:
+    with pytest.raises(DetqError, match="must be positive"):
+        Detector(colour_graph, **{option: 0})  # type: ignore[arg-type]
+
+
+def test_float_model_executes_float(colour_graph: DetectorGraph) -> None:
+    detector = Detector(colour_graph)
+    assert detector.executed_precision == "fp32"
+    assert detector.int8_share == 0
+    assert [item.macs for item in detector.executed_convolutions] == [32 * 64 * 9]
