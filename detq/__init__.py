@@ -1,0 +1,27 @@
+"""INT8 deployment of re-parameterized object detectors on CPUs, without retraining.
+
+import detq
+
+detector = detq.load("yolov6s.pt", imgsz=640)
+result = detq.quantize(detector, data="coco.yaml")
+result.save("yolov6s_int8_openvino_model")
+detq.evaluate("yolov6s_int8_openvino_model", data="coco.yaml")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detq.errors import DetqError
+
+_API = frozenset({"bench", "evaluate", "load", "predict", "quantize"})
+__all__ = ["DetqError", "bench", "evaluate", "load", "predict", "quantize"]  # noqa: F822 - lazy
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of :mod:`detq.api`, imported on first use: torch and OpenVINO take seconds."""
+    if name not in _API:
+        raise AttributeError(f"module 'detq' has no attribute {name!r}")
+    from detq import api  # noqa: PLC0415
+
+    return getattr(api, name)

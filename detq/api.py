@@ -12,21 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.artifact import read_artifact, write_artifact
+from detq.bench import bench as measure_latency
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import Split, load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
-from detq.data.letterbox import Preprocess, official_shrink
+from detq.data.images import list_images, read_image_bgr, read_images, write_image
+from detq.data.letterbox import Preprocess
 from detq.errors import CalibrationError, ConfigError, DataError
 from detq.evaluate.agreement import agreement
 from detq.evaluate.evaluator import evaluate as evaluate_detector
 from detq.evaluate.evaluator import run_detector
+from detq.evaluate.protocol import PROTOCOLS
 from detq.graph.convert import from_onnx, from_torch, resized
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.ptq import QuantizedDetector, quantize_graph
-from detq.records import EvalResult, SizeHW
+from detq.records import BenchResult, EvalResult, Prediction, SizeHW
+from detq.report.draw import draw_detections
 from detq.runtime.detector import Detector
-from detq.runtime.postprocess import EVALUATION
+from detq.runtime.postprocess import EVALUATION, PREDICTION
 
 DEFAULT_RECIPE = "cfws_kl"
 AGREEMENT_IMAGES = 32
@@ -151,7 +155,9 @@ def quantize(
         default_preprocess(graph),
         progress=lambda done, total: report("reading images", done, total),
     )
-    quantized = quantize_graph(graph, chosen, lambda stage: _reported(calibration, stage, report))
+    quantized = quantize_graph(
+        graph, chosen, lambda stage, count: _reported(calibration, stage, count, report)
+    )
     int8 = _detector(quantized.graph)
     return QuantizationResult(
         quantized=quantized,
@@ -211,9 +217,22 @@ def predict(
         path = paths[done - 1]
         picture = draw_detections(read_image_bgr(path), detections, graph.spec.class_names)
         write_image(directory / f"{path.stem}.jpg", picture)
-        predictions.append(Prediction.of(path, detections, graph.spec.class_names))
+        predictions.append(Prediction(str(path), detections.named(graph.spec.class_names)))
         report("detecting", done, len(paths))
     return predictions
+
+
+def bench(
+    models: Sequence[ModelSource],
+    *,
+    imgsz: ImageSize | None = None,
+    rounds: int = 50,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[BenchResult]:
+    """Latency of several models, measured in turns (:mod:`detq.bench`)."""
+    graphs = [_open(model, imgsz) for model in models]
+    return measure_latency(graphs, rounds=rounds, threads=threads, progress=progress)
 
 
 def has_ground_truth(data: DataSource, split: str) -> bool:
@@ -235,7 +254,7 @@ def calibration_overlap(result: QuantizationResult, data: DataSource, split: str
 
 def default_preprocess(graph: DetectorGraph) -> Preprocess:
     """The letterbox that a model was published with."""
-    return Preprocess(graph.spec.size_hw, official_shrink(graph.spec.name, graph.spec.size_hw))
+    return PROTOCOLS["yolov6"].preprocess(graph.spec)
 
 
 def _checked_agreement(
@@ -243,12 +262,18 @@ def _checked_agreement(
 ) -> float | None:
     """mAP of the INT8 detections against the float ones; None if the float model found nothing."""
     sample = paths[:AGREEMENT_IMAGES]
-    runs = [
-        run_detector(
-            each, sample, progress=lambda done, total: report("comparing with float", done, total)
+    runs = []
+    for number, detector in enumerate((reference, candidate)):
+        base = number * len(sample)
+        runs.append(
+            run_detector(
+                detector,
+                sample,
+                progress=lambda done, total, base=base: report(
+                    "comparing with float", base + done, 2 * total
+                ),
+            )
         )
-        for each in (reference, candidate)
-    ]
     try:
         percent = agreement(
             runs[0].detections, runs[1].detections, class_count=reference.spec.class_count
@@ -282,12 +307,13 @@ def _size_hw(imgsz: ImageSize | None) -> SizeHW | None:
 
 
 def _reported(
-    images: CalibrationImages, stage: str, report: Progress
+    images: CalibrationImages, stage: str, count: int | None, report: Progress
 ) -> Iterator[npt.NDArray[np.float32]]:
-    for done, image in enumerate(images):
-        report(stage, done, len(images))
+    total = min(len(images), count or len(images))
+    report(stage, 0, total)
+    for done, image in enumerate(images.inputs(count), start=1):
         yield image
-    report(stage, len(images), len(images))
+        report(stage, done, total)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -121,7 +121,7 @@ def _exchange(first: Path, second: Path) -> bool:
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     if renameat2 is None:
         return False
-    return renameat2(at_cwd, bytes(first), at_cwd, bytes(second), exchange) == 0
+    return bool(renameat2(at_cwd, bytes(first), at_cwd, bytes(second), exchange) == 0)
 
 
 def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:

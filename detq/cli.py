@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from detq.errors import ConfigError, DetqError
 
@@ -63,11 +64,12 @@ def quantize(
     """Quantize a detector to INT8, measure what it lost, and write the exported directory."""
     from detq import api, console
     from detq.artifact import check_writable
+    from detq.config import read_dataset
 
     directory = output or Path(f"{model.stem}_int8_openvino_model")
     check_writable(directory)
     recipes = [api.load_recipe(name) for name in (*(compare or ()), recipe)]
-    dataset = api.read_dataset(data)
+    dataset = read_dataset(data)
     graph = api.load(model, imgsz=_size(imgsz))
     measurable = api.has_ground_truth(dataset, split)
     rows: list[EvalResult] = []
@@ -80,7 +82,7 @@ def quantize(
                 )
                 rows.append(replace(result, model=label))
 
-        measure(graph, f"{model.stem} float")
+        measure(graph, "float")
         for chosen in recipes:
             result = api.quantize(
                 graph,
@@ -90,7 +92,7 @@ def quantize(
                 split=calib_split,
                 progress=_labelled(report, chosen.name if compare else ""),
             )
-            measure(result.graph, f"{model.stem} {chosen.name}")
+            measure(result.graph, chosen.name)
     measured = _measured(rows, split, preset, api.calibration_overlap(result, dataset, split))
     result.save(directory, measured=measured if measurable else None)
     _print_quantization(rows, result, measured, directory)
@@ -110,8 +112,9 @@ def evaluate(
 ) -> None:
     """COCO mAP of one or more models on one split."""
     from detq import api, console
+    from detq.config import read_dataset
 
-    dataset = api.read_dataset(data)
+    dataset = read_dataset(data)
     rows = []
     with console.progress_bars() as report:
         for model in models:
@@ -212,15 +215,14 @@ def main() -> None:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written")
-    except ClickException as error:  # wrong usage
-        error.show()
-        sys.exit(error.exit_code)
+    except TyperException as error:  # wrong usage
+        _fail(f"{error.format_message()} See detq --help.", error.exit_code)
     sys.exit(status or 0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 1) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)  # noqa: T201 - plain text on any terminal
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:
@@ -243,15 +245,15 @@ def _labelled(report: Progress, label: str) -> Progress:
     return lambda stage, done, total: report(f"{label}: {stage}", done, total)
 
 
-def _measured(
-    rows: list[EvalResult], split: str, preset: str, overlap: int
-) -> dict[str, Any]:
+def _measured(rows: list[EvalResult], split: str, preset: str, overlap: int) -> dict[str, Any]:
     """What the metadata keeps of the measurement."""
     return {
         "split": split,
         "preset": preset,
         "calibration_images_in_split": overlap,
-        "models": {row.model: {"map": row.map, "map50": row.map50, "map75": row.map75} for row in rows},
+        "models": {
+            row.model: {"map": row.map, "map50": row.map50, "map75": row.map75} for row in rows
+        },
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +24,15 @@ from rich.table import Table
 
 from detq.api import Progress as ProgressCallback
 from detq.errors import ArtifactError
-from detq.records import BenchResult, EvalResult
+from detq.records import BenchResult, EvalResult, Prediction
 from detq.report.layers import LayerReport
 
 SCHEMA = 1
-stdout = Console(soft_wrap=True)
-stderr = Console(stderr=True, soft_wrap=True)
+FILE_WIDTH = 160
+"""Columns when the output goes to a file or pipe; a terminal says its own."""
+
+stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else FILE_WIDTH)
+stderr = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
 
 @contextmanager
@@ -117,6 +122,16 @@ def print_layers(reports: Sequence[LayerReport]) -> None:
             _number(gain, 1),
         )
     stdout.print(table)
+
+
+def print_predictions(predictions: Sequence[Prediction]) -> None:
+    """One line per image: how many objects of which class."""
+    for prediction in predictions:
+        counts = Counter(detection.label for detection in prediction.detections)
+        found = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+        stdout.print(
+            f"{prediction.file}: {found or 'nothing found'}", markup=False, highlight=False
+        )
 
 
 def write_json(path: Path | None, document: dict[str, Any]) -> None:

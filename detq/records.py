@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,13 +90,37 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def named(self, class_names: Sequence[str]) -> tuple[NamedDetection, ...]:
+        """The same detections with class names, as plain Python values."""
+        rows = zip(
+            self.class_ids.tolist(), self.scores.tolist(), self.boxes_xyxy_px.tolist(), strict=True
+        )
+        return tuple(NamedDetection(class_names[i], score, tuple(box)) for i, score, box in rows)
+
+
+@dataclass(frozen=True)
+class NamedDetection:
+    """One detection in words: class name, score 0..1, corners in pixels of the original image."""
+
+    label: str
+    score: float
+    box_xyxy_px: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model found in one image file, best score first."""
+
+    file: str
+    detections: tuple[NamedDetection, ...]
+
 
 @dataclass(frozen=True)
 class EvalResult:
     """COCO metrics of one model on one split, in percent; None where pycocotools says -1.
 
-    ``seconds`` is the wall time of inference and post-processing over ``images`` images;
-    ``precision`` is what the runtime executed (fp32, bf16, int8).
+    ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
+    ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all constants.
     """
 
     model: str

@@ -29,9 +29,9 @@ class CalibrationImages:
                 f"no calibration image could be read ({len(self.skipped)} damaged); check the data set"
             )
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Network inputs float32 [1, 3, H, W], decoded ahead of the caller."""
-        for image in read_images(self.paths):
+    def inputs(self, count: int | None = None) -> Iterator[npt.NDArray[np.float32]]:
+        """Network inputs float32 [1, 3, H, W] of the first ``count`` images, decoded ahead."""
+        for image in read_images(self.paths[:count]):
             yield self.preprocess.apply(image)[0]
 
     def __len__(self) -> int:
@@ -48,7 +48,8 @@ def readable_images(
 
     Raises CalibrationError if none does.
     """
-    good, bad = [], []
+    good: list[Path] = []
+    bad: list[Path] = []
     with ThreadPoolExecutor() as pool:
         for path, decodes in zip(paths, pool.map(_decodes, paths), strict=True):
             (good if decodes else bad).append(path)

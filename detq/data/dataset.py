@@ -37,10 +37,11 @@ class Split:
         """The image files, in the order of ``images``."""
         return tuple(image.path for image in self.images)
 
-    def ground_truth(self) -> dict[str, Any] | None:
+    def ground_truth(self, *, renumbered: bool = False) -> dict[str, Any] | None:
         """A new COCO instances document, or None without ground truth.
 
-        Category ids are indices into ``class_names``.
+        Category ids are indices into ``class_names``; annotation ids are the source's own, or count
+        from 1 if ``renumbered``.
         """
         if self.annotations is None:
             return None
@@ -53,14 +54,14 @@ class Split:
             ],
             "annotations": [
                 {
-                    "id": item.annotation_id,
+                    "id": number if renumbered else item.annotation_id,
                     "image_id": item.image_id,
                     "category_id": item.class_id,
                     "bbox": list(item.box_xywh_px),
                     "area": item.area_px,
                     "iscrowd": int(item.is_crowd),
                 }
-                for item in self.annotations
+                for number, item in enumerate(self.annotations, start=1)
             ],
         }
 

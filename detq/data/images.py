@@ -42,6 +42,23 @@ def read_image_bgr(path: Path) -> ImageBGR:
     return np.asarray(image, dtype=np.uint8)
 
 
+def write_image(path: Path, image_bgr: ImageBGR) -> None:
+    """Write uint8 [H, W, 3] BGR in the format that the file's ending names; makes the folder.
+
+    Raises DataError if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded, data = cv2.imencode(path.suffix, image_bgr)
+        if encoded:
+            path.write_bytes(data.tobytes())
+            return
+        reason = f"unknown image format {path.suffix!r}"
+    except (OSError, cv2.error) as error:
+        reason = str(error)
+    raise DataError(f"{path}: cannot be written ({reason}); pass another --output")
+
+
 def read_images(paths: Iterable[Path], *, workers: int = 2, ahead: int = 8) -> Iterator[ImageBGR]:
     """Decode files in order on ``workers`` threads, at most ``ahead`` images ahead of the caller.
 

@@ -12,6 +12,7 @@ from detq.data.images import read_images
 from detq.errors import DataError
 from detq.evaluate.classes import map_classes
 from detq.evaluate.coco_map import CocoScores, coco_detections, score_detections
+from detq.evaluate.protocol import PROTOCOLS, Protocol
 from detq.records import Detections, EvalResult
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
@@ -45,12 +46,14 @@ def run_detector(
     return Run(tuple(found), time.perf_counter() - started_s)
 
 
-def score_run(detector: Detector, split: Split, run: Run) -> CocoScores:
+def score_run(
+    detector: Detector, split: Split, run: Run, *, protocol: Protocol = PROTOCOLS["yolov6"]
+) -> CocoScores:
     """COCO scores of a run over a split's images.
 
     Raises DataError if the split has no ground truth, or classes that the model does not know.
     """
-    ground_truth = split.ground_truth()
+    ground_truth = split.ground_truth(renumbered=protocol.renumbers)
     if ground_truth is None or split.annotations is None:
         raise DataError(
             f"split {split.name}: no ground truth, neither a COCO JSON under `annotations` in the "
@@ -65,13 +68,19 @@ def score_run(detector: Detector, split: Split, run: Run) -> CocoScores:
     return score_detections(ground_truth, entries)
 
 
-def evaluate(detector: Detector, split: Split, *, progress: Progress | None = None) -> EvalResult:
-    """COCO mAP of a detector on a split.
+def evaluate(
+    detector: Detector,
+    split: Split,
+    *,
+    protocol: Protocol = PROTOCOLS["yolov6"],
+    progress: Progress | None = None,
+) -> EvalResult:
+    """COCO mAP of a detector on a split; ``protocol`` says how the ground truth is counted.
 
     Raises DataError as :func:`run_detector` and :func:`score_run` do.
     """
     run = run_detector(detector, split.paths, progress=progress)
-    scores = score_run(detector, split, run)
+    scores = score_run(detector, split, run, protocol=protocol)
     return EvalResult(
         model=detector.spec.name,
         map=scores.map,

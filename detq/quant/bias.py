@@ -23,6 +23,7 @@ from detq.graph.surgery import (
     consumers,
     nodes_of_type,
     producer,
+    producers,
     replace_constant_input,
 )
 
@@ -50,11 +51,7 @@ def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
     if count == 0:
         raise CalibrationError("bias correction saw no data; give it at least one readable image")
     for (bias_add, _), error in zip(pairs, total, strict=True):
-        index = _constant_input(bias_add)
-        bias = constant_value(producer(bias_add, index))
-        assert bias is not None  # noqa: S101 - _constant_input found it
-        corrected = bias.reshape(1, -1, *[1] * (error.ndim - 2)) + error / count
-        replace_constant_input(bias_add, index, corrected.astype(np.float32))
+        _shift_bias(bias_add, error / count)
     placed.validate_nodes_and_infer_types()
     return len(pairs)
 
@@ -102,7 +99,7 @@ def _biases_and_ends(placed: ov.Model) -> list[tuple[ov.Node, ov.Node]]:
         if len(users) != 1 or users[0].get_type_name() != "Add":
             continue
         bias_add = users[0]
-        if _constant_input(bias_add) is None:
+        if all(constant_value(above) is None for above in producers(bias_add)):
             continue
         after = consumers(bias_add)
         joins = len(after) == 1 and after[0].get_type_name() == "Add" and _joins_branch(after[0])
@@ -110,18 +107,19 @@ def _biases_and_ends(placed: ov.Model) -> list[tuple[ov.Node, ov.Node]]:
     return pairs
 
 
-def _constant_input(node: ov.Node) -> int | None:
-    """Which input of a binary operation is constant; None if neither is."""
-    for index in (1, 0):
-        if constant_value(producer(node, index)) is not None:
-            return index
-    return None
+def _shift_bias(bias_add: ov.Node, shift: npt.NDArray[np.float64]) -> None:
+    """Add ``shift`` [1, O, 1, 1] to the constant of a bias Add; changes the model."""
+    index = 1 if constant_value(producer(bias_add, 1)) is not None else 0
+    bias = constant_value(producer(bias_add, index))
+    if bias is None:
+        raise CalibrationError(f"{bias_add.get_friendly_name()}: neither input is constant")
+    corrected = bias.reshape(1, -1, 1, 1) + shift
+    replace_constant_input(bias_add, index, corrected.astype(np.float32))
 
 
 def _joins_branch(node: ov.Node) -> bool:
     """True for a sum with the bare convolution of another branch, quantized or not."""
-    for index in (0, 1):
-        branch = producer(node, index)
+    for branch in producers(node):
         if branch.get_type_name() == "FakeQuantize":
             branch = producer(branch)
         if branch.get_type_name() in CONVOLUTIONS:

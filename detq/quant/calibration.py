@@ -229,4 +229,4 @@ def _update(
         observers[0].update(*tensors)
         return
     for channel, observer in enumerate(observers):
-        observer.update(*(tensor.take(channel, axis=channel_axis) for tensor in tensors))
+        observer.update(*(np.take(tensor, [channel], axis=channel_axis) for tensor in tensors))

@@ -40,7 +40,7 @@ def weight_step(weight: Array, *, granularity: Granularity = "channel", bits: in
     axes = (1, 2, 3) if granularity == "channel" else (0, 1, 2, 3)
     peak = np.abs(weight).max(axis=axes, keepdims=True).astype(np.float64)
     step = peak / _positive_levels(bits)
-    return np.where(step > 0, step, 1.0).astype(np.float32)
+    return np.asarray(np.where(step > 0, step, 1.0), np.float32)
 
 
 def quantize_weight(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:

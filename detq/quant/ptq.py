@@ -27,8 +27,8 @@ from detq.quant.ranges import Range
 from detq.quant.split import COARSE_SUFFIX, split_graph
 
 Image = npt.NDArray[np.float32]
-Images = Callable[[str], Iterable[Image]]
-"""Gives the calibration images, float32 [1, 3, H, W], afresh for each stage that is named to it."""
+Images = Callable[[str, int | None], Iterable[Image]]
+"""(stage, at most so many) -> calibration images, float32 [1, 3, H, W], afresh for every stage."""
 
 BIAS_IMAGES = 64
 """Means over this many images are exact enough; each costs two inferences."""
@@ -62,7 +62,7 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     Raises CalibrationError if ``images`` gives none, or unusable activations.
     """
     split, split_layers = split_graph(graph, recipe.weights)
-    sample = list(_take(images("placement"), None if recipe.ranges.any_placement else 1))
+    sample = list(images("placing quantizers", None if recipe.ranges.any_placement else 1))
     if not sample:
         raise CalibrationError("no calibration image could be read; nothing to calibrate with")
     placed = place_quantizers(split, recipe, sample)
@@ -71,7 +71,7 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     ranges = {} if recipe.ranges.only_placement else _calibrate(placed, quantizers, recipe, images)
     corrected = 0
     if recipe.bias_correction == "mean_error":
-        corrected = correct_biases(placed, _take(images("bias correction"), BIAS_IMAGES))
+        corrected = correct_biases(placed, images("correcting biases", BIAS_IMAGES))
     compress_quantize_weights_transformation(placed)
     placed.set_friendly_name(graph.spec.name)
     return QuantizedDetector(
@@ -87,7 +87,7 @@ def _calibrate(
     placed: ov.Model, quantizers: list[ActivationQuantizer], recipe: Recipe, images: Images
 ) -> dict[str, list[Range]]:
     """Observe, choose and write the ranges; changes the model."""
-    statistics = observe(placed, quantizers, images("ranges"), bins=recipe.ranges.bins)
+    statistics = observe(placed, quantizers, images("observing", None), bins=recipe.ranges.bins)
     symmetric = recipe.placement == "performance"
     ranges = choose_ranges(quantizers, statistics, recipe.ranges, symmetric=symmetric)
     write_ranges(placed, ranges)
@@ -108,13 +108,6 @@ def _keep_fine_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> No
                 continue
             if producer(quantizer).get_friendly_name() != f"{name}{COARSE_SUFFIX}":
                 bypass(quantizer)
-
-
-def _take(images: Iterable[Image], count: int | None) -> Iterator[Image]:
-    for index, image in enumerate(images):
-        if count is not None and index >= count:
-            return
-        yield image
 
 
 def _decisions(

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import xlogy
 
 from detq.config import RangesConfig
 from detq.errors import CalibrationError
 from detq.quant.histogram import ActivationStatistics, Counts
+
+Bins = npt.NDArray[np.int64]
 
 COMB_SHARE = 0.5
 """A histogram with fewer occupied bins than this share of its span is a comb (an 8-bit image, say)."""
@@ -122,55 +126,56 @@ def kl_cfws(statistics: ActivationStatistics, levels: int, config: RangesConfig)
     so that clipping costs what share is clipped and not how far out it lies. Its penalty
     ``x ln(1/x)`` of the kept share ``x`` vanishes again near x = 0, hence the guard ``kl_keep``.
     """
-    return _least_divergence(statistics, levels, config, _kl_cfws_divergence)
+    counts, kept = statistics.magnitude, _candidates(statistics, levels, config)
+    inside = np.cumsum(counts)[kept - 1]
+    shape_loss = np.cumsum(xlogy(counts, counts))[kept - 1] - pooled_log_sum(counts, kept, levels)
+    divergence = shape_loss + inside * (np.log(counts.sum()) - np.log(inside))
+    return _at_least(statistics, kept, divergence)
 
 
 def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> float:
-    """Textbook KL: the clipped tail is folded into the last kept bin of ``P``."""
-    return _least_divergence(statistics, levels, config, _kl_entropy_divergence)
-
-
-Divergence = Callable[[Counts, int, int], float]
-
-
-def _least_divergence(
-    statistics: ActivationStatistics, levels: int, config: RangesConfig, divergence: Divergence
-) -> float:
-    """The threshold, at a bin edge that keeps the stated share of the mass, with least divergence."""
-    counts = statistics.magnitude
-    first = max(levels, round(_keeping(statistics, config.kl_keep) / statistics.bin_width))
-    candidates = np.arange(min(first, len(counts)), len(counts) + 1)
-    costs = [divergence(counts, int(kept), levels) for kept in candidates]
-    best = int(candidates[int(np.argmin(costs))])
-    return min(best * statistics.bin_width, statistics.peak)
-
-
-def _kl_cfws_divergence(counts: Counts, kept: int, levels: int) -> float:
-    p = counts[:kept]
-    q = pool(p, levels)
-    used = p > 0  # q > 0 there too: pooling keeps the mass of each occupied bin's group
-    p, q = p[used], q[used]
+    """Textbook KL: the clipped tail is folded into the last kept bin of ``P``, ``Q`` is without it."""
+    counts, kept = statistics.magnitude, _candidates(statistics, levels, config)
+    kept = kept[counts[kept - 1] > 0]  # elsewhere Q is zero where P is not: an infinite divergence
+    last, inside = counts[kept - 1], np.cumsum(counts)[kept - 1]
     total = counts.sum()
-    return float((p * (np.log(total * p) - np.log(q.sum() * q))).sum() / total)
+    folded = last + total - inside
+    p_log_p = np.cumsum(xlogy(counts, counts))[kept - 1] - xlogy(last, last) + xlogy(folded, folded)
+    mass, density = _pool(counts, kept, levels)
+    p_log_q = xlogy(mass, density).sum(axis=1) + xlogy(total - inside, density[:, -1])
+    divergence = (p_log_p - p_log_q) / total - np.log(total) + np.log(inside)
+    return _at_least(statistics, kept, divergence)
 
 
-def _kl_entropy_divergence(counts: Counts, kept: int, levels: int) -> float:
-    p = counts[:kept].copy()
-    q = pool(p, levels)
-    p[-1] += counts[kept:].sum()
-    used = (p > 0) & (q > 0)
-    p, q = p[used] / p.sum(), q[used] / q.sum()
-    return float((p * np.log(p / q)).sum())
+def pooled_log_sum(counts: Counts, kept: Bins, levels: int) -> Counts:
+    """``sum P ln Q`` for each number of kept bins (k,) -> (k,).
+
+    ``Q`` has ``P``'s mass in every group of bins, spread evenly over the group's nonempty bins, so the sum
+    over a group's bins is its mass times the logarithm of that density.
+    """
+    mass, density = _pool(counts, kept, levels)
+    return np.asarray(xlogy(mass, density).sum(axis=1), np.float64)
 
 
-def pool(counts: Counts, levels: int) -> Counts:
-    """Counts (n,) -> (n,): pooled into ``levels`` groups, each spread evenly over its nonempty bins."""
-    edges = np.arange(levels) * len(counts) // levels
-    mass = np.add.reduceat(counts, edges)
-    occupied = np.add.reduceat((counts > 0).astype(np.float64), edges)
-    density = np.divide(mass, occupied, out=np.zeros_like(mass), where=occupied > 0)
-    sizes = np.diff(np.append(edges, len(counts)))
-    return np.where(counts > 0, np.repeat(density, sizes), 0.0)
+def _pool(counts: Counts, kept: Bins, levels: int) -> tuple[Counts, Counts]:
+    """The first ``kept`` (k,) bins in ``levels`` groups -> each group's mass and density, (k, levels)."""
+    edges = np.arange(levels + 1) * kept[:, None] // levels
+    sums = np.concatenate([[0.0], np.cumsum(counts)])[edges]
+    occupied = np.concatenate([[0.0], np.cumsum(counts > 0)])[edges]
+    mass, bins = np.diff(sums, axis=1), np.diff(occupied, axis=1)
+    return mass, np.divide(mass, bins, out=np.zeros_like(mass), where=bins > 0)
+
+
+def _candidates(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> Bins:
+    """Numbers of bins to keep: at least one per level, and the stated share of the mass."""
+    count = len(statistics.magnitude)
+    guard = round(_keeping(statistics, config.kl_keep) / statistics.bin_width)
+    return np.arange(min(max(levels, guard), count), count + 1, dtype=np.int64)
+
+
+def _at_least(statistics: ActivationStatistics, kept: Bins, divergence: Counts) -> float:
+    """The threshold of least divergence."""
+    return min(float(kept[int(np.argmin(divergence))]) * statistics.bin_width, statistics.peak)
 
 
 def _keeping(statistics: ActivationStatistics, share: float) -> float:
@@ -181,7 +186,8 @@ def _keeping(statistics: ActivationStatistics, share: float) -> float:
 
 
 def _centers(statistics: ActivationStatistics) -> Counts:
-    return (np.arange(len(statistics.magnitude)) + 0.5) * statistics.bin_width
+    bins = np.arange(len(statistics.magnitude), dtype=np.float64)
+    return (bins + 0.5) * statistics.bin_width
 
 
 ThresholdRule = Callable[[ActivationStatistics, int, RangesConfig], float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from detq.quant.cfws import (
     plain_sqnr_db,
     split_center,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,9 @@ def convolution_kernels(graph: DetectorGraph) -> dict[str, npt.NDArray[np.float3
     """Name -> float weights (O, I, kH, kW), groups joined with the output channels."""
     kernels = {}
     for node in nodes_of_type(graph.model, *CONVOLUTIONS):
-        source = producer(node, 1)
-        weight = constant_value(source)
-        if weight is not None and source.get_output_element_type(0).is_real():
-            is_float = weight.dtype.kind == "f"
-            if is_float:
-                kernels[node.get_friendly_name()] = weight.reshape(-1, *weight.shape[-3:])
+        weight = constant_value(producer(node, 1))
+        if weight is not None and weight.dtype.kind == "f":
+            kernels[node.get_friendly_name()] = weight.reshape(-1, *weight.shape[-3:])
     if not kernels:
         raise GraphError(
             f"{graph.spec.name}: its weights are already quantized; inspect the float model"
@@ -101,8 +102,7 @@ def draw_weight_histograms(graph: DetectorGraph, path: Path, *, layers: int = 12
         raise ArtifactError(f"{path}: cannot be written ({error}); pass another file") from None
 
 
-def _draw_layer(axis: object, name: str, kernels: npt.NDArray[np.float32]) -> None:
-    """``axis`` is a matplotlib Axes, which ships no types."""
+def _draw_layer(axis: Axes, name: str, kernels: npt.NDArray[np.float32]) -> None:
     row, column = kernels.shape[2] // 2, kernels.shape[3] // 2
     neighbours = np.delete(
         kernels.reshape(*kernels.shape[:2], -1), row * kernels.shape[3] + column, 2

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import openvino as ov
 
 from detq.data.images import ImageBGR
@@ -85,6 +87,10 @@ class Detector:
         """The precision that most of the convolution work executes in: int8, bf16, fp16 or fp32."""
         shares = precision_shares(self.executed_convolutions)
         return next(iter(shares), "fp32")
+
+    def infer(self, network_input: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """float32 [1, 3, H, W] RGB in 0..1 -> predictions [1, 4 + nc, N]: the bare network."""
+        return np.asarray(self._compiled(network_input)[0], np.float32)
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
         """uint8 [H, W, 3] BGR of any size -> detections in its pixels.

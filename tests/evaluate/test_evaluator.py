@@ -9,6 +9,7 @@ from detq.config import DatasetConfig, read_dataset
 from detq.data.dataset import Split, load_split
 from detq.errors import DataError
 from detq.evaluate.evaluator import evaluate, run_detector, score_run
+from detq.evaluate.protocol import PROTOCOLS
 from detq.graph.convert import from_onnx, from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.runtime.detector import Detector
@@ -138,3 +139,4 @@ def test_object_0_is_all_that_label_files_and_json_differ_in(
     scores = score_run(yolov6n, by_json, run)
     assert scores.map == pytest.approx(47.21, abs=0.02)
     assert scores == score_run(yolov6n, replace(by_labels, annotations=shifted), run)
+    assert scores == score_run(yolov6n, by_labels, run, protocol=PROTOCOLS["coco"])

@@ -10,6 +10,8 @@ from torch import nn
 from detq.models import AnyArchitecture, Architecture, LiteArchitecture, Stage, build
 from detq.models.blocks import LinearAddBlock, QARepVGGBlock
 
+torch.set_num_threads(1)  # more threads only cost time on tensors this small
+
 
 def shrink(architecture: AnyArchitecture) -> AnyArchitecture:
     """The same structure with a sixteenth of the width and short stages."""
