@@ -15,7 +15,7 @@ from typing import Any
 from detq.errors import DetqError
 
 _API = frozenset({"bench", "evaluate", "load", "predict", "quantize"})
-__all__ = ["DetqError", "bench", "evaluate", "load", "predict", "quantize"]  # noqa: F822 - lazy
+__all__ = ["DetqError", "bench", "evaluate", "load", "predict", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from detq.artifact import read_artifact, write_artifact
 from detq.bench import bench as measure_latency
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.calibration import CalibrationImages, readable_images
-from detq.data.dataset import Split, load_split, sample_images
+from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.data.images import list_images, read_image_bgr, read_images, write_image
 from detq.data.letterbox import Preprocess
@@ -51,8 +52,8 @@ class QuantizationResult:
     """An INT8 detector with everything that is known about how it came to be.
 
     ``agreement`` is the mAP of its detections against the float model's on calibration images, in
-    percent, None if the float model found nothing there. ``overlap`` counts calibration images that are
-    also in the split it was measured on.
+    percent, None if the float model found nothing there. ``overlap`` counts calibration images
+    that are also in the split it was measured on.
     """
 
     quantized: QuantizedDetector
@@ -93,8 +94,9 @@ class QuantizationResult:
 def load(model: str | Path, *, imgsz: ImageSize | None = None) -> DetectorGraph:
     """A checkpoint (.pt, .pth), an .onnx, an exported directory or its .xml -> detector graph.
 
-    ``imgsz`` is a side or (H, W) in pixels; by default the size that the file states, or its family's
-    usual one. Raises CheckpointError for a file that cannot be read, and nothing in it is executed.
+    ``imgsz`` is a side or (H, W) in pixels; by default the size that the file states, or its
+    family's usual one. Raises CheckpointError for a file that cannot be read, and nothing in it is
+    executed.
     """
     path, size_hw = Path(model), _size_hw(imgsz)
     if path.suffix == ".onnx":
@@ -118,7 +120,7 @@ def load_recipe(recipe: RecipeSource) -> Recipe:
     path = Path(recipe)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
-            f"recipe {str(recipe)!r} is not built in; pass one of {', '.join(names)}, or a .yaml file"
+            f"recipe {str(recipe)!r}: expected a .yaml file or one of {', '.join(names)}"
         )
     return read_recipe(path)
 
@@ -153,7 +155,7 @@ def quantize(
     calibration = readable_images(
         sample_images(images_of, chosen.calibration_images, chosen.seed),
         default_preprocess(graph),
-        progress=lambda done, total: report("reading images", done, total),
+        progress=partial(report, "reading images"),
     )
     quantized = quantize_graph(
         graph, chosen, lambda stage, count: _reported(calibration, stage, count, report)
@@ -190,7 +192,7 @@ def evaluate(
         Detector(graph, preprocess=protocol.preprocess(graph.spec), postprocess=EVALUATION),
         load_split(_dataset(data), split),
         protocol=protocol,
-        progress=lambda done, total: report(f"evaluating {graph.spec.name}", done, total),
+        progress=partial(report, f"evaluating {graph.spec.name}"),
     )
 
 
@@ -204,7 +206,7 @@ def predict(
     iou: float = PREDICTION.iou,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Detect in an image or a folder of images, and write each picture with its boxes to ``output``.
+    """Detect in an image or a folder, and write each picture with its boxes to ``output``.
 
     Raises a DetqError for a damaged image or a directory that cannot be written.
     """
@@ -262,18 +264,10 @@ def _checked_agreement(
 ) -> float | None:
     """mAP of the INT8 detections against the float ones; None if the float model found nothing."""
     sample = paths[:AGREEMENT_IMAGES]
-    runs = []
-    for number, detector in enumerate((reference, candidate)):
-        base = number * len(sample)
-        runs.append(
-            run_detector(
-                detector,
-                sample,
-                progress=lambda done, total, base=base: report(
-                    "comparing with float", base + done, 2 * total
-                ),
-            )
-        )
+    runs = [
+        run_detector(reference, sample, progress=partial(report, "running float")),
+        run_detector(candidate, sample, progress=partial(report, "running INT8")),
+    ]
     try:
         percent = agreement(
             runs[0].detections, runs[1].detections, class_count=reference.spec.class_count
@@ -282,7 +276,7 @@ def _checked_agreement(
         return None
     if percent < LEAST_AGREEMENT:
         raise CalibrationError(
-            f"{reference.spec.name}: INT8 agrees with float to {percent:.1f}% only, so it is broken; "
+            f"{reference.spec.name}: INT8 agrees with float to {percent:.1f}% only: it is broken; "
             "try another --recipe, or calibration images closer to the real ones"
         )
     return percent

@@ -1,8 +1,9 @@
 """The exported directory: an OpenVINO IR with everything needed to run and to trust it.
 
-``<name>_int8_openvino_model/`` holds ``<name>.xml``, ``<name>.bin`` and ``metadata.yaml``: the keys that
-Ultralytics' ``YOLO("…_openvino_model/")`` reads, plus a ``detq`` section. It is written to a temporary
-sibling and moved into place, so that a killed run leaves the old directory or the new one.
+``<name>_int8_openvino_model/`` holds ``<name>.xml``, ``<name>.bin`` and ``metadata.yaml``: the
+keys that Ultralytics' ``YOLO("…_openvino_model/")`` reads, plus a ``detq`` section. It is written
+to a temporary sibling and moved into place, so that a killed run leaves the old directory or the
+new one.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def write_artifact(
 ) -> None:
     """Write the directory, replacing one that detq or Ultralytics wrote before.
 
-    ``details`` (plain YAML values) are added to the ``detq`` section. Raises ArtifactError if it cannot
-    be written, or if something else is in its place.
+    ``details`` (plain YAML values) are added to the ``detq`` section. Raises ArtifactError if it
+    cannot be written, or if something else is in its place.
     """
     check_writable(directory)
     try:
@@ -71,7 +72,9 @@ def read_details(path: Path) -> Mapping[str, Any]:
 
 
 def check_writable(directory: Path) -> None:
-    """Raise ArtifactError unless :func:`write_artifact` may write there: before the work, not after."""
+    """Raise ArtifactError unless :func:`write_artifact` may write there: before the work, not
+    after.
+    """
     if directory.exists() and not _replaceable(directory):
         raise ArtifactError(
             f"{directory}: exists and is not an exported model; remove it or pass another --output"

@@ -25,8 +25,8 @@ def bench(
 ) -> list[BenchResult]:
     """Median latency of bare inference, one image at a time, model after model in every round.
 
-    ``threads`` defaults to all cores. Results come in the order of ``graphs``; ratios are against the
-    first. Raises DetqError for fewer than one round.
+    ``threads`` defaults to all cores. Results come in the order of ``graphs``; ratios are against
+    the first. Raises DetqError for fewer than one round.
     """
     if rounds < 1:
         raise DetqError(f"bench: rounds must be 1 or more, got {rounds}")

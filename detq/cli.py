@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -150,7 +151,7 @@ def bench(
             graphs,
             rounds=rounds,
             threads=threads,
-            progress=lambda done, total: report("measuring", done, total),
+            progress=partial(report, "measuring"),
         )
     rows = [replace(row, model=str(model)) for row, model in zip(results, models, strict=True)]
     console.print_bench(rows)

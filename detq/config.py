@@ -51,14 +51,17 @@ class DatasetConfig(_Strict):
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """The names in the order of their ids."""
         return tuple(self.names[index] for index in range(len(self.names)))
 
 
 class WeightsConfig(_Strict):
     """How convolution weights are prepared before quantization.
 
-    ``split: cfws`` writes a re-parameterized convolution as fine 3x3 + coarse 1x1 (paper, section 3.1);
-    ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine kernel.
+    ``split: cfws`` writes a re-parameterized convolution as fine 3x3 + coarse 1x1 (paper, section
+    3.1);
+    ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine
+    kernel.
     """
 
     split: Literal["none", "cfws", "residual"] = "none"
@@ -152,7 +155,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         model: type[BaseModel] = kind
         for step in problem["loc"][:-1]:
             inner = model.model_fields[str(step)].annotation
-            assert isinstance(inner, type) and issubclass(inner, BaseModel)
-            model = inner
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
         return f"unknown key {where!r}; known keys: {', '.join(model.model_fields)}"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

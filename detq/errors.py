@@ -1,7 +1,7 @@
 """Every error that detq raises on purpose.
 
-A message is one line that says what is wrong, where, and what to do next. The command line prints it
-behind ``error:`` and exits with status 1; a Python user catches :class:`DetqError`.
+A message is one line that says what is wrong, where, and what to do next. The command line prints
+it behind ``error:`` and exits with status 1; a Python user catches :class:`DetqError`.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ class ModelSpec:
 
     @property
     def class_count(self) -> int:
+        """How many classes the detector scores."""
         return len(self.class_names)
 
     @property
@@ -71,7 +72,8 @@ def placeholder_names(count: int) -> tuple[str, ...]:
 class Detections:
     """Boxes found in one image, best score first.
 
-    ``boxes_xyxy_px`` float32 [n, 4] in pixels of the original image, ``scores`` float32 [n] in 0..1,
+    ``boxes_xyxy_px`` float32 [n, 4] in pixels of the original image, ``scores`` float32 [n] in
+    0..1,
     ``class_ids`` int64 [n], indices into ``ModelSpec.class_names``.
     """
 
@@ -120,7 +122,8 @@ class EvalResult:
     """COCO metrics of one model on one split, in percent; None where pycocotools says -1.
 
     ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
-    ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all constants.
+    ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all
+    constants.
     """
 
     model: str

@@ -26,7 +26,8 @@ class CalibrationImages:
     def __post_init__(self) -> None:
         if not self.paths:
             raise CalibrationError(
-                f"no calibration image could be read ({len(self.skipped)} damaged); check the data set"
+                f"no calibration image could be read ({len(self.skipped)} are damaged); "
+                "check the data set"
             )
 
     def inputs(self, count: int | None = None) -> Iterator[npt.NDArray[np.float32]]:

@@ -12,10 +12,11 @@ from detq.records import ModelSpec
 class Protocol:
     """A named way to evaluate.
 
-    ``official_shrink`` resizes official models as their published figures do. ``renumbers`` numbers the
-    objects from 1: pycocotools counts a matched object with id 0 as missed. YOLOv6's program numbers the
-    objects of YOLO label files from 0, so its figures, and the protocol of that name, count one object
-    too few; in a data set of some hundred objects that costs tenths of a point.
+    ``official_shrink`` resizes official models as their published figures do. ``renumbers``
+    numbers the objects from 1: pycocotools counts a matched object with id 0 as missed. YOLOv6's
+    program numbers the objects of YOLO label files from 0, so its figures, and the protocol of
+    that name, count one object too few; in a data set of some hundred objects that costs tenths of
+    a point.
     """
 
     name: str

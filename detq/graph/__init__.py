@@ -1,1 +1,3 @@
-"""Detector graphs: the contract, conversion from torch and ONNX, and surgery on ``openvino.Model``."""
+"""Detector graphs: the contract, conversion from torch and ONNX, and surgery on
+``openvino.Model``.
+"""

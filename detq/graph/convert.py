@@ -24,8 +24,8 @@ _CONVOLUTION_TYPES = ("Convolution", "GroupConvolution", "ConvolutionBackpropDat
 def from_torch(module: Any, spec: ModelSpec) -> DetectorGraph:
     """Trace a float module whose ``forward`` obeys the contract, for ``spec.size_hw``.
 
-    ``module`` is a ``torch.nn.Module`` in eval mode, not changed. Convolutions in the graph are named
-    by their module path (``backbone.stem.conv``).
+    ``module`` is a ``torch.nn.Module`` in eval mode, not changed. Convolutions in the graph are
+    named by their module path (``backbone.stem.conv``).
     """
     shape = [1, 3, *spec.size_hw]
     model = ov.convert_model(module, example_input=np.zeros(shape, np.float32), input=shape)
@@ -41,8 +41,8 @@ def from_onnx(
 ) -> DetectorGraph:
     """A float ONNX file as YOLOv6's exporter writes it, without end-to-end NMS.
 
-    Its output [B, N, 5 + nc] (box, objectness, classes) is brought to the contract: scores are class
-    times objectness, which is the constant 1 from version 0.2 on. ``class_names`` default to
+    Its output [B, N, 5 + nc] (box, objectness, classes) is brought to the contract: scores are
+    class times objectness, which is the constant 1 from version 0.2 on. ``class_names`` default to
     placeholders, because the file holds none.
 
     Raises CheckpointError for a file that is no ONNX model or has another layout.
@@ -78,7 +78,9 @@ def from_onnx(
 
 
 def from_ir(path: Path, spec: ModelSpec) -> DetectorGraph:
-    """An OpenVINO IR (``.xml`` beside its ``.bin``) that obeys the contract but for its port names."""
+    """An OpenVINO IR (``.xml`` beside its ``.bin``) that obeys the contract but for its port
+    names.
+    """
     try:
         model = ov.Core().read_model(path)
     except RuntimeError as error:
@@ -148,7 +150,7 @@ def _strides(size_hw: SizeHW, count: int, path: Path) -> tuple[int, ...]:
         if count == sum(-(-size_hw[0] // s) * -(-size_hw[1] // s) for s in strides):
             return strides
     raise CheckpointError(
-        f"{path}: {count} predictions at {size_hw[0]}x{size_hw[1]} fit neither 3 nor 4 YOLOv6 levels"
+        f"{path}: {count} predictions at {size_hw[0]}x{size_hw[1]} fit neither 3 nor 4 levels"
     )
 
 

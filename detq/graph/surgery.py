@@ -1,7 +1,7 @@
 """Finding, naming, replacing and observing nodes of an ``openvino.Model``.
 
-Functions that change a model say so in their name or docstring; none changes the model of a caller who
-did not ask for it.
+Functions that change a model say so in their name or docstring; none changes the model of a caller
+who did not ask for it.
 """
 
 from __future__ import annotations

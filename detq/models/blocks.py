@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the docstring of a torch module describes its forward
 """The convolution units of YOLOv6: plain ones and the re-parameterizable 3x3 blocks.
 
 Attribute names are the key names of YOLOv6 checkpoints, so a state dict loads without renaming.

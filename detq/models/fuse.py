@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the docstring of a torch module describes its forward
 """Re-parameterization: parallel branches and BatchNorms become single convolutions with bias.
 
 All of it is linear algebra on kernels in float64; the results are stored as float32.

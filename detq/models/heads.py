@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the docstring of a torch module describes its forward
 """Detection heads and the decode that turns their maps into predictions.
 
 The decode is a submodule of its own without parameters, so that a quantizer can recognise it by its

@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the docstring of a torch module describes its forward
 """YOLOv6-Lite: depthwise blocks with squeeze-excite and hard-swish.
 
 Attribute names are the key names of YOLOv6 checkpoints.

@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the docstring of a torch module describes its forward
 """What YOLOv6 builds from its convolution units: stages, pyramid pooling, fusion of levels.
 
 Attribute names are the key names of YOLOv6 checkpoints.

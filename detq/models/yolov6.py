@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the docstring of a torch module describes its forward
 """YOLOv6 networks: backbone, neck and head put together from an Architecture."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Quantization: weight splitting, activation ranges, placement, bias correction, and their composition.
+"""Quantization: weight splitting, activation ranges, placement, bias correction, and their
+composition.
 
 ``cfws``, ``histogram`` and ``ranges`` are pure numpy; the other modules work on ``openvino.Model``.
 """

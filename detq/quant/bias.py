@@ -1,9 +1,10 @@
 """Bias correction: take back the shift of each output channel's mean that quantization causes.
 
-For every convolution the mean of ``float(x) - quantized(x)`` is measured per output channel on the *float*
-activations ``x``, weights and inputs rounded and clipped exactly as in the final graph, zero padding at
-the borders included. Adding it to the bias makes each layer unbiased given unbiased inputs, so all
-layers are corrected in one pass (Nagel et al., arXiv 1906.04721, section 4.2, with measured means).
+For every convolution the mean of ``float(x) - quantized(x)`` is measured per output channel on the
+*float* activations ``x``, weights and inputs rounded and clipped exactly as in the final graph,
+zero padding at the borders included. Adding it to the bias makes each layer unbiased given unbiased
+inputs, so all layers are corrected in one pass (Nagel et al., arXiv 1906.04721, section 4.2, with
+measured means).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Image = npt.NDArray[np.float32]
 def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
     """Add the measured mean errors to the biases behind quantized convolutions; changes the model.
 
-    ``images`` float32 [1, 3, H, W]. Returns the number of biases corrected. Raises CalibrationError if
-    there was no image.
+    ``images`` float32 [1, 3, H, W]. Returns the number of biases corrected. Raises
+    CalibrationError if there was no image.
     """
     pairs = _biases_and_ends(placed)
     if not pairs:
@@ -45,8 +46,7 @@ def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
     count = 0
     for image in images:
         errors = compiled(image)
-        for index, mean in enumerate(total):
-            mean += errors[index]
+        total = [mean + errors[index] for index, mean in enumerate(total)]
         count += 1
     if count == 0:
         raise CalibrationError("bias correction saw no data; give it at least one readable image")
@@ -59,8 +59,8 @@ def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
 def _error_model(placed: ov.Model, pairs: list[tuple[ov.Node, ov.Node]]) -> ov.Model:
     """For each pair the mean of (float - quantized) at its end: results [1, O, 1, 1], in order.
 
-    Two copies of the graph are joined: in the first every FakeQuantize is bypassed, in the second the
-    quantizers read the first one's float activations, so that each layer's error is its own.
+    Two copies of the graph are joined: in the first every FakeQuantize is bypassed, in the second
+    the quantizers read the first one's float activations, so that each layer's error is its own.
     """
     order = [node.get_name() for node in placed.get_ordered_ops()]
     exact, rounded = placed.clone(), placed.clone()
@@ -81,7 +81,7 @@ def _error_model(placed: ov.Model, pairs: list[tuple[ov.Node, ov.Node]]) -> ov.M
 
 
 def _reads_layer_input(quantizer: ov.Node) -> bool:
-    """False for quantizers of weights, and for those between a split convolution's branch and its sum."""
+    """False for quantizers of weights, and of a split convolution's branch before its sum."""
     above = producer(quantizer)
     return constant_value(above) is None and above.get_type_name() not in CONVOLUTIONS
 
@@ -119,9 +119,8 @@ def _shift_bias(bias_add: ov.Node, shift: npt.NDArray[np.float64]) -> None:
 
 def _joins_branch(node: ov.Node) -> bool:
     """True for a sum with the bare convolution of another branch, quantized or not."""
-    for branch in producers(node):
-        if branch.get_type_name() == "FakeQuantize":
-            branch = producer(branch)
+    for above in producers(node):
+        branch = producer(above) if above.get_type_name() == "FakeQuantize" else above
         if branch.get_type_name() in CONVOLUTIONS:
             return True
     return False

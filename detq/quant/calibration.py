@@ -1,4 +1,6 @@
-"""Observing activations in the placed graph, and writing the ranges chosen from them back into it."""
+"""Observing activations in the placed graph, and writing the ranges chosen from them back into
+it.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def activation_quantizers(placed: ov.Model) -> list[ActivationQuantizer]:
 
 
 def float_twin(placed: ov.Model) -> ov.Model:
-    """The placed graph with every FakeQuantize bypassed: the float network, same nodes and names."""
+    """The placed graph with every FakeQuantize bypassed: the float network, same nodes and
+    names.
+    """
     twin = placed.clone()
     for node in nodes_of_type(twin, "FakeQuantize"):
         bypass(node)
@@ -82,8 +86,9 @@ def observe(
 ) -> dict[str, list[ActivationStatistics]]:
     """Statistics of what each quantizer would see in float: one entry, or one per channel.
 
-    Streams over ``images`` (float32 [1, 3, H, W]); memory does not grow with their number. Quantizers
-    of one group share the statistics of all their tensors. Raises CalibrationError if there was no image.
+    Streams over ``images`` (float32 [1, 3, H, W]); memory does not grow with their number.
+    Quantizers of one group share the statistics of all their tensors. Raises CalibrationError if
+    there was no image.
     """
     twin = placed.clone()
     by_name = {node.get_friendly_name(): node for node in twin.get_ops()}

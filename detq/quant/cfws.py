@@ -1,9 +1,10 @@
 """Coarse & Fine Weight Splitting (arXiv 2312.10588, section 3.1): the arithmetic, in pure numpy.
 
-Re-parameterization adds the 1x1 and identity branches to the centre tap alone, so that the centre is
-an outlier against its neighbours and one integer step per output channel is too coarse for them. CFWS
-takes the part of the centre that lies on its own INT8 grid out of the kernel: ``W = F + pad(C)``.
-``C`` quantizes without error, and the fine kernel ``F`` has a step that fits the neighbours.
+Re-parameterization adds the 1x1 and identity branches to the centre tap alone, so that the centre
+is an outlier against its neighbours and one integer step per output channel is too coarse for them.
+CFWS takes the part of the centre that lies on its own INT8 grid out of the kernel:
+``W = F + pad(C)``. ``C`` quantizes without error, and the fine kernel ``F`` has a step that fits
+the neighbours.
 
 Weights are float32 ``(O, I, kH, kW)`` with odd kernel sides, ``O`` the output channels.
 """
@@ -24,8 +25,8 @@ Granularity = Literal["channel", "tensor"]
 class WeightSplit:
     """``weight == fine + pad(coarse)``.
 
-    ``fine`` (O, I, kH, kW); ``coarse`` (O, I, 1, 1) from :func:`split_center` or (O, I, kH, kW) from
-    :func:`split_residual`.
+    ``fine`` (O, I, kH, kW); ``coarse`` (O, I, 1, 1) from :func:`split_center` or (O, I, kH, kW)
+    from :func:`split_residual`.
     """
 
     fine: Array
@@ -35,7 +36,8 @@ class WeightSplit:
 def weight_step(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:
     """(O, I, kH, kW) -> (O, 1, 1, 1) or (1, 1, 1, 1): real units per integer step, symmetric grid.
 
-    An all-zero channel has no scale of its own; any positive step represents it exactly, so it gets 1.
+    An all-zero channel has no scale of its own; any positive step represents it exactly, so it
+    gets 1.
     """
     axes = (1, 2, 3) if granularity == "channel" else (0, 1, 2, 3)
     peak = np.abs(weight).max(axis=axes, keepdims=True).astype(np.float64)
@@ -46,7 +48,7 @@ def weight_step(weight: Array, *, granularity: Granularity = "channel", bits: in
 def quantize_weight(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:
     """The nearest weight on the symmetric integer grid; same shape, real units."""
     step = weight_step(weight, granularity=granularity, bits=bits)
-    return (np.floor(weight / step + 0.5) * step).astype(np.float32)
+    return np.asarray(np.floor(weight / step + 0.5) * step, np.float32)
 
 
 def split_center(
@@ -67,7 +69,9 @@ def split_center(
 def split_residual(
     weight: Array, *, granularity: Granularity = "channel", bits: int = 8
 ) -> WeightSplit:
-    """Variant without centre extraction: the whole kernel on the grid, and what that leaves over."""
+    """Variant without centre extraction: the whole kernel on the grid, and what that leaves
+    over.
+    """
     coarse = quantize_weight(weight, granularity=granularity, bits=bits)
     return WeightSplit(weight - coarse, coarse)
 
@@ -75,8 +79,8 @@ def split_residual(
 def center_to_surround_ratio(weight: Array) -> float:
     """Median over output channels of largest |centre tap| over largest |neighbour tap|.
 
-    About 1 for an ordinary convolution; 10 to 30 in trained RepVGG blocks. Infinite if the neighbours
-    are all zero, 1 for a kernel without neighbours.
+    About 1 for an ordinary convolution; 10 to 30 in trained RepVGG blocks. Infinite if the
+    neighbours are all zero, 1 for a kernel without neighbours.
     """
     if weight.shape[2:] == (1, 1):
         return 1.0

@@ -1,7 +1,9 @@
-"""Streaming histogram of one activation: constant memory, any number of images, pure numpy + OpenCV.
+"""Streaming histogram of one activation: constant memory, any number of images, pure numpy +
+OpenCV.
 
-The histogram covers ``[-reach, reach]`` with equal bins and zero on a bin edge. When a value beyond the
-reach arrives, the reach doubles and neighbouring bins merge, so nothing seen before is lost or moved.
+The histogram covers ``[-reach, reach]`` with equal bins and zero on a bin edge. When a value
+beyond the reach arrives, the reach doubles and neighbouring bins merge, so nothing seen before is
+lost or moved.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ class ActivationStatistics:
 class HistogramObserver:
     """Collects :class:`ActivationStatistics` image by image.
 
-    ``bins`` is the least number of bins that will cover the largest magnitude: twice as many are kept
-    on each side, because the last doubling can leave half of the reach empty.
+    ``bins`` is the least number of bins that will cover the largest magnitude: twice as many are
+    kept on each side, because the last doubling can leave half of the reach empty.
     """
 
     bins: int = 2048

@@ -1,4 +1,6 @@
-"""Where FakeQuantize nodes go: NNCF decides, on the split float graph, with the decode left float."""
+"""Where FakeQuantize nodes go: NNCF decides, on the split float graph, with the decode left
+float.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,9 @@ Image = npt.NDArray[np.float32]
 def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Image]) -> ov.Model:
     """A copy of the graph with FakeQuantize nodes on weights and activations; weights stay float.
 
-    ``images`` float32 [1, 3, H, W] give the activation ranges that NNCF would choose; a single one is
-    enough where detq replaces them. Biases are corrected here only if the recipe wants NNCF's own
-    correction, which belongs to NNCF's own ranges.
+    ``images`` float32 [1, 3, H, W] give the activation ranges that NNCF would choose; a single one
+    is enough where detq replaces them. Biases are corrected here only if the recipe wants NNCF's
+    own correction, which belongs to NNCF's own ranges.
     """
     nncf = _nncf()
     weights = nncf.quantization.advanced_parameters.QuantizationParameters(
@@ -53,8 +55,8 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Imag
 def decode_nodes(graph: DetectorGraph) -> list[str]:
     """Names of the operations behind the last feature convolutions: biases, DFL, anchors, sigmoid.
 
-    The one-channel 1x1 convolution by which some exporters write DFL's expected value is part of the
-    decode. Raises GraphError if the graph has no convolution at all.
+    The one-channel 1x1 convolution by which some exporters write DFL's expected value is part of
+    the decode. Raises GraphError if the graph has no convolution at all.
     """
     convolutions = [
         node
@@ -76,7 +78,9 @@ def decode_nodes(graph: DetectorGraph) -> list[str]:
 
 @contextlib.contextmanager
 def quiet_nncf() -> Iterator[None]:
-    """NNCF logs every node it leaves out and draws a bar of its own on stdout; neither helps here."""
+    """NNCF logs every node it leaves out and draws a bar of its own on stdout; neither helps
+    here.
+    """
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from openvino._offline_transformations import compress_quantize_weights_transfor
 from detq.config import Recipe
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import bypass, find_node, producer
+from detq.graph.surgery import bypass, find_node, producer, producers
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import (
     ActivationQuantizer,
@@ -24,7 +24,7 @@ from detq.quant.calibration import (
 )
 from detq.quant.placement import place_quantizers
 from detq.quant.ranges import Range
-from detq.quant.split import COARSE_SUFFIX, split_graph
+from detq.quant.split import SUM_SUFFIX, split_graph
 
 Image = npt.NDArray[np.float32]
 Images = Callable[[str, int | None], Iterable[Image]]
@@ -66,7 +66,7 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     if not sample:
         raise CalibrationError("no calibration image could be read; nothing to calibrate with")
     placed = place_quantizers(split, recipe, sample)
-    _keep_fine_branch_exact(placed, split_layers)
+    _keep_coarse_branch_exact(placed, split_layers)
     quantizers = activation_quantizers(placed)
     ranges = {} if recipe.ranges.only_placement else _calibrate(placed, quantizers, recipe, images)
     corrected = 0
@@ -94,20 +94,17 @@ def _calibrate(
     return ranges
 
 
-def _keep_fine_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> None:
-    """Drop the quantizer between fine convolution and sum; changes the model.
+def _keep_coarse_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> None:
+    """Drop the quantizer between coarse convolution and sum; changes the model.
 
-    The runtime adds the coarse branch (INT8) to the fine convolution's 32-bit accumulator, so rounding
-    the fine result first would only lose accuracy.
+    The runtime adds the fine branch (INT8) to the coarse convolution's 32-bit accumulator, so
+    rounding the coarse result first would only lose accuracy.
     """
     for name in split_layers:
-        joined = find_node(placed, f"{name}/sum")
-        for index in (0, 1):
-            quantizer = producer(joined, index)
-            if quantizer.get_type_name() != "FakeQuantize":
-                continue
-            if producer(quantizer).get_friendly_name() != f"{name}{COARSE_SUFFIX}":
-                bypass(quantizer)
+        for branch in producers(find_node(placed, f"{name}{SUM_SUFFIX}")):
+            is_fine = producer(branch).get_friendly_name() == name
+            if branch.get_type_name() == "FakeQuantize" and not is_fine:
+                bypass(branch)
 
 
 def _decisions(

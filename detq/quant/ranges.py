@@ -1,7 +1,7 @@
 """Activation ranges: which part of a tensor's values the integer grid covers. Pure numpy.
 
-Every rule looks at :class:`ActivationStatistics` and returns a threshold on |x|; :func:`choose_range`
-turns that into the two ends of the grid. Beyond a threshold values are clipped.
+Every rule looks at :class:`ActivationStatistics` and returns a threshold on |x|, beyond which
+values are clipped; :func:`choose_range` turns that into the two ends of the grid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from detq.quant.histogram import ActivationStatistics, Counts
 Bins = npt.NDArray[np.int64]
 
 COMB_SHARE = 0.5
-"""A histogram with fewer occupied bins than this share of its span is a comb (an 8-bit image, say)."""
+"""With fewer occupied bins than this share of its span a histogram is a comb (an 8-bit image)."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ def choose_range(
 ) -> Range:
     """The range of one activation by one of the rules in :data:`THRESHOLDS`.
 
-    A tensor without negative values gets ``[0, T]``; one with them ``[-T, T]`` if ``symmetric``, else
-    the part of ``[min, max]`` within the threshold: a SiLU's short negative tail then costs few levels.
+    A tensor without negative values gets ``[0, T]``; one with them ``[-T, T]`` if ``symmetric``,
+    else the part of ``[min, max]`` within the threshold: a SiLU's short negative tail then costs
+    few levels.
     """
     if statistics.peak == 0:
         return Range(0.0, 1.0)  # nothing but zeros was seen, which any grid represents exactly
@@ -102,7 +103,7 @@ def percentile(statistics: ActivationStatistics, levels: int, config: RangesConf
 
 
 def mse(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> float:
-    """Least expected squared error: rounding noise ``step² / 12`` inside, clipping error outside."""
+    """Least expected squared error: rounding noise ``step**2 / 12`` inside, clipping outside."""
     counts, centers = statistics.magnitude, _centers(statistics)
     thresholds = np.arange(1, len(counts) + 1) * statistics.bin_width
     inside = np.cumsum(counts)
@@ -118,8 +119,8 @@ def mse(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> 
 def kl_cfws(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> float:
     """The improved KL metric (paper, section 3.2; the authors' statistics code).
 
-    ``P`` is the whole histogram; its clipped tail is not folded into the last bin. ``Q`` is its kept
-    part, pooled into ``levels`` and spread back over the bins that were not empty. Over those bins
+    ``P`` is the whole histogram; its clipped tail is not folded into the last bin. ``Q`` is its
+    kept part, pooled into ``levels`` and spread back over the bins that were not empty. Over those
 
         ``D = (1 / S_P) * sum P * [ln(S_P * P) - ln(S_Q * Q)]``
 
@@ -134,7 +135,7 @@ def kl_cfws(statistics: ActivationStatistics, levels: int, config: RangesConfig)
 
 
 def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> float:
-    """Textbook KL: the clipped tail is folded into the last kept bin of ``P``, ``Q`` is without it."""
+    """Textbook KL: the clipped tail is folded into the last kept bin of ``P``, not of ``Q``."""
     counts, kept = statistics.magnitude, _candidates(statistics, levels, config)
     kept = kept[counts[kept - 1] > 0]  # elsewhere Q is zero where P is not: an infinite divergence
     last, inside = counts[kept - 1], np.cumsum(counts)[kept - 1]
@@ -150,15 +151,15 @@ def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConf
 def pooled_log_sum(counts: Counts, kept: Bins, levels: int) -> Counts:
     """``sum P ln Q`` for each number of kept bins (k,) -> (k,).
 
-    ``Q`` has ``P``'s mass in every group of bins, spread evenly over the group's nonempty bins, so the sum
-    over a group's bins is its mass times the logarithm of that density.
+    ``Q`` has ``P``'s mass in every group of bins, spread evenly over the group's nonempty bins, so
+    the sum over a group's bins is its mass times the logarithm of that density.
     """
     mass, density = _pool(counts, kept, levels)
     return np.asarray(xlogy(mass, density).sum(axis=1), np.float64)
 
 
 def _pool(counts: Counts, kept: Bins, levels: int) -> tuple[Counts, Counts]:
-    """The first ``kept`` (k,) bins in ``levels`` groups -> each group's mass and density, (k, levels)."""
+    """The first ``kept`` (k,) bins in ``levels`` groups: their mass and density, (k, levels)."""
     edges = np.arange(levels + 1) * kept[:, None] // levels
     sums = np.concatenate([[0.0], np.cumsum(counts)])[edges]
     occupied = np.concatenate([[0.0], np.cumsum(counts > 0)])[edges]

@@ -15,6 +15,7 @@ from detq.graph.surgery import constant_value, consumers, producer
 from detq.quant.cfws import WeightSplit, split_center, split_residual
 
 COARSE_SUFFIX = "/coarse"
+SUM_SUFFIX = "/sum"
 
 _SPLITS: dict[str, Callable[..., WeightSplit]] = {
     "cfws": split_center,
@@ -28,11 +29,11 @@ def split_graph(
     """Write ``Convolution(W)`` as ``Convolution(F) + Convolution(C)`` where the recipe says so.
 
     The convolutions are those that ``graph.spec`` calls re-parameterized, in ``config.parts``. The
-    graph returned computes the same function in float and shares nothing with the one given; with it
-    come the names of the convolutions that were split.
+    graph returned computes the same function in float and shares nothing with the one given; with
+    it come the names of the convolutions that were split.
 
-    Raises GraphError if a re-parameterized convolution is missing or is not a "same" convolution with
-    constant weights.
+    Raises GraphError if a re-parameterized convolution is missing or is not a "same" convolution
+    with constant weights.
     """
     model = graph.model.clone()
     if config.split == "none":
@@ -48,10 +49,11 @@ def split_graph(
 
 
 def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
-    """Replace one (Group)Convolution; changes its model.
+    """Replace one (Group)Convolution by ``Add(Add(coarse, bias), fine)``; changes its model.
 
-    The coarse branch joins behind the bias, so that the runtime can fuse bias and sum into the fine
-    convolution: ``Add(Add(fine, bias), coarse)``.
+    The bias stays with the coarse branch, whose values are the large ones: the runtime then adds
+    the fine branch, rounded to INT8 on its own small range, to the coarse convolution's 32-bit
+    accumulator.
     """
     name = convolution.get_friendly_name()
     weight = constant_value(producer(convolution, 1))
@@ -62,16 +64,15 @@ def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
     coarse_shape = (*weight.shape[:-2], *split.coarse.shape[-2:])
     _require_same_padding(convolution, kernels.shape[-2:])
 
-    tail = _bias_add(convolution) or convolution
-    targets = tail.output(0).get_target_inputs()
+    bias_add = _bias_add(convolution)
+    targets = (bias_add or convolution).output(0).get_target_inputs()
     fine = _convolution_like(convolution, split.fine.reshape(weight.shape), name)
-    convolution.output(0).replace(fine.output(0))
     coarse = _convolution_like(
         convolution, split.coarse.reshape(coarse_shape), f"{name}{COARSE_SUFFIX}"
     )
-    tail_output = fine.output(0) if tail is convolution else tail.output(0)
-    joined = ops.add(tail_output, coarse)
-    joined.set_friendly_name(f"{name}/sum")
+    convolution.output(0).replace(coarse.output(0))
+    joined = ops.add(bias_add or coarse, fine)
+    joined.set_friendly_name(f"{name}{SUM_SUFFIX}")
     for target in targets:
         target.replace_source_output(joined.output(0))
 
@@ -110,7 +111,6 @@ def _require_same_padding(convolution: ov.Node, kernel: tuple[int, ...]) -> None
         list(attributes["pads_begin"]) == list(attributes["pads_end"]) == wanted
     ):
         raise GraphError(
-            f"{convolution.get_friendly_name()}: kernel {tuple(kernel)} with padding "
-            f"{list(attributes['pads_begin'])}..{list(attributes['pads_end'])}: its centre tap does "
-            f"not lie on the output pixel; cannot split it"
+            f"{convolution.get_friendly_name()}: with kernel {tuple(kernel)} and padding "
+            f"{list(attributes['pads_begin'])} its centre tap is off the output pixel; cannot split"
         )

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution. ``shape`` is (O, I, kH, kW); signal-to-noise ratios are of the weights, in dB.
+    """One convolution. ``shape`` is (O, I, kH, kW); signal-to-noise ratios are of the weights, in
+    dB.
 
     ``cfws_db`` is None for a kernel without neighbours, which CFWS does not apply to.
     """
@@ -77,10 +78,11 @@ def convolution_kernels(graph: DetectorGraph) -> dict[str, npt.NDArray[np.float3
 
 
 def draw_weight_histograms(graph: DetectorGraph, path: Path, *, layers: int = 12) -> None:
-    """A picture of the layers with the largest centre-to-surround ratio: before and after the split.
+    """A picture of the layers with the largest centre-to-surround ratio: before and after the
+    split.
 
-    Per layer three histograms on a logarithmic count: centre taps, their neighbours, and the centre's
-    residual in the fine kernel. Raises ArtifactError if the picture cannot be written.
+    Per layer three histograms on a logarithmic count: centre taps, their neighbours, and the
+    centre's residual in the fine kernel. Raises ArtifactError if the picture cannot be written.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
@@ -109,7 +111,7 @@ def _draw_layer(axis: Axes, name: str, kernels: npt.NDArray[np.float32]) -> None
     )
     residual = split_center(kernels).fine[:, :, row, column]
     limit = float(np.abs(kernels).max()) or 1.0
-    bins = np.linspace(-limit, limit, 121)
+    bins = np.linspace(-limit, limit, 121).tolist()
     series = (
         ("centre tap", kernels[:, :, row, column], "#c2410c"),
         ("eight neighbours", neighbours, "#1d4ed8"),
