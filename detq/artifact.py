@@ -129,7 +129,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:
     return {
-        "description": f"{spec.name}, quantized by detq",
+        "description": f"{spec.name}, exported by detq",
         "author": "detq",
         "version": version("detq"),
         "task": "detect",

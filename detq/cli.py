@@ -268,11 +268,14 @@ def _print_quantization(
     else:
         console.note(f"split {measured['split']} has no ground truth: mAP was not measured")
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
+    split_layers = len(result.quantized.split_layers)
     console.stdout.print(
-        f"INT8 share of convolution MACs {100 * result.int8_share:.1f}%, "
+        f"{split_layers} convolutions split, INT8 share of convolution MACs {100 * result.int8_share:.1f}%, "
         f"agreement with float {agreement}, written to {directory}",
         highlight=False,
     )
+    if result.quantized.recipe.weights.split != "none" and not split_layers:
+        console.warn("no re-parameterized convolution was recognised, so no weight was split")
     if result.calibration.skipped:
         names = ", ".join(path.name for path in result.calibration.skipped[:3])
         console.warn(f"{len(result.calibration.skipped)} damaged images skipped: {names}")

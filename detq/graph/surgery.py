@@ -81,14 +81,16 @@ def _walk(
 
 
 def constant_value(node: ov.Node) -> npt.NDArray[np.float32] | None:
-    """The value of a constant subgraph (a Constant behind Convert, FakeQuantize and the like).
+    """The value of a constant subgraph (a Constant behind Convert, Reshape or FakeQuantize).
 
-    None if the node depends on a model input.
+    Values are those of the Constant, in its own type, in the shape of ``node``'s output. None if the
+    node depends on a model input.
     """
     if node.get_type_name() == "Constant":
         return cast("npt.NDArray[np.float32]", node.get_data())
     if node.get_type_name() in ("Convert", "Reshape", "FakeQuantize"):
-        return constant_value(producer(node))
+        value = constant_value(producer(node))
+        return None if value is None else value.reshape(node.get_output_shape(0))
     return None
 
 

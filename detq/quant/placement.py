@@ -17,7 +17,7 @@ import openvino as ov
 from detq.config import Recipe
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import CONVOLUTIONS, downstream, nodes_of_type
+from detq.graph.surgery import CONVOLUTIONS, downstream, nodes_of_type, producer
 
 Image = npt.NDArray[np.float32]
 
@@ -55,13 +55,11 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Imag
 def decode_nodes(graph: DetectorGraph) -> list[str]:
     """Names of the operations behind the last feature convolutions: biases, DFL, anchors, sigmoid.
 
-    The one-channel 1x1 convolution by which some exporters write DFL's expected value is part of
-    the decode. Raises GraphError if the graph has no convolution at all.
+    A convolution that takes the expected value of a softmax (DFL, as some exporters write it) is part
+    of the decode. Raises GraphError if the graph has no other convolution.
     """
     convolutions = [
-        node
-        for node in nodes_of_type(graph.model, *CONVOLUTIONS)
-        if node.get_output_partial_shape(0)[1].get_length() > 1
+        node for node in nodes_of_type(graph.model, *CONVOLUTIONS) if not _is_expectation(node)
     ]
     names = {node.get_name() for node in convolutions}
     last = [
@@ -74,6 +72,13 @@ def decode_nodes(graph: DetectorGraph) -> list[str]:
         for node in downstream(last)
         if node.get_type_name() not in ("Result", "Constant")
     )
+
+
+def _is_expectation(convolution: ov.Node) -> bool:
+    above = producer(convolution)
+    while above.get_type_name() in ("Transpose", "Reshape"):
+        above = producer(above)
+    return bool(above.get_type_name() == "Softmax")
 
 
 @contextlib.contextmanager

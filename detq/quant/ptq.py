@@ -11,9 +11,9 @@ import openvino as ov
 from openvino._offline_transformations import compress_quantize_weights_transformation
 
 from detq.config import Recipe
-from detq.errors import CalibrationError
+from detq.errors import CalibrationError, GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import bypass, find_node, producer, producers
+from detq.graph.surgery import bypass, find_node, nodes_of_type, producer, producers
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import (
     ActivationQuantizer,
@@ -59,8 +59,11 @@ class QuantizedDetector:
 def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> QuantizedDetector:
     """Float detector graph -> INT8 detector graph; the one given is not changed.
 
-    Raises CalibrationError if ``images`` gives none, or unusable activations.
+    Raises CalibrationError if ``images`` gives none, or unusable activations, and GraphError for a
+    graph that is quantized already.
     """
+    if nodes_of_type(graph.model, "FakeQuantize"):
+        raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
     split, split_layers = split_graph(graph, recipe.weights)
     sample = list(images("placing quantizers", None if recipe.ranges.any_placement else 1))
     if not sample:

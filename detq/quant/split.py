@@ -60,7 +60,7 @@ def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
     if weight is None:
         raise GraphError(f"{name}: its weights are not constant; cannot split it")
     kernels = weight.reshape(-1, *weight.shape[-3:])  # groups join the output channels
-    split = _SPLITS[config.split](np.array(kernels), granularity=config.granularity)
+    split = _SPLITS[config.split](np.array(kernels, np.float32), granularity=config.granularity)
     coarse_shape = (*weight.shape[:-2], *split.coarse.shape[-2:])
     _require_same_padding(convolution, kernels.shape[-2:])
 

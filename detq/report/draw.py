@@ -43,7 +43,7 @@ def _draw_label(
     canvas: ImageBGR, label: str, corner: tuple[int, int], color: Color, scale: float
 ) -> None:
     """Filled plate above the box's corner, or inside it where there is no room above."""
-    font, size, weight = cv2.FONT_HERSHEY_SIMPLEX, 0.42 * scale, max(1, round(scale))
+    font, size, weight = cv2.FONT_HERSHEY_SIMPLEX, max(0.42 * scale, 0.3), max(1, round(scale))
     (width, height), baseline = cv2.getTextSize(label, font, size, weight)
     left = min(corner[0], max(0, canvas.shape[1] - width))
     top = corner[1] - height - baseline

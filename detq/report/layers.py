@@ -96,6 +96,8 @@ def draw_weight_histograms(graph: DetectorGraph, path: Path, *, layers: int = 12
         axis.set_axis_off()
     for axis, name in zip(axes.flat, ranked, strict=False):
         _draw_layer(axis, name, kernels[name])
+    figure.supxlabel("weight")
+    figure.supylabel("taps")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     try:
