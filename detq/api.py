@@ -30,6 +30,7 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.quant.ptq import QuantizedDetector, quantize_graph
 from detq.records import BenchResult, EvalResult, Prediction, SizeHW
 from detq.report.draw import draw_detections
+from detq.report.page import render_report
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import EVALUATION, PREDICTION
 
@@ -56,6 +57,7 @@ class QuantizationResult:
     that are also in the split it was measured on.
     """
 
+    float_graph: DetectorGraph
     quantized: QuantizedDetector
     calibration: CalibrationImages
     calibration_fingerprint: str
@@ -69,7 +71,9 @@ class QuantizationResult:
 
     def save(self, directory: str | Path, *, measured: dict[str, Any] | None = None) -> None:
         """Write the exported directory (:mod:`detq.artifact`); ``measured`` joins its metadata."""
-        write_artifact(self.graph, Path(directory), details=self._details(measured))
+        details = self._details(measured)
+        report = render_report(self.float_graph, details)
+        write_artifact(self.graph, Path(directory), details=details, report=report)
 
     def _details(self, measured: dict[str, Any] | None) -> dict[str, Any]:
         details: dict[str, Any] = {
@@ -162,6 +166,7 @@ def quantize(
     )
     int8 = _detector(quantized.graph)
     return QuantizationResult(
+        float_graph=graph,
         quantized=quantized,
         calibration=calibration,
         calibration_fingerprint=fingerprint(calibration.paths),

@@ -1,9 +1,9 @@
 """The exported directory: an OpenVINO IR with everything needed to run and to trust it.
 
-``<name>_int8_openvino_model/`` holds ``<name>.xml``, ``<name>.bin`` and ``metadata.yaml``: the
-keys that Ultralytics' ``YOLO("…_openvino_model/")`` reads, plus a ``detq`` section. It is written
-to a temporary sibling and moved into place, so that a killed run leaves the old directory or the
-new one.
+``<name>_int8_openvino_model/`` holds ``<name>.xml``, ``<name>.bin``, ``report.html`` for a person,
+and ``metadata.yaml``: the keys that Ultralytics' ``YOLO("…_openvino_model/")`` reads, plus a
+``detq`` section. It is written to a temporary sibling and moved into place, so that a killed run
+leaves the old directory or the new one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,21 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec, ReparamConvolution
 
 METADATA = "metadata.yaml"
+REPORT = "report.html"
 
 
 def write_artifact(
-    graph: DetectorGraph, directory: Path, *, details: Mapping[str, Any] | None = None
+    graph: DetectorGraph,
+    directory: Path,
+    *,
+    details: Mapping[str, Any] | None = None,
+    report: str | None = None,
 ) -> None:
     """Write the directory, replacing one that detq or Ultralytics wrote before.
 
-    ``details`` (plain YAML values) are added to the ``detq`` section. Raises ArtifactError if it
-    cannot be written, or if something else is in its place.
+    ``details`` (plain YAML values) are added to the ``detq`` section; ``report`` becomes
+    ``report.html``. Raises ArtifactError if the directory cannot be written, or if something else
+    is in its place.
     """
     check_writable(directory)
     try:
@@ -46,6 +52,8 @@ def write_artifact(
             metadata["detq"].update(details or {})
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
             (staging / METADATA).write_text(text, encoding="utf-8")
+            if report is not None:
+                (staging / REPORT).write_text(report, encoding="utf-8")
     except (OSError, RuntimeError) as error:
         raise ArtifactError(f"{directory}: cannot be written ({error})") from None
 

@@ -191,19 +191,19 @@ def inspect(
     model: Model,
     imgsz: ImageSize = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw weight histograms to this .png or .pdf file.")
+        Path | None, typer.Option(help="Draw weight histograms to this PNG file.")
     ] = None,
     json_file: Json = None,
 ) -> None:
     """Per convolution: shape, centre-to-surround ratio, weight error of plain INT8 and of CFWS."""
     from detq import api, console
-    from detq.report.layers import draw_weight_histograms, layer_reports
+    from detq.report.layers import layer_reports, weight_histograms_png
 
     graph = api.load(model, imgsz=_size(imgsz))
     reports = layer_reports(graph)
     console.print_layers(reports)
     if plot is not None:
-        draw_weight_histograms(graph, plot)
+        console.write_file(plot, weight_histograms_png(graph))
         console.note(f"weight histograms in {plot}")
     console.write_json(json_file, {"layers": [asdict(report) for report in reports]})
 
@@ -270,8 +270,8 @@ def _print_quantization(
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
     split_layers = len(result.quantized.split_layers)
     console.stdout.print(
-        f"{split_layers} convolutions split, INT8 share of convolution MACs {100 * result.int8_share:.1f}%, "
-        f"agreement with float {agreement}, written to {directory}",
+        f"{split_layers} convolutions split, {100 * result.int8_share:.1f}% of convolution MACs in "
+        f"INT8, agreement with float {agreement}, written to {directory}",
         highlight=False,
     )
     if result.quantized.recipe.weights.split != "none" and not split_layers:

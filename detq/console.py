@@ -139,15 +139,17 @@ def write_json(path: Path | None, document: dict[str, Any]) -> None:
 
     Raises ArtifactError if the file cannot be written.
     """
-    if path is None:
-        return
-    text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)
+    if path is not None:
+        text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)
+        write_file(path, f"{text}\n".encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a result file. Raises ArtifactError if that is impossible."""
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror}); pass another --json"
-        ) from None
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _number(value: float | None, digits: int = 2) -> str:

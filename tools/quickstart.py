@@ -1,7 +1,7 @@
 """The main job on input that this script makes for itself: a few minutes, nothing downloaded.
 
 1. Draws scenes of discs, squares and triangles with their COCO ground truth.
-2. Trains a YOLOv6-N (all RepVGG branches, from scratch) on them, only as long as it takes to detect.
+2. Trains a YOLOv6-N (all RepVGG branches, from scratch) on them, just long enough to detect.
 3. Runs what a user would run: ``detq quantize``, ``detq bench`` and ``detq predict``.
 
 Everything lands in ``runs/quickstart``. The detector is a toy; the quantization of it is not.

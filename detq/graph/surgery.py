@@ -83,8 +83,8 @@ def _walk(
 def constant_value(node: ov.Node) -> npt.NDArray[np.float32] | None:
     """The value of a constant subgraph (a Constant behind Convert, Reshape or FakeQuantize).
 
-    Values are those of the Constant, in its own type, in the shape of ``node``'s output. None if the
-    node depends on a model input.
+    Values are those of the Constant, in its own type, in the shape of ``node``'s output. None if
+    the node depends on a model input.
     """
     if node.get_type_name() == "Constant":
         return cast("npt.NDArray[np.float32]", node.get_data())

@@ -53,10 +53,10 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Imag
 
 
 def decode_nodes(graph: DetectorGraph) -> list[str]:
-    """Names of the operations behind the last feature convolutions: biases, DFL, anchors, sigmoid.
+    """Names of the operations behind the last feature convolutions: biases, DFL, anchors, …
 
-    A convolution that takes the expected value of a softmax (DFL, as some exporters write it) is part
-    of the decode. Raises GraphError if the graph has no other convolution.
+    A convolution that takes the expected value of a softmax (DFL, as some exporters write it) is
+    part of the decode. Raises GraphError if the graph has no other convolution.
     """
     convolutions = [
         node for node in nodes_of_type(graph.model, *CONVOLUTIONS) if not _is_expectation(node)

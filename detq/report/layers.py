@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from detq.errors import ArtifactError, GraphError
+from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import CONVOLUTIONS, constant_value, nodes_of_type, part_of, producer
 from detq.quant.cfws import (
@@ -77,19 +77,18 @@ def convolution_kernels(graph: DetectorGraph) -> dict[str, npt.NDArray[np.float3
     return kernels
 
 
-def draw_weight_histograms(graph: DetectorGraph, path: Path, *, layers: int = 12) -> None:
-    """A picture of the layers with the largest centre-to-surround ratio: before and after the
-    split.
+def weight_histograms_png(graph: DetectorGraph, *, layers: int = 12) -> bytes:
+    """A picture of the layers with the largest centre-to-surround ratio, before and after.
 
-    Per layer three histograms on a logarithmic count: centre taps, their neighbours, and the
-    centre's residual in the fine kernel. Raises ArtifactError if the picture cannot be written.
+    Per layer three histograms on a logarithmic count: centre taps, their neighbours, and what the
+    split leaves of the centre in the fine kernel.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
     kernels = {n: k for n, k in convolution_kernels(graph).items() if k.shape[-2:] != (1, 1)}
     ranked = sorted(kernels, key=lambda name: -center_to_surround_ratio(kernels[name]))[:layers]
     columns = min(3, max(1, len(ranked)))
-    rows = -(-len(ranked) // columns)
+    rows = max(1, -(-len(ranked) // columns))
     figure = Figure(figsize=(4.6 * columns, 2.6 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(ranked) :]:
@@ -100,10 +99,9 @@ def draw_weight_histograms(graph: DetectorGraph, path: Path, *, layers: int = 12
     figure.supylabel("taps")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    try:
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be written ({error}); pass another file") from None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
 
 
 def _draw_layer(axis: Axes, name: str, kernels: npt.NDArray[np.float32]) -> None:
