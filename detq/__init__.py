@@ -10,6 +10,8 @@ detq.evaluate("yolov6s_int8_openvino_model", data="coco.yaml")
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from detq.errors import DetqError
@@ -25,3 +27,14 @@ def __getattr__(name: str) -> Any:
     from detq import api  # noqa: PLC0415
 
     return getattr(api, name)
+
+
+class _Package(ModuleType):
+    """``detq.evaluate`` and ``detq.bench`` stay functions when the modules of that name load."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _API and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

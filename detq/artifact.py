@@ -46,7 +46,7 @@ def write_artifact(
     """
     check_writable(directory)
     try:
-        with _staged(directory) as staging:
+        with _staged(directory.resolve()) as staging:
             ov.save_model(graph.model, staging / f"{graph.spec.name}.xml", compress_to_fp16=False)
             metadata = {**_ultralytics_keys(graph.spec), "detq": _detq_keys(graph.spec)}
             metadata["detq"].update(details or {})
@@ -55,7 +55,8 @@ def write_artifact(
             if report is not None:
                 (staging / REPORT).write_text(report, encoding="utf-8")
     except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"{directory}: cannot be written ({error})") from None
+        reason = " ".join(str(error).split())  # OpenVINO's messages have several lines
+        raise ArtifactError(f"{directory}: cannot be written ({reason})") from None
 
 
 def read_artifact(path: Path) -> DetectorGraph:
@@ -87,30 +88,43 @@ def check_writable(directory: Path) -> None:
         raise ArtifactError(
             f"{directory}: exists and is not an exported model; remove it or pass another --output"
         )
-    parent = directory.absolute().parent
+    check_creatable(directory)
+
+
+def check_creatable(path: Path) -> None:
+    """Raise ArtifactError unless a file or directory can be made at ``path``; makes nothing.
+
+    Missing folders above it count as fine: whoever writes there makes them.
+    """
+    folder = path.resolve().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ArtifactError(
-            f"{directory}: cannot be written ({error.strerror}); pass another --output"
+            f"{path}: cannot be written ({error.strerror}); pass another path"
         ) from None
 
 
 def _replaceable(directory: Path) -> bool:
-    return directory.is_dir() and ((directory / METADATA).is_file() or not any(directory.iterdir()))
+    """An exported model, or an empty directory: nothing else may get lost."""
+    if not directory.is_dir():
+        return False
+    exported = (directory / METADATA).is_file() and any(directory.glob("*.xml"))
+    return exported or not any(directory.iterdir())
 
 
 @contextlib.contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
     """A temporary sibling that takes the directory's place if the block ends without an error."""
-    parent = directory.absolute().parent
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=parent))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         yield staging
         staging.chmod(0o755)
-        _move_into_place(staging, directory.absolute())
+        _move_into_place(staging, directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

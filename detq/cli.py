@@ -6,11 +6,12 @@ Imports inside the commands keep ``detq --help`` fast: torch, OpenVINO and NNCF 
 # ruff: noqa: PLC0415
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -19,7 +20,6 @@ from detq.errors import ConfigError, DetqError
 
 if TYPE_CHECKING:
     from detq.api import Progress, QuantizationResult
-    from detq.graph.detector_graph import DetectorGraph
     from detq.records import EvalResult
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+"""What Typer makes of a KeyboardInterrupt."""
+
 _MODEL_HELP = "A checkpoint (.pt, .pth), an .onnx, an exported directory or its .xml."
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help=_MODEL_HELP)]
@@ -39,7 +42,8 @@ ImageSize = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
 Preset = Annotated[
-    str, typer.Option(help="Evaluation protocol: yolov6 (official figures) or coco.")
+    Literal["yolov6", "coco"],
+    typer.Option(help="Evaluation protocol: yolov6 gives YOLOv6's official figures."),
 ]
 
 
@@ -53,7 +57,9 @@ def quantize(
         int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
     ] = None,
     calib_split: Annotated[str, typer.Option(help="Split to calibrate on.")] = "train",
-    split: Annotated[str, typer.Option(help="Split to measure mAP on.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Split to measure mAP on; val if the data set has it.")
+    ] = None,
     compare: Annotated[
         list[str] | None,
         typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
@@ -69,23 +75,17 @@ def quantize(
 
     directory = output or Path(f"{model.stem}_int8_openvino_model")
     check_writable(directory)
+    console.check_file(json_file)
     recipes = [api.load_recipe(name) for name in (*(compare or ()), recipe)]
+    _check_unique(["float", *(each.name for each in recipes)])
     dataset = read_dataset(data)
     graph = api.load(model, imgsz=_size(imgsz))
-    measurable = api.has_ground_truth(dataset, split)
-    rows: list[EvalResult] = []
+    judged = split or "val"
+    measurable = (split or dataset.val) is not None and api.has_ground_truth(dataset, judged)
     with console.progress_bars() as report:
-
-        def measure(graph: DetectorGraph, label: str) -> None:
-            if measurable:
-                result = api.evaluate(
-                    graph, data=dataset, split=split, preset=preset, progress=report
-                )
-                rows.append(replace(result, model=label))
-
-        measure(graph, "float")
-        for chosen in recipes:
-            result = api.quantize(
+        # All is quantized before anything is measured: what can go wrong goes wrong first.
+        results = [
+            api.quantize(
                 graph,
                 data=dataset,
                 recipe=chosen,
@@ -93,8 +93,29 @@ def quantize(
                 split=calib_split,
                 progress=_labelled(report, chosen.name if compare else ""),
             )
-            measure(result.graph, chosen.name)
-    measured = _measured(rows, split, preset, api.calibration_overlap(result, dataset, split))
+            for chosen in recipes
+        ]
+        candidates = [
+            ("float", graph),
+            *((each.quantized.recipe.name, each.graph) for each in results),
+        ]
+        rows = [
+            replace(
+                api.evaluate(
+                    candidate,
+                    data=dataset,
+                    split=judged,
+                    preset=preset,
+                    progress=_labelled(report, label),
+                ),
+                model=label,
+            )
+            for label, candidate in candidates
+            if measurable
+        ]
+    result = results[-1]
+    overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
+    measured = _measured(rows, judged, preset, overlap)
     result.save(directory, measured=measured if measurable else None)
     _print_quantization(rows, result, measured, directory)
     summary = {"int8_share": result.int8_share, "agreement": result.agreement}
@@ -115,15 +136,16 @@ def evaluate(
     from detq import api, console
     from detq.config import read_dataset
 
+    console.check_file(json_file)
     dataset = read_dataset(data)
+    graphs = [api.load(model, imgsz=_size(imgsz)) for model in models]
     rows = []
     with console.progress_bars() as report:
-        for model in models:
+        for model, graph in zip(models, graphs, strict=True):
             result = api.evaluate(
-                model,
+                graph,
                 data=dataset,
                 split=split,
-                imgsz=_size(imgsz),
                 preset=preset,
                 progress=_labelled(report, str(model) if len(models) > 1 else ""),
             )
@@ -145,6 +167,7 @@ def bench(
     """Latency of one or more models, measured in turns so that the comparison is fair."""
     from detq import api, console
 
+    console.check_file(json_file)
     graphs = [api.load(model, imgsz=_size(imgsz)) for model in models]
     with console.progress_bars() as report:
         results = api.bench(
@@ -171,6 +194,7 @@ def predict(
     """Draw the detections of a model on images."""
     from detq import api, console
 
+    console.check_file(json_file)
     with console.progress_bars() as report:
         predictions = api.predict(
             model,
@@ -199,6 +223,8 @@ def inspect(
     from detq import api, console
     from detq.report.layers import layer_reports, weight_histograms_png
 
+    console.check_file(json_file)
+    console.check_file(plot)
     graph = api.load(model, imgsz=_size(imgsz))
     reports = layer_reports(graph)
     console.print_layers(reports)
@@ -210,19 +236,28 @@ def inspect(
 
 def main() -> None:
     """Entry point: a DetqError or Ctrl-C becomes one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
     except DetqError as error:
+        _fail(str(error))
+    except OSError as error:  # the disk is full, a file is gone: not the program's fault
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written")
     except TyperException as error:  # wrong usage
-        _fail(f"{error.format_message()} See detq --help.", error.exit_code)
+        message = error.format_message().rstrip(".")
+        _fail(f"{message}. See detq --help.", error.exit_code)
     sys.exit(status or 0)
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - plain text on any terminal
+    line = " ".join(message.splitlines())
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - plain text on any terminal
     sys.exit(status)
 
 
@@ -237,6 +272,12 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _check_unique(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name!r} would be two rows of the table; rename one recipe")
 
 
 def _labelled(report: Progress, label: str) -> Progress:

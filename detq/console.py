@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from detq.api import Progress as ProgressCallback
+from detq.artifact import check_creatable
 from detq.errors import ArtifactError
 from detq.records import BenchResult, EvalResult, Prediction
 from detq.report.layers import LayerReport
@@ -37,7 +38,13 @@ stderr = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() 
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
-    """A callback that shows one bar per stage, made when the stage first reports."""
+    """A callback that shows one bar per stage, made when the stage first reports.
+
+    In a log file, where bars cannot move, it is one line per stage.
+    """
+    if not stderr.is_terminal:
+        yield _one_line_per_stage()
+        return
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -55,6 +62,17 @@ def progress_bars() -> Iterator[ProgressCallback]:
         yield report
 
 
+def _one_line_per_stage() -> ProgressCallback:
+    announced: set[str] = set()
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in announced:
+            announced.add(stage)
+            note(f"{stage} ({total})")
+
+    return report
+
+
 def note(message: str) -> None:
     """A line for the person, on stderr."""
     stderr.print(escape(message), highlight=False)
@@ -67,7 +85,8 @@ def warn(message: str) -> None:
 
 def print_evaluations(results: Sequence[EvalResult]) -> None:
     """mAP table; with several models also the difference to the first."""
-    table = Table("model", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
     for heading in ("mAP", "AP50", "AP75", "small", "medium", "large", "vs first"):
         table.add_column(heading, justify="right")
     for heading in ("images", "precision", "MB"):
@@ -88,7 +107,8 @@ def print_evaluations(results: Sequence[EvalResult]) -> None:
 
 def print_bench(results: Sequence[BenchResult]) -> None:
     """Latency table; speed-up is against the first model."""
-    table = Table("model", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
     for heading in ("median ms", "p90 ms", "speed-up", "precision", "INT8 MACs", "MB"):
         table.add_column(heading, justify="right")
     for result in results:
@@ -141,12 +161,28 @@ def write_json(path: Path | None, document: dict[str, Any]) -> None:
     """
     if path is not None:
         text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)
-        write_file(path, f"{text}\n".encode())
+        # A file name that is no Unicode becomes a JSON escape.
+        write_file(path, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def check_file(path: Path | None) -> None:
+    """Raise ArtifactError unless a result file can be written there: before the work, not after."""
+    if path is None:
+        return
+    if not path.exists():
+        check_creatable(path)
+        return
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a result file. Raises ArtifactError if that is impossible."""
+    """Write a result file, making its folder. Raises ArtifactError if that is impossible."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None

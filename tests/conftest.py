@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import openvino as ov
 import pytest
+from command_line import COMMAND, Command, Exported, Outcome
 from openvino import opset15 as ops
 
+from detq.adapters import fuse_model, load_checkpoint
+from detq.artifact import write_artifact
+from detq.graph.convert import from_torch
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.records import ModelSpec
 
@@ -25,6 +33,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the test data: {folder} is absent, set DETQ_SHARED")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def golden_graph(shared: Path) -> Callable[[str], DetectorGraph]:
+    """Name of a golden YOLOv6 -> its float detector graph, for the size of its golden images."""
+
+    @cache
+    def convert(name: str) -> DetectorGraph:
+        path = shared / f"goldens/yolov6/{name}.pt"
+        with np.load(path.with_suffix(".npz")) as golden:
+            size_hw = golden["image"].shape[2:]
+        model = fuse_model(load_checkpoint(path, size_hw=size_hw))
+        return from_torch(model.module, model.spec)
+
+    return convert
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +87,62 @@ def colour_images(tmp_path: Path) -> Path:
         cv2.imwrite(str(tmp_path / f"images/val/{name}.png"), image)
         (tmp_path / f"labels/val/{name}.txt").write_text("\n".join(lines))
     return tmp_path / "images/val"
+
+
+@pytest.fixture(scope="session")
+def colour_model(colour_graph: DetectorGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``colour_graph`` as an exported float directory."""
+    directory = tmp_path_factory.mktemp("models") / "colours_openvino_model"
+    write_artifact(colour_graph, directory)
+    return directory
+
+
+@pytest.fixture
+def colour_data(colour_images: Path) -> Path:
+    """The YAML of a data set whose splits ``train`` and ``val`` are both ``colour_images``."""
+    path = colour_images.parents[1] / "data.yaml"
+    names = ", ".join(COLOURS)
+    path.write_text(f"path: .\ntrain: images/val\nval: images/val\nnames: [{names}]\n")
+    return path
+
+
+@pytest.fixture
+def detq(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs the command line in this process, with ``tmp_path`` as the working directory."""
+    from detq.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["detq", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return Outcome(int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A YOLOv6-N for blood cells, quantized by the default recipe and by two others beside it.
+
+    It takes a minute or more: one run is shared by every test that looks at its results.
+    """
+    folder = tmp_path_factory.mktemp("bccd")
+    model, data = shared / "checkpoints/bccd_yolov6n.pt", shared / "data/bccd/data.yaml"
+    done = subprocess.run(
+        (
+            *(*COMMAND, "quantize", model, "--data", data, "--split", "test"),
+            *("--imgsz", "320", "--calib-images", "100", "--json", "results.json"),
+            *("--compare", "minmax", "--compare", "nncf"),
+        ),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Exported(folder, done.stdout, done.stderr)

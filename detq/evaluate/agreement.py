@@ -8,13 +8,16 @@ from detq.errors import DataError
 from detq.evaluate.coco_map import coco_detections, score_detections
 from detq.records import Detections
 
+MIN_SCORE = 0.25
+"""A detection of the reference counts as an object from this score on."""
+
 
 def agreement(
     reference: Sequence[Detections],
     candidate: Sequence[Detections],
     *,
     class_count: int,
-    min_score: float = 0.25,
+    min_score: float = MIN_SCORE,
 ) -> float:
     """mAP, in percent, of ``candidate`` when what ``reference`` found is taken for the truth.
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detq.data.dataset import Split
 from detq.data.images import read_images
@@ -13,7 +14,7 @@ from detq.errors import DataError
 from detq.evaluate.classes import map_classes
 from detq.evaluate.coco_map import CocoScores, coco_detections, score_detections
 from detq.evaluate.protocol import PROTOCOLS, Protocol
-from detq.records import Detections, EvalResult
+from detq.records import Detections, EvalResult, ModelSpec
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 
@@ -53,17 +54,9 @@ def score_run(
 
     Raises DataError if the split has no ground truth, or classes that the model does not know.
     """
-    ground_truth = split.ground_truth(renumbered=protocol.renumbers)
-    if ground_truth is None or split.annotations is None:
-        raise DataError(
-            f"split {split.name}: no ground truth, neither a COCO JSON under `annotations` in the "
-            "data set's YAML nor label files beside the images"
-        )
-    annotated = {annotation.class_id for annotation in split.annotations}
+    ground_truth, category_ids = _truth(detector.spec, split, protocol)
     entries = coco_detections(
-        [image.image_id for image in split.images],
-        run.detections,
-        category_ids=map_classes(detector.spec, split.class_names, annotated=annotated),
+        [image.image_id for image in split.images], run.detections, category_ids=category_ids
     )
     return score_detections(ground_truth, entries)
 
@@ -79,6 +72,7 @@ def evaluate(
 
     Raises DataError as :func:`run_detector` and :func:`score_run` do.
     """
+    _truth(detector.spec, split, protocol)  # what is wrong with it is said before the long run
     run = run_detector(detector, split.paths, progress=progress)
     scores = score_run(detector, split, run, protocol=protocol)
     return EvalResult(
@@ -94,3 +88,17 @@ def evaluate(
         precision=detector.executed_precision,
         size_mb=constant_bytes(detector.graph.model) / 1e6,
     )
+
+
+def _truth(
+    spec: ModelSpec, split: Split, protocol: Protocol
+) -> tuple[dict[str, Any], tuple[int | None, ...]]:
+    """The COCO document of a split, and which of its categories each class of the model is."""
+    document = split.ground_truth(renumbered=protocol.renumbers)
+    if document is None or split.annotations is None:
+        raise DataError(
+            f"split {split.name}: no ground truth, neither a COCO JSON under `annotations` in the "
+            "data set's YAML nor label files beside the images"
+        )
+    annotated = {annotation.class_id for annotation in split.annotations}
+    return document, map_classes(spec, split.class_names, annotated=annotated)

@@ -50,6 +50,7 @@ def from_onnx(
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path")
     try:
+        ov.Core().read_model(path)  # convert_model tries every other format on a damaged file
         model = ov.convert_model(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]

@@ -37,12 +37,12 @@ def weight_step(weight: Array, *, granularity: Granularity = "channel", bits: in
     """(O, I, kH, kW) -> (O, 1, 1, 1) or (1, 1, 1, 1): real units per integer step, symmetric grid.
 
     An all-zero channel has no scale of its own; any positive step represents it exactly, so it
-    gets 1.
+    gets 1. So does one of subnormal numbers, whose step float32 cannot hold.
     """
     axes = (1, 2, 3) if granularity == "channel" else (0, 1, 2, 3)
     peak = np.abs(weight).max(axis=axes, keepdims=True).astype(np.float64)
     step = peak / _positive_levels(bits)
-    return np.asarray(np.where(step > 0, step, 1.0), np.float32)
+    return np.asarray(np.where(step >= np.finfo(np.float32).tiny, step, 1.0), np.float32)
 
 
 def quantize_weight(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:

@@ -18,6 +18,9 @@ from detq.errors import CalibrationError
 
 Counts = npt.NDArray[np.float64]
 
+EXACT_COUNT = 2**24
+"""calcHist counts in float32, which holds every integer up to here."""
+
 
 @dataclass(frozen=True)
 class ActivationStatistics:
@@ -69,10 +72,10 @@ class HistogramObserver:
 
         Raises CalibrationError for an infinite or undefined value.
         """
-        low = min(float(values.min()) for values in tensors)
-        high = max(float(values.max()) for values in tensors)
+        low = float(np.min([values.min() for values in tensors]))
+        high = float(np.max([values.max() for values in tensors]))
         peak = max(high, -low)
-        if not np.isfinite(peak):
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise CalibrationError(
                 "an activation is infinite or undefined (NaN); check that the float model works on "
                 "the calibration images"
@@ -111,9 +114,14 @@ class HistogramObserver:
         if self._counts is None:
             return
         # calcHist excludes its upper limit; the reach itself must still fall into the last bin.
-        limit = float(np.nextafter(np.float32(self._reach), np.float32(np.inf)))
+        # The lower limit lies one rounding step further out, so that zero, which sits on a bin
+        # edge, is always counted above it.
+        upper = np.nextafter(np.float32(self._reach), np.float32(np.inf))
+        limits = [-float(np.nextafter(upper, np.float32(np.inf))), float(upper)]
         rows = np.ascontiguousarray(values).reshape(1, -1)
-        self._counts += cv2.calcHist([rows], [0], None, [4 * self.bins], [-limit, limit]).ravel()
+        for start in range(0, rows.size, EXACT_COUNT):
+            part = rows[:, start : start + EXACT_COUNT]
+            self._counts += cv2.calcHist([part], [0], None, [4 * self.bins], limits).ravel()
         self._counts[2 * self.bins] -= zeros
 
     def _widen(self, peak: float) -> None:

@@ -51,7 +51,7 @@ def choose_range(
     """
     if statistics.peak == 0:
         return Range(0.0, 1.0)  # nothing but zeros was seen, which any grid represents exactly
-    negative_share = -statistics.low / (statistics.high - statistics.low)
+    negative_share = -statistics.low / (max(statistics.high, 0.0) - min(statistics.low, 0.0))
     if statistics.low >= 0:
         positive_levels = levels
     elif symmetric:
@@ -71,10 +71,18 @@ def choose_range(
 
 
 def align_zero(low: float, high: float, *, levels: int) -> Range:
-    """Widen one end of ``[low, high]`` so that zero falls exactly on one of the ``levels``."""
+    """Widen one end of ``[low, high]`` so that zero falls exactly on one of the ``levels``.
+
+    Of the two nearest grids the finer one, which wastes at most one step: for a SiLU's short
+    negative tail the nearest zero point can make the step half as large again. A tail below half a
+    step rounds to zero on any grid, and gets none.
+    """
     top = levels - 1
-    zero_point = min(max(round(-low * top / (high - low)), 0), top - 1)
-    step = max(high / (top - zero_point), -low / zero_point if zero_point else 0.0)
+    exact = -low * top / (high - low)
+    if exact < 0.5:
+        return Range(0.0, high)
+    zero_points = {min(max(zero_point, 1), top - 1) for zero_point in (int(exact), int(exact) + 1)}
+    step, zero_point = min((max(high / (top - z), -low / z), z) for z in zero_points)
     return Range(-zero_point * step, (top - zero_point) * step)
 
 
@@ -170,7 +178,7 @@ def _pool(counts: Counts, kept: Bins, levels: int) -> tuple[Counts, Counts]:
 def _candidates(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> Bins:
     """Numbers of bins to keep: at least one per level, and the stated share of the mass."""
     count = len(statistics.magnitude)
-    guard = round(_keeping(statistics, config.kl_keep) / statistics.bin_width)
+    guard = _bins_keeping(statistics, config.kl_keep)
     return np.arange(min(max(levels, guard), count), count + 1, dtype=np.int64)
 
 
@@ -181,9 +189,13 @@ def _at_least(statistics: ActivationStatistics, kept: Bins, divergence: Counts) 
 
 def _keeping(statistics: ActivationStatistics, share: float) -> float:
     """The smallest bin edge within which at least ``share`` of the nonzero values lie."""
+    return min(_bins_keeping(statistics, share) * statistics.bin_width, statistics.peak)
+
+
+def _bins_keeping(statistics: ActivationStatistics, share: float) -> int:
+    """How many bins, from zero up, hold at least ``share`` of the nonzero values."""
     inside = np.cumsum(statistics.magnitude)
-    index = int(np.searchsorted(inside, share * inside[-1] * (1 - 1e-15)))
-    return min((index + 1) * statistics.bin_width, statistics.peak)
+    return int(np.searchsorted(inside, share * inside[-1] * (1 - 1e-15))) + 1
 
 
 def _centers(statistics: ActivationStatistics) -> Counts:

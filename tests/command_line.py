@@ -1,0 +1,49 @@
+"""What a command of detq's command line did, for the tests that run it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = (sys.executable, "-c", "from detq.cli import main; main()")
+"""The command line in a process of its own; needs no installed script."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. It failed well if its last line on stderr, and only that, is an error.
+
+    ``errors`` are the lines that begin with ``error:``.
+    """
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error:")]
+
+    @property
+    def failed_well(self) -> bool:
+        last = self.err.splitlines()[-1:]
+        quiet = "Traceback" not in self.err and not self.out
+        return self.status in (1, 2) and quiet and self.errors == last != []
+
+
+Command = Callable[..., Outcome]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``detq quantize`` did with a real checkpoint: in ``folder``, and on the screen."""
+
+    folder: Path
+    out: str
+    err: str
+
+    @property
+    def directory(self) -> Path:
+        return self.folder / "bccd_yolov6n_int8_openvino_model"

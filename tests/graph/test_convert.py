@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import openvino as ov
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from detq.errors import CheckpointError, DetqError, GraphError
+from detq.graph.convert import from_ir, from_onnx, resized
+from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.graph.surgery import nodes_of_type
+from detq.records import ModelSpec
+
+Array = npt.NDArray[np.float32]
+
+GOLDENS = (
+    "yolov6n",
+    "yolov6n_fuseab",
+    "yolov6n_distill",
+    "yolov6s_nc3",
+    "yolov6m",
+    "yolov6l",
+    "yolov6n6",
+    "yolov6m6",
+    "yolov6s_mbla",
+    "yolov6n_base",
+    "yolov6t",
+    "yolov6n_qa",
+    "yolov6m_qa",
+    "yolov6n_opt",
+    "yolov6_lite_s",
+)
+LITE = "checkpoints/yolov6lite_s_det.onnx"
+
+
+def _run(model: ov.Model, image: Array) -> Array:
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.array(compiled(image)[0])
+
+
+def _contract(output: Array) -> Array:
+    """[B, N, 5 + nc] -> [B, 4 + nc, N] where objectness is 1."""
+    return np.concatenate([output[..., :4], output[..., 5:]], axis=2).transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_graph_computes_what_the_original_program_does(
+    shared: Path, golden_graph: Callable[[str], DetectorGraph], name: str
+) -> None:
+    graph = golden_graph(name)
+    with np.load(shared / f"goldens/yolov6/{name}.npz") as golden:
+        images = golden["image"].astype(np.float32) / 255
+        expected = _contract(golden["output"])
+    compiled = ov.Core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    actual = np.concatenate([compiled(image[None])[0] for image in images])
+    error = np.abs(actual - expected) / np.maximum(np.abs(expected), 1)
+    assert error.max() < 1e-3
+
+
+def test_convolutions_are_named_by_their_module_path(
+    golden_graph: Callable[[str], DetectorGraph],
+) -> None:
+    graph = golden_graph("yolov6n")
+    named = {node.get_friendly_name() for node in nodes_of_type(graph.model, "Convolution")}
+    reparameterized = {conv.name for conv in graph.spec.reparameterized}
+    assert reparameterized
+    assert reparameterized <= named
+    assert all(name.split(".")[0] in ("backbone", "neck", "detect") for name in named)
+
+
+def test_traced_graph_of_another_size_is_right_or_an_error(
+    golden_graph: Callable[[str], DetectorGraph],
+) -> None:
+    """Its anchors are constants of the size it was traced for."""
+    with pytest.raises(CheckpointError, match=r"fixed to 160x160 \(HxW\)"):
+        resized(golden_graph("yolov6s_nc3"), (96, 128))
+
+
+# ONNX
+
+
+def _onnx(
+    path: Path,
+    *,
+    classes: int = 3,
+    size: Sequence[int | str] = (32, 64),
+    objectness: float = 1.0,
+    outputs: int = 1,
+    transposed: bool = False,
+    cells: tuple[int, ...] = (8, 16, 32),
+) -> Path:
+    """One detection per cell: pooled colours, repeated to columns; objectness where it belongs."""
+    nodes, rows = [], []
+    columns = 5 + classes
+    weight = np.random.default_rng(0).random((columns, 3, 1, 1)).astype(np.float32)
+    weight[4] = 0
+    bias = np.zeros(columns, np.float32)
+    bias[4] = objectness
+    nodes.append(
+        helper.make_node("Conv", ["images", "weight", "bias"], ["all"], "/detect/rbr_reparam/Conv")
+    )
+    for cell in cells:
+        sides = {"kernel_shape": [cell, cell], "strides": [cell, cell]}
+        nodes.append(helper.make_node("AveragePool", ["all"], [f"level{cell}"], **sides))
+        nodes.append(helper.make_node("Reshape", [f"level{cell}", "flat"], [f"row{cell}"]))
+        rows.append(f"row{cell}")
+    nodes.append(helper.make_node("Concat", rows, ["joined"], axis=2))
+    order = [0, 1, 2] if transposed else [0, 2, 1]
+    names = ["outputs", "again"][:outputs]
+    nodes += [helper.make_node("Transpose", ["joined"], [name], perm=order) for name in names]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *size])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [
+            numpy_helper.from_array(weight, "weight"),
+            numpy_helper.from_array(bias, "bias"),
+            numpy_helper.from_array(np.array([1, columns, -1], np.int64), "flat"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+def _image(height: int, width: int) -> Array:
+    return np.random.default_rng(1).random((1, 3, height, width), np.float32)
+
+
+def test_published_onnx_keeps_its_output(shared: Path) -> None:
+    path = shared / LITE
+    graph = from_onnx(path)
+    image = _image(320, 320)
+    raw = _run(ov.Core().read_model(path), image)
+    np.testing.assert_allclose(_run(graph.model, image), _contract(raw), rtol=1e-4, atol=1e-4)
+    assert graph.spec.class_count == 80
+    assert graph.spec.has_placeholder_names
+    assert graph.spec.strides == (8, 16, 32, 64)
+    assert graph.spec.size_hw == (320, 320)
+    assert graph.spec.name == "yolov6lite_s_det"
+    assert graph.spec.reparameterized == ()
+
+
+@pytest.mark.parametrize("objectness", [1.0, 0.25], ids="objectness {}".format)
+def test_scores_are_class_times_objectness(tmp_path: Path, objectness: float) -> None:
+    path = _onnx(tmp_path / "tiny.onnx", objectness=objectness)
+    image = _image(32, 64)
+    raw = _run(ov.Core().read_model(path), image)
+    np.testing.assert_allclose(raw[..., 4], objectness, rtol=1e-6)
+    expected = _contract(raw)
+    expected[:, 4:] *= objectness
+    graph = from_onnx(path)
+    np.testing.assert_allclose(_run(graph.model, image), expected, rtol=1e-5)
+    assert [conv.part for conv in graph.spec.reparameterized] == ["head"]
+
+
+def test_ports_get_the_names_of_the_contract(tmp_path: Path) -> None:
+    graph = from_onnx(_onnx(tmp_path / "tiny.onnx"))
+    assert graph.model.inputs[0].get_names() == {INPUT}
+    assert graph.model.outputs[0].get_names() == {OUTPUT}
+    assert graph.model.get_friendly_name() == graph.spec.name == "tiny"
+
+
+@pytest.mark.parametrize("size_hw", [(64, 32), (96, 96)], ids=str)
+def test_dynamic_size_takes_the_one_asked_for(tmp_path: Path, size_hw: tuple[int, int]) -> None:
+    graph = from_onnx(_onnx(tmp_path / "tiny.onnx", size=("height", "width")), size_hw=size_hw)
+    assert graph.spec.size_hw == size_hw
+    count = sum(size_hw[0] // s * (size_hw[1] // s) for s in (8, 16, 32))
+    assert graph.model.outputs[0].get_shape() == [1, 7, count]
+
+
+def test_dynamic_size_is_640_by_default(tmp_path: Path) -> None:
+    graph = from_onnx(_onnx(tmp_path / "tiny.onnx", size=("height", "width")))
+    assert graph.spec.size_hw == (640, 640)
+
+
+def test_class_names_are_taken_and_counted(tmp_path: Path) -> None:
+    path = _onnx(tmp_path / "tiny.onnx")
+    assert from_onnx(path, class_names="abc").spec.class_names == ("a", "b", "c")
+    with pytest.raises(GraphError, match="3 classes in the output, 2 names given"):
+        from_onnx(path, class_names="ab")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"outputs": 2}, "expected 1 input and 1 output, found 1 and 2"),
+        ({"transposed": True}, r"fewer rows than columns|expected an output"),
+        ({"classes": 0}, r"expected an output \[B, N, 5 \+ classes\]"),
+        ({"cells": (8, 16)}, "fit neither 3 nor 4 levels"),
+        ({"size": (32,)}, r"not a readable ONNX|expected an image input"),
+    ],
+    ids=["two outputs", "transposed", "no classes", "two levels", "rank 3"],
+)
+def test_other_layout_is_an_error(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    path = _onnx(tmp_path / "tiny.onnx", **options)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=rf"tiny\.onnx: .*({message})"):
+        from_onnx(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage" * 100, b"PK\x03\x04", None],
+    ids=["empty", "garbage", "archive", "half a model"],
+)
+def test_what_is_no_onnx_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+    path = _onnx(tmp_path / "tiny.onnx")
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(half if content is None else content)
+    with pytest.raises(CheckpointError, match=r"tiny\.onnx: not a readable ONNX model"):
+        from_onnx(path)
+
+
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.onnx: no such file"):
+        from_onnx(tmp_path / "none.onnx")
+
+
+def test_size_that_the_graph_cannot_take_is_an_error(shared: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"fixed to 320x320 .*export it again for 64x128"):
+        from_onnx(shared / LITE, size_hw=(64, 128))
+
+
+# IR and resizing
+
+
+def test_resized_network_computes_the_same_and_the_given_one_stays(tmp_path: Path) -> None:
+    path = _onnx(tmp_path / "tiny.onnx", size=("height", "width"))
+    graph = from_onnx(path, size_hw=(32, 64))
+    wide = resized(graph, (96, 32))
+    assert wide.spec.size_hw == (96, 32)
+    assert (graph.spec.size_hw, graph.model.inputs[0].get_shape()) == ((32, 64), [1, 3, 32, 64])
+    expected = from_onnx(path, size_hw=(96, 32))
+    image = _image(96, 32)
+    np.testing.assert_allclose(_run(wide.model, image), _run(expected.model, image), rtol=1e-6)
+
+
+def test_resizing_to_the_own_size_changes_nothing(colour_graph: DetectorGraph) -> None:
+    assert resized(colour_graph, (32, 64)) is colour_graph
+
+
+def test_size_off_the_stride_is_an_error(tmp_path: Path) -> None:
+    graph = from_onnx(_onnx(tmp_path / "tiny.onnx", size=("height", "width")), size_hw=(32, 64))
+    with pytest.raises(DetqError, match="multiples of the largest stride 32"):
+        resized(graph, (48, 64))
+
+
+def test_saved_graph_is_read_back(tmp_path: Path, colour_graph: DetectorGraph) -> None:
+    ov.save_model(colour_graph.model, tmp_path / "colours.xml", compress_to_fp16=False)
+    graph = from_ir(tmp_path / "colours.xml", colour_graph.spec)
+    image = _image(32, 64)
+    np.testing.assert_array_equal(_run(graph.model, image), _run(colour_graph.model, image))
+
+
+@pytest.mark.parametrize("content", ["", "<net></net>", "not xml"], ids=["empty", "bare", "text"])
+def test_what_is_no_ir_is_an_error(
+    tmp_path: Path, colour_graph: DetectorGraph, content: str
+) -> None:
+    (tmp_path / "broken.xml").write_text(content)
+    (tmp_path / "broken.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"broken\.xml: not a readable OpenVINO IR"):
+        from_ir(tmp_path / "broken.xml", colour_graph.spec)
+
+
+def test_ir_of_another_model_is_an_error(tmp_path: Path, colour_graph: DetectorGraph) -> None:
+    ov.save_model(colour_graph.model, tmp_path / "colours.xml")
+    spec = ModelSpec("colours", "test", ("only one",), (32,), (32, 64))
+    with pytest.raises(GraphError, match=r"expected it to begin with \[1, 5\]"):
+        from_ir(tmp_path / "colours.xml", spec)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import openvino as ov
+import pytest
+from small_graphs import Layers, detector, fingerprint, images, relative_error, repvgg_like, run
+
+from detq.config import WeightsConfig
+from detq.errors import GraphError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer
+from detq.quant.cfws import quantize_weight
+from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX, split_graph
+from detq.records import ReparamConvolution
+
+ALL_PARTS = ("backbone", "neck", "head")
+splits = pytest.mark.parametrize("split", ["cfws", "residual"])
+
+
+def _weight(model: ov.Model, name: str) -> np.ndarray:
+    weight = constant_value(producer(find_node(model, name), 1))
+    assert weight is not None
+    return weight
+
+
+@splits
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("seed", range(3), ids="seed {}".format)
+def test_split_is_function_preserving(split: str, granularity: str, seed: int) -> None:
+    graph = repvgg_like(seed=seed)
+    config = WeightsConfig(split=split, parts=ALL_PARTS, granularity=granularity)  # type: ignore[arg-type]
+    result, names = split_graph(graph, config)
+    assert len(names) == 5
+    inputs = images(2)
+    assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
+
+
+@splits
+def test_split_of_a_real_network_is_function_preserving(
+    golden_graph: Callable[[str], DetectorGraph], split: str
+) -> None:
+    graph = golden_graph("yolov6n")
+    result, names = split_graph(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
+    assert len(names) == 35
+    before, after = (len(nodes_of_type(g.model, "Convolution")) for g in (graph, result))
+    assert after == before + 35
+    inputs = images(1, size=(128, 192))
+    assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
+
+
+@splits
+def test_given_graph_is_untouched_and_nothing_is_shared(split: str) -> None:
+    graph = repvgg_like()
+    before = fingerprint(graph.model)
+    result, _ = split_graph(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
+    assert fingerprint(graph.model) == before
+    for node in nodes_of_type(result.model, "Convolution", "GroupConvolution"):
+        node.set_friendly_name("renamed")
+    assert fingerprint(graph.model) == before
+
+
+def test_no_split_is_a_copy() -> None:
+    graph = repvgg_like()
+    result, names = split_graph(graph, WeightsConfig(split="none"))
+    assert names == ()
+    assert fingerprint(result.model) == fingerprint(graph.model)
+    assert result.model is not graph.model
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("backbone",), {"backbone.stem", "backbone.bare", "backbone.grouped"}),
+        (("neck",), {"neck.down"}),
+        (("neck", "head"), {"neck.down", "detect.stem"}),
+        ((), set()),
+    ],
+    ids=str,
+)
+def test_only_the_named_parts_are_split(parts: tuple[str, ...], expected: set[str]) -> None:
+    result, names = split_graph(repvgg_like(), WeightsConfig(split="cfws", parts=parts))  # type: ignore[arg-type]
+    assert set(names) == expected
+    sums = {
+        node.get_friendly_name()
+        for node in result.model.get_ops()
+        if node.get_friendly_name().endswith(SUM_SUFFIX)
+    }
+    assert sums == {f"{name}{SUM_SUFFIX}" for name in expected}
+
+
+@pytest.mark.parametrize("name", ["backbone.stem", "backbone.grouped", "neck.down"])
+def test_coarse_branch_is_a_point_convolution_on_the_integer_grid(name: str) -> None:
+    graph = repvgg_like()
+    result, _ = split_graph(graph, WeightsConfig(split="cfws"))
+    whole = _weight(graph.model, name)
+    fine = _weight(result.model, name)
+    coarse = _weight(result.model, f"{name}{COARSE_SUFFIX}")
+    assert coarse.shape == (*whole.shape[:-2], 1, 1)
+    centre = whole[..., 1:2, 1:2].reshape(-1, *coarse.shape[-3:])
+    np.testing.assert_array_equal(coarse.reshape(centre.shape), quantize_weight(centre))
+    restored = fine.copy()
+    restored[..., 1:2, 1:2] += coarse
+    np.testing.assert_allclose(restored, whole, rtol=1e-6)
+
+
+def test_missing_convolution_is_an_error_that_names_it() -> None:
+    graph = repvgg_like()
+    spec = replace(graph.spec, reparameterized=(ReparamConvolution("backbone.none", "backbone"),))
+    with pytest.raises(GraphError, match=r"no operation is named 'backbone\.none'"):
+        split_graph(DetectorGraph(graph.model, spec), WeightsConfig(split="cfws"))
+
+
+def _one_convolution(**options: int) -> DetectorGraph:
+    make = Layers()
+    image = make.image()
+    features = make.convolution(image, 7, "backbone.conv", **options)  # type: ignore[arg-type]
+    return detector(image, features, [ReparamConvolution("backbone.conv", "backbone")])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"padding": 0}, {"padding": 2}, {"kernel": 2, "padding": 1}, {"dilation": 2, "padding": 1}],
+    ids=str,
+)
+def test_centre_tap_off_the_output_pixel_is_an_error(options: dict[str, int]) -> None:
+    with pytest.raises(GraphError, match=r"backbone\.conv: .*centre tap is off"):
+        split_graph(_one_convolution(**options), WeightsConfig(split="cfws"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel": 5}, {"kernel": 1}, {"dilation": 2}, {"stride": 2}], ids=str
+)
+def test_every_same_convolution_can_be_split(options: dict[str, int]) -> None:
+    graph = _one_convolution(**options)
+    result, _ = split_graph(graph, WeightsConfig(split="cfws"))
+    inputs = images(1)
+    assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
+
+
+def test_weights_that_are_computed_are_an_error() -> None:
+    graph = _one_convolution()
+    convolution = find_node(graph.model, "backbone.conv")
+    image = graph.model.inputs[0]
+    scale = ov.opset15.reduce_mean(image, np.array([0, 1, 2, 3]), True)
+    computed = ov.opset15.multiply(producer(convolution, 1), scale)
+    convolution.input(1).replace_source_output(computed.output(0))
+    with pytest.raises(GraphError, match="weights are not constant"):
+        split_graph(graph, WeightsConfig(split="cfws"))

@@ -1,0 +1,368 @@
+"""What the commands print and write when all goes well. What goes wrong: test_bad_input.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from command_line import COMMAND, Command, Exported
+from PIL import Image
+
+from detq import artifact, cli
+from detq.data.images import read_image_bgr
+from detq.graph.detector_graph import DetectorGraph
+from detq.records import ModelSpec
+
+EVAL_KEYS = [
+    *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
+    *("images", "seconds", "precision", "size_mb"),
+]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(document, dict)
+    assert document.pop("schema") == 1
+    return document
+
+
+# Help
+
+
+def test_help_is_light_and_lists_every_command() -> None:
+    code = (
+        "import sys\n"
+        "from detq.cli import main\n"
+        "sys.argv = ['detq', '--help']\n"
+        "try: main()\n"
+        "finally: print(*{'torch', 'openvino', 'nncf'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_plain()
+    )
+    assert done.stderr.strip() == ""
+    for command in ("quantize", "eval", "bench", "predict", "inspect"):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("quantize", "data recipe imgsz calib-images split compare output json"),
+        ("eval", "data split imgsz preset json"),
+        ("bench", "imgsz rounds threads json"),
+        ("predict", "output imgsz confidence iou json"),
+        ("inspect", "imgsz plot json"),
+    ],
+)
+def test_help_of_a_command_lists_its_options(detq: Command, command: str, options: str) -> None:
+    outcome = detq(command, "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    for option in options.split():
+        assert f"--{option}" in outcome.out
+
+
+def _plain() -> dict[str, str]:
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
+
+
+# The main job, on a real model
+
+
+def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported) -> None:
+    heading, *rows, summary = exported.out.splitlines()
+    assert heading.split()[:4] == ["model", "mAP", "AP50", "AP75"]
+    assert [row.split()[0] for row in rows] == ["float", "minmax", "nncf", "cfws_kl"]
+    assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
+    assert [row.split()[-2] for row in rows] == ["fp32", "int8", "int8", "int8"]
+    assert summary.startswith("35 convolutions split, ")
+    assert summary.endswith(f"written to {exported.directory.name}")
+
+
+def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) -> None:
+    """On a pipe a stage is one line: no bars, no control characters."""
+    lines = exported.err.splitlines()
+    assert "cfws_kl: observing (100)" in lines
+    assert len(lines) == len(set(lines))
+    for word in ("warning", "error", "Warning", "\x1b", "\r"):
+        assert word not in exported.err
+
+
+def test_results_as_json(exported: Exported) -> None:
+    document = _json(exported.folder / "results.json")
+    assert sorted(document) == ["agreement", "int8_share", "models", "output"]
+    assert document["output"] == exported.directory.name
+    assert [list(row) for row in document["models"]] == [EVAL_KEYS] * 4
+    assert [row["images"] for row in document["models"]] == [72] * 4
+    float_mb, *_, int8_mb = (row["size_mb"] for row in document["models"])
+    assert int8_mb < float_mb / 3
+    assert 80 < document["agreement"] <= 100
+
+
+def test_directory_is_complete_and_alone(exported: Exported) -> None:
+    """The default name is the checkpoint's, in the working directory."""
+    files = {path.name for path in exported.directory.iterdir()}
+    assert files == {"bccd_yolov6n.xml", "bccd_yolov6n.bin", "metadata.yaml", "report.html"}
+    beside = {path.name for path in exported.folder.iterdir()}
+    assert beside == {exported.directory.name, "results.json"}
+
+
+def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
+    metadata = yaml.safe_load((exported.directory / "metadata.yaml").read_text())
+    assert metadata["names"] == {0: "RBC", 1: "WBC", 2: "Platelets"}
+    assert (metadata["task"], metadata["stride"], metadata["imgsz"]) == ("detect", 32, [320, 320])
+    details = metadata["detq"]
+    assert details["recipe"]["name"] == "cfws_kl"
+    assert details["recipe"]["calibration_images"] == details["calibration"]["images"] == 100
+    assert details["calibration"]["skipped"] == []
+    assert len(details["calibration"]["fingerprint"]) == 64
+    assert {"detq", "openvino", "nncf"} <= set(details["versions"])
+    assert len(details["split_layers"]) == 35
+    assert set(details["split_layers"]) <= set(details["reparameterized"])
+    assert details["int8_share_of_convolution_macs"] >= 0.95
+    for decision in details["activations"]:
+        assert decision["method"] == "kl_cfws"
+        assert all(low <= 0 < high for low, high in zip(decision["low"], decision["high"]))
+    rows = _json(exported.folder / "results.json")["models"]
+    assert details["measured"] == {
+        "split": "test",
+        "preset": "yolov6",
+        "calibration_images_in_split": 0,
+        "models": {
+            row["model"]: {key: row[key] for key in ("map", "map50", "map75")} for row in rows
+        },
+    }
+
+
+def test_report_is_one_page_with_the_figures(exported: Exported) -> None:
+    page = (exported.directory / "report.html").read_text(encoding="utf-8")
+    assert "46.98" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_exported_model_predicts(
+    detq: Command, exported: Exported, shared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for path in sorted((shared / "data/bccd/images/test").iterdir())[:3]:
+        (tmp_path / "photos" / path.name).symlink_to(path)
+    outcome = detq("predict", exported.directory, "photos", "--json", "found.json")
+    assert outcome.status == 0
+    images = _json(tmp_path / "found.json")["images"]
+    assert [image["file"] for image in images] == [
+        line.split(":")[0] for line in _lines(outcome.out)
+    ]
+    for image in images:
+        assert {detection["label"] for detection in image["detections"]} <= {
+            "RBC",
+            "WBC",
+            "Platelets",
+        }
+        scores = [detection["score"] for detection in image["detections"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) >= 5
+        assert min(scores) > 0.25
+        picture = tmp_path / "predictions" / Path(image["file"]).name
+        assert read_image_bgr(picture).shape == read_image_bgr(tmp_path / image["file"]).shape
+
+
+def test_float_model_is_inspected_and_the_exported_one_refused(
+    detq: Command, exported: Exported, shared: Path, tmp_path: Path
+) -> None:
+    checkpoint = shared / "checkpoints/bccd_yolov6n.pt"
+    outcome = detq(
+        *("inspect", checkpoint, "--imgsz", "320", "--plot", "p/weights.png"),
+        *("--json", "p/layers.json"),
+    )
+    assert outcome.status == 0
+    layers = _json(tmp_path / "p/layers.json")["layers"]
+    marked = [layer for layer in layers if layer["reparameterized"]]
+    assert len(marked) == 35
+    assert np.median([layer["center_to_surround"] for layer in marked]) > 5
+    assert all(layer["cfws_db"] > layer["plain_db"] for layer in marked)
+    assert len(_lines(outcome.out)) == 1 + len(layers)
+    assert read_image_bgr(tmp_path / "p/weights.png").size
+    assert detq("inspect", exported.directory).failed_well
+
+
+def test_bench_of_float_and_int8(
+    detq: Command, exported: Exported, shared: Path, tmp_path: Path
+) -> None:
+    checkpoint = shared / "checkpoints/bccd_yolov6n.pt"
+    outcome = detq(
+        *("bench", checkpoint, exported.directory, "--imgsz", "320", "--rounds", "2"),
+        *("--json", "bench.json"),
+    )
+    assert outcome.status == 0
+    first, second = _json(tmp_path / "bench.json")["models"]
+    assert [row["model"] for row in (first, second)] == [str(checkpoint), str(exported.directory)]
+    assert list(first) == [
+        *("model", "latency_ms", "latency_p90_ms", "speedup", "precision", "int8_share"),
+        "size_mb",
+    ]
+    assert first["speedup"] == 1
+    assert (first["precision"], second["precision"]) == ("fp32", "int8")
+    assert first["int8_share"] == 0
+    assert second["int8_share"] >= 0.95
+    assert len(_lines(outcome.out)) == 3
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines()
+
+
+# Smaller things, on a small model
+
+
+def test_eval_writes_percent_and_null(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path
+) -> None:
+    arguments = (colour_model, colour_model / "colours.xml", "--data", colour_data)
+    outcome = detq("eval", *arguments, "--json", "eval.json")
+    assert outcome.status == 0
+    document = _json(tmp_path / "eval.json")
+    assert list(document) == ["models"]
+    for row, model in zip(document["models"], arguments[:2], strict=True):
+        assert list(row) == EVAL_KEYS
+        assert row["model"] == str(model)
+        assert row["map"] == pytest.approx(200 / 3)
+        assert row["map_small"] is None
+        assert (row["images"], row["precision"]) == (2, "fp32")
+        assert row["seconds"] > 0
+    assert len(_lines(outcome.out)) == 3
+    assert " - " in outcome.out
+
+
+def test_calibration_on_the_measured_split_is_warned_of_and_recorded(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path
+) -> None:
+    outcome = detq("quantize", colour_model, "--data", colour_data, "--output", "out")
+    assert outcome.status == 0
+    warning = "warning: 2 calibration images are also in split val: its mAP flatters"
+    assert warning in outcome.err.splitlines()
+    measured = artifact.read_details(tmp_path / "out")["measured"]
+    assert measured["calibration_images_in_split"] == 2
+
+
+@pytest.mark.parametrize("case", ["no split val", "no annotations"])
+def test_without_ground_truth_the_model_is_written_all_the_same(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path, case: str
+) -> None:
+    if case == "no split val":
+        text = colour_data.read_text()
+        colour_data.write_text(text.replace("\nval: images/val", ""))
+    else:
+        for path in (colour_data.parent / "labels/val").iterdir():
+            path.rename(path.with_suffix(".away"))
+    outcome = detq("quantize", colour_model, "--data", colour_data, "--json", "r.json")
+    assert outcome.status == 0
+    assert "split val has no ground truth: mAP was not measured" in outcome.err.splitlines()
+    assert outcome.out.endswith("written to colours_openvino_model_int8_openvino_model\n")
+    document = _json(tmp_path / "r.json")
+    assert document["models"] == []
+    assert document["agreement"] == pytest.approx(100)
+    assert "measured" not in artifact.read_details(tmp_path / document["output"])
+
+
+def test_results_may_lie_in_the_exported_directory(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path
+) -> None:
+    for _ in range(2):
+        options = ("--data", colour_data, "--output", "runs/a", "--json", "runs/a/results.json")
+        assert detq("quantize", colour_model, *options).status == 0
+        assert _json(tmp_path / "runs/a/results.json")["output"] == "runs/a"
+        assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a"]
+
+
+def test_names_with_spaces_brackets_and_foreign_letters(
+    detq: Command, tmp_path: Path, colour_graph: DetectorGraph, colour_data: Path
+) -> None:
+    names = ("czerwony ł", "緑", "[red] x: y")
+    spec = ModelSpec("mein modell [1]", "test", names, (32,), (32, 64))
+    artifact.write_artifact(DetectorGraph(colour_graph.model, spec), tmp_path / "mein modell")
+    document = {"path": ".", "train": "images/val", "val": "images/val", "names": list(names)}
+    colour_data.write_text(yaml.safe_dump(document, allow_unicode=True))
+    options = ("--data", colour_data, "--output", "aus gabe/ü [b]", "--json", "é/r é.json")
+    assert detq("quantize", "mein modell", *options).status == 0
+    assert _json(tmp_path / "é/r é.json")["output"] == "aus gabe/ü [b]"
+    found = detq("predict", "aus gabe/ü [b]", "images", "--output", "[p]", "--json", "p.json")
+    assert _lines(found.out) == [
+        "images/val/a.png: 1 czerwony ł, 1 [red] x: y",
+        "images/val/b.png: 1 緑",
+    ]
+    assert (tmp_path / "[p]/val/a.png").is_file()
+    assert "緑" in (tmp_path / "p.json").read_text(encoding="utf-8")
+
+
+def test_terminal_without_the_letters_of_a_class_name(
+    tmp_path: Path, colour_graph: DetectorGraph, colour_images: Path
+) -> None:
+    """It was a traceback, and the JSON file was not written."""
+    spec = ModelSpec("x", "test", ("ł", "緑", "b"), (32,), (32, 64))
+    artifact.write_artifact(DetectorGraph(colour_graph.model, spec), tmp_path / "model")
+    done = subprocess.run(
+        [*COMMAND, "predict", "model", colour_images, "--json", "p.json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"1 \\u0142, 1 b" in done.stdout
+    assert _json(tmp_path / "p.json")["images"][0]["detections"]
+
+
+def test_file_name_that_is_no_unicode(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_images: Path
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (colour_images / "a.png").rename(colour_images / name)
+    assert detq("predict", colour_model, colour_images, "--json", "p.json").status == 0
+    assert _json(tmp_path / "p.json")["images"][1]["file"].endswith(name)
+
+
+def test_one_class_and_absolute_paths_and_every_kind_of_png(
+    detq: Command, tmp_path: Path, colour_graph: DetectorGraph
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for mode in ("L", "RGBA", "P", "I;16", "1"):
+        Image.new(mode, (128, 64), 1).save(tmp_path / f"pictures/{mode[0]}{len(mode)}.png")
+    Image.new("RGB", (128, 64), (240, 0, 0)).save(tmp_path / "pictures/red.png")
+    (tmp_path / "pictures/red.txt").write_text("0 0.25 0.5 0.5 1\n0 0.75 0.5 0.5 1\n")
+    spec = ModelSpec("x", "test", ("red", "g", "b"), (32,), (32, 64))
+    artifact.write_artifact(DetectorGraph(colour_graph.model, spec), tmp_path / "model")
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "pictures"
+    (tmp_path / "elsewhere/d.yaml").write_text(f"train: {folder}\nval: {folder}\nnames: [red]\n")
+    options = ("--data", "elsewhere/d.yaml", "--preset", "coco", "--json", "r.json")
+    outcome = detq("quantize", "model", *options, "--output", "out")
+    assert outcome.status == 0
+    float_row, int8_row = _json(tmp_path / "r.json")["models"]
+    assert (float_row["images"], float_row["map"]) == (6, pytest.approx(100))
+    assert int8_row["map"] == pytest.approx(100)
+
+
+def test_disk_that_fails_is_an_error_and_no_traceback(
+    detq: Command, monkeypatch: pytest.MonkeyPatch, colour_model: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "x.json")
+
+    monkeypatch.setattr("detq.api.load", fail)
+    outcome = detq("inspect", colour_model)
+    assert outcome.failed_well
+    assert "No space left on device" in outcome.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("640", 640), ("384x640", (384, 640)), ("384X640", (384, 640)), (None, None)],
+)
+def test_image_size(text: str | None, size: object) -> None:
+    assert cli._size(text) == size

@@ -1,0 +1,166 @@
+"""Imports go one way (ARCHITECTURE.md), libraries stay in their rooms, the surface is stated."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import detq
+
+PACKAGE = Path(detq.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# Room -> row. A module imports from its own room and from rows of smaller numbers.
+ROWS = {
+    "errors": 0,
+    "records": 1,
+    "config": 1,
+    "models": 2,
+    "data": 2,
+    "quant.arithmetic": 2,  # cfws, histogram, ranges: no OpenVINO
+    "graph": 3,
+    "adapters": 3,
+    "quant": 4,
+    "runtime": 4,
+    "artifact": 5,
+    "evaluate": 5,
+    "bench": 5,
+    "report": 5,
+    "api": 6,
+    "console": 7,
+    "cli": 8,
+    "detq": 9,  # the package itself re-exports what api offers
+}
+ARITHMETIC = {"cfws", "histogram", "ranges"}
+TORCH_ROOMS = {"models", "adapters"}
+NEVER = {"torchvision", "ultralytics", "yolov6"}
+
+
+def room(module: str) -> str:
+    """``detq.quant.cfws`` -> ``quant.arithmetic``; ``detq`` -> ``detq``."""
+    steps = module.split(".")[1:]
+    if not steps:
+        return "detq"
+    if steps[0] == "quant" and steps[1:] and steps[1] in ARITHMETIC:
+        return "quant.arithmetic"
+    return steps[0]
+
+
+def imports(source: str, package: str = "detq") -> Iterator[str]:
+    """Every module that the source imports anywhere, but for type checkers alone."""
+    yield from _imports(ast.parse(source), package)
+
+
+def _imports(node: ast.AST, package: str) -> Iterator[str]:
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        for other in node.orelse:
+            yield from _imports(other, package)
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        name = resolve_name("." * node.level + (node.module or ""), package)
+        submodules = [f"{name}.{alias.name}" for alias in node.names]
+        found = [submodule for submodule in submodules if submodule in MODULES]
+        yield from found
+        if len(found) < len(submodules):
+            yield name
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child, package)
+
+
+def imported_by(module: str) -> set[str]:
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return set(imports(path.read_text(encoding="utf-8"), package))
+
+
+def forbidden(module: str, imported: str) -> bool:
+    """True for an import upward or sideways."""
+    own, other = room(module), room(imported)
+    return own != other and ROWS[own] <= ROWS[other]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    own = {name for name in imported_by(module) if name.split(".")[0] == "detq"}
+    assert own <= set(MODULES)
+    wrong = {name: (room(name), ROWS[room(name)]) for name in own if forbidden(module, name)}
+    assert not wrong, f"{module} in row {ROWS[room(module)]} imports {wrong}"
+
+
+def test_every_room_has_a_row() -> None:
+    assert {room(module) for module in MODULES} == set(ROWS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_stay_in_their_rooms(module: str) -> None:
+    libraries = {name.split(".")[0] for name in imported_by(module)}
+    assert not libraries & NEVER
+    if room(module) not in TORCH_ROOMS:
+        assert "torch" not in libraries
+    if room(module) == "quant.arithmetic":
+        assert not libraries & {"openvino", "nncf"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import detq.api", {"detq.api"}),
+        ("from detq import api, console", {"detq.api", "detq.console"}),
+        ("from detq import DetqError", {"detq"}),
+        ("from detq.quant import cfws", {"detq.quant.cfws"}),
+        ("from .ranges import Range", {"detq.quant.ranges"}),
+        ("from .. import api", {"detq.api"}),
+        ("def f():\n    import torch", {"torch"}),
+        ("class A:\n    def f(self):\n        from detq import api", {"detq.api"}),
+        ("if TYPE_CHECKING:\n    import torch", set()),
+        ("if typing.TYPE_CHECKING:\n    import torch\nelse:\n    import numpy", {"numpy"}),
+        ("try:\n    import torch\nexcept ImportError:\n    pass", {"torch"}),
+    ],
+)
+def test_reader_of_imports_sees_them_all(source: str, found: set[str]) -> None:
+    assert set(imports(source, "detq.quant")) == found
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "wrong"),
+    [
+        ("detq.graph.convert", "detq.graph.surgery", False),
+        ("detq.graph.convert", "detq.quant.ptq", True),
+        ("detq.graph.convert", "detq.quant.cfws", False),
+        ("detq.graph.convert", "detq.adapters", True),
+        ("detq.quant.ranges", "detq.quant.histogram", False),
+        ("detq.quant.ranges", "detq.quant.ptq", True),
+        ("detq.quant.ptq", "detq.quant.ranges", False),
+        ("detq.config", "detq.records", True),
+        ("detq.bench", "detq.evaluate", True),
+        ("detq.errors", "detq", True),
+        ("detq.cli", "detq.console", False),
+    ],
+)
+def test_rows_are_read_as_meant(module: str, imported: str, wrong: bool) -> None:
+    assert forbidden(module, imported) == wrong
+
+
+def test_public_surface_is_what_it_says() -> None:
+    offered: dict[str, object] = {}
+    exec("from detq import *", offered)
+    del offered["__builtins__"]
+    assert set(offered) == set(detq.__all__)
+    assert len(detq.__all__) == len(set(detq.__all__))
+    assert sorted(detq.__all__) == list(detq.__all__)
+    for name in detq.__all__:
+        assert callable(getattr(detq, name))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'detq' has no attribute 'quantise'"):
+        _ = detq.quantise
