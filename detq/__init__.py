@@ -29,6 +29,11 @@ def __getattr__(name: str) -> Any:
     return getattr(api, name)
 
 
+# OpenVINO and NNCF would report every run to Google Analytics, from processes forked for it that
+# print tracebacks at Ctrl-C. They do without this module where it cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 class _Package(ModuleType):
     """``detq.evaluate`` and ``detq.bench`` stay functions when the modules of that name load."""
 

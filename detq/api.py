@@ -216,7 +216,7 @@ def predict(
     Pictures keep their file names and their folders below ``source``. Raises a DetqError for a
     damaged image, or if a picture cannot be written or would replace an image of ``source``.
     """
-    paths = list_images(Path(source))
+    paths = _images_outside(Path(source), Path(output))
     pictures = _picture_paths(Path(source), paths, Path(output))
     graph = _open(model, imgsz)
     options = replace(PREDICTION, confidence=confidence, iou=iou)
@@ -287,6 +287,17 @@ def _checked_agreement(
     return percent
 
 
+def _images_outside(source: Path, directory: Path) -> Sequence[Path]:
+    """The images of ``source`` without an earlier run's pictures in a folder inside it."""
+    paths, pictures = list_images(source), directory.resolve()
+    if source.resolve() not in pictures.parents:
+        return paths
+    outside = [path for path in paths if pictures not in path.resolve().parents]
+    if not outside:
+        raise DataError(f"{source}: no images but the pictures in {directory}")
+    return outside
+
+
 def _picture_paths(source: Path, paths: Sequence[Path], directory: Path) -> list[Path]:
     """Where the picture of each image goes: the same names and folders, below ``directory``."""
     base = source if source.is_dir() else source.parent
@@ -322,8 +333,8 @@ def _reported(
     total = min(len(images), count or len(images))
     report(stage, 0, total)
     for done, image in enumerate(images.inputs(count), start=1):
-        yield image
         report(stage, done, total)
+        yield image
 
 
 def _silent(stage: str, done: int, total: int) -> None:

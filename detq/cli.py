@@ -250,8 +250,9 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written")
     except TyperException as error:  # wrong usage
-        message = error.format_message().rstrip(".")
-        _fail(f"{message}. See detq --help.", error.exit_code)
+        if message := error.format_message().rstrip("."):
+            _fail(f"{message}. See detq --help.", error.exit_code)
+        status = error.exit_code  # no arguments at all: the help was the answer
     sys.exit(status or 0)
 
 

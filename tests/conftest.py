@@ -14,6 +14,7 @@ import numpy as np
 import openvino as ov
 import pytest
 from command_line import COMMAND, Command, Exported, Outcome
+from hypothesis import settings
 from openvino import opset15 as ops
 
 from detq.adapters import fuse_model, load_checkpoint
@@ -21,6 +22,9 @@ from detq.artifact import write_artifact
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.records import ModelSpec
+
+settings.register_profile("detq", deadline=None)  # a busy machine is no failure
+settings.load_profile("detq")
 
 COLOURS = ("red", "green", "blue")
 
@@ -123,6 +127,22 @@ def detq(
         return Outcome(int(stop.value.code or 0), *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bccd_graph(shared: Path) -> DetectorGraph:
+    """A YOLOv6-N for blood cells at 320x320, in float."""
+    size_hw = (320, 320)
+    model = fuse_model(load_checkpoint(shared / "checkpoints/bccd_yolov6n.pt", size_hw=size_hw))
+    return from_torch(model.module, model.spec)
+
+
+@pytest.fixture(scope="session")
+def bccd_float(bccd_graph: DetectorGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bccd_graph`` as a directory, which opens faster than the checkpoint."""
+    directory = tmp_path_factory.mktemp("float") / "bccd_yolov6n_openvino_model"
+    write_artifact(bccd_graph, directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

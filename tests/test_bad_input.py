@@ -230,6 +230,12 @@ def test_wrong_usage(quantize: Refused, options: tuple[str, ...], word: str) -> 
     quantize(*options, words=(word, "detq --help"), status=2)
 
 
+def test_no_arguments_show_the_help_and_no_error(detq: Command) -> None:
+    outcome = detq()
+    assert (outcome.status, outcome.errors) == (2, [])
+    assert "quantize" in outcome.out + outcome.err
+
+
 def test_wrong_usage_before_any_command(refused: Refused) -> None:
     refused("quantise", words=("No such command 'quantise'",), status=2)
     refused("quantize", words=("Missing argument",), status=2)

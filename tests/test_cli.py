@@ -129,7 +129,7 @@ def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
     assert details["int8_share_of_convolution_macs"] >= 0.95
     for decision in details["activations"]:
         assert decision["method"] == "kl_cfws"
-        assert all(low <= 0 < high for low, high in zip(decision["low"], decision["high"]))
+        assert max(decision["low"]) <= 0 < min(decision["high"])
     rows = _json(exported.folder / "results.json")["models"]
     assert details["measured"] == {
         "split": "test",
@@ -174,35 +174,26 @@ def test_exported_model_predicts(
 
 
 def test_float_model_is_inspected_and_the_exported_one_refused(
-    detq: Command, exported: Exported, shared: Path, tmp_path: Path
+    detq: Command, exported: Exported, bccd_float: Path, tmp_path: Path
 ) -> None:
-    checkpoint = shared / "checkpoints/bccd_yolov6n.pt"
-    outcome = detq(
-        *("inspect", checkpoint, "--imgsz", "320", "--plot", "p/weights.png"),
-        *("--json", "p/layers.json"),
-    )
+    outcome = detq("inspect", bccd_float, "--json", "reports/layers.json")
     assert outcome.status == 0
-    layers = _json(tmp_path / "p/layers.json")["layers"]
+    layers = _json(tmp_path / "reports/layers.json")["layers"]
     marked = [layer for layer in layers if layer["reparameterized"]]
     assert len(marked) == 35
     assert np.median([layer["center_to_surround"] for layer in marked]) > 5
     assert all(layer["cfws_db"] > layer["plain_db"] for layer in marked)
     assert len(_lines(outcome.out)) == 1 + len(layers)
-    assert read_image_bgr(tmp_path / "p/weights.png").size
     assert detq("inspect", exported.directory).failed_well
 
 
 def test_bench_of_float_and_int8(
-    detq: Command, exported: Exported, shared: Path, tmp_path: Path
+    detq: Command, exported: Exported, bccd_float: Path, tmp_path: Path
 ) -> None:
-    checkpoint = shared / "checkpoints/bccd_yolov6n.pt"
-    outcome = detq(
-        *("bench", checkpoint, exported.directory, "--imgsz", "320", "--rounds", "2"),
-        *("--json", "bench.json"),
-    )
+    outcome = detq("bench", bccd_float, exported.directory, "--rounds", "2", "--json", "b.json")
     assert outcome.status == 0
-    first, second = _json(tmp_path / "bench.json")["models"]
-    assert [row["model"] for row in (first, second)] == [str(checkpoint), str(exported.directory)]
+    first, second = _json(tmp_path / "b.json")["models"]
+    assert [row["model"] for row in (first, second)] == [str(bccd_float), str(exported.directory)]
     assert list(first) == [
         *("model", "latency_ms", "latency_p90_ms", "speedup", "precision", "int8_share"),
         "size_mb",
@@ -319,12 +310,16 @@ def test_terminal_without_the_letters_of_a_class_name(
 
 
 def test_file_name_that_is_no_unicode(
-    detq: Command, tmp_path: Path, colour_model: Path, colour_images: Path
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path, colour_images: Path
 ) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (colour_images / "a.png").rename(colour_images / name)
     assert detq("predict", colour_model, colour_images, "--json", "p.json").status == 0
     assert _json(tmp_path / "p.json")["images"][1]["file"].endswith(name)
+    (colour_images / name).write_bytes(b"torn")
+    colour_data.write_text(colour_data.read_text().replace("\nval: images/val", ""))
+    assert detq("quantize", colour_model, "--data", colour_data, "--output", "o").status == 0
+    assert artifact.read_details(tmp_path / "o")["calibration"]["skipped"] == [name]
 
 
 def test_one_class_and_absolute_paths_and_every_kind_of_png(
@@ -332,7 +327,7 @@ def test_one_class_and_absolute_paths_and_every_kind_of_png(
 ) -> None:
     (tmp_path / "pictures").mkdir()
     for mode in ("L", "RGBA", "P", "I;16", "1"):
-        Image.new(mode, (128, 64), 1).save(tmp_path / f"pictures/{mode[0]}{len(mode)}.png")
+        Image.new(mode, (128, 64), 0).save(tmp_path / f"pictures/{mode[0]}{len(mode)}.png")
     Image.new("RGB", (128, 64), (240, 0, 0)).save(tmp_path / "pictures/red.png")
     (tmp_path / "pictures/red.txt").write_text("0 0.25 0.5 0.5 1\n0 0.75 0.5 0.5 1\n")
     spec = ModelSpec("x", "test", ("red", "g", "b"), (32,), (32, 64))
@@ -346,6 +341,13 @@ def test_one_class_and_absolute_paths_and_every_kind_of_png(
     float_row, int8_row = _json(tmp_path / "r.json")["models"]
     assert (float_row["images"], float_row["map"]) == (6, pytest.approx(100))
     assert int8_row["map"] == pytest.approx(100)
+
+
+def test_weights_are_drawn_for_a_model_with_nothing_to_split(
+    detq: Command, tmp_path: Path, colour_model: Path
+) -> None:
+    assert detq("inspect", colour_model, "--plot", "a/weights.png").status == 0
+    assert read_image_bgr(tmp_path / "a/weights.png").size
 
 
 def test_disk_that_fails_is_an_error_and_no_traceback(

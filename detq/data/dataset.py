@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def sample_images(split: Split, count: int, seed: int) -> tuple[Path, ...]:
         raise DataError(f"split {split.name}: cannot choose {count} images; ask for 1 or more")
 
     def rank(path: Path) -> str:
-        return hashlib.sha256(f"{seed}/{path.name}".encode()).hexdigest()
+        return hashlib.sha256(f"{seed}/".encode() + os.fsencode(path.name)).hexdigest()
 
     return tuple(sorted(sorted(split.paths, key=rank)[:count]))
 

@@ -113,6 +113,9 @@ def bypass(node: ov.Node) -> None:
 
 
 def with_outputs(model: ov.Model, outputs: list[ov.Output]) -> ov.Model:
-    """A model over the same nodes whose results are ``outputs`` (of that model), in this order."""
+    """A model over the same nodes whose results are ``outputs`` (of that model), in this order.
+
+    The nodes get the new results as consumers, so ``model`` itself is not to be used afterwards.
+    """
     results = [ov.opset15.result(output) for output in outputs]
     return ov.Model(results, model.get_parameters(), f"{model.get_friendly_name()}_observed")

@@ -81,7 +81,10 @@ def _error_model(placed: ov.Model, pairs: list[tuple[ov.Node, ov.Node]]) -> ov.M
 
 
 def _reads_layer_input(quantizer: ov.Node) -> bool:
-    """False for quantizers of weights, and of a split convolution's branch before its sum."""
+    """False for quantizers of weights, and of a split convolution's branch before its sum.
+
+    Only the fine branch has one: the coarse branch's is gone before biases are corrected.
+    """
     above = producer(quantizer)
     return constant_value(above) is None and above.get_type_name() not in CONVOLUTIONS
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ from detq.graph.surgery import CONVOLUTIONS, downstream, nodes_of_type, producer
 Image = npt.NDArray[np.float32]
 
 
-def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Image]) -> ov.Model:
+def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Iterable[Image]) -> ov.Model:
     """A copy of the graph with FakeQuantize nodes on weights and activations; weights stay float.
 
     ``images`` float32 [1, 3, H, W] give the activation ranges that NNCF would choose; a single one
-    is enough where detq replaces them. Biases are corrected here only if the recipe wants NNCF's
+    is enough where detq replaces them. They are iterated over more than once, one at a time in
+    memory. Biases are corrected here only if the recipe wants NNCF's
     own correction, which belongs to NNCF's own ranges.
     """
     nncf = _nncf()
@@ -43,10 +44,10 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Sequence[Imag
     with quiet_nncf():
         return nncf.quantize(
             graph.model.clone(),
-            nncf.Dataset(list(images)),
+            nncf.Dataset(images),
             preset=nncf.QuantizationPreset(recipe.placement),
             target_device=nncf.TargetDevice.CPU,
-            subset_size=len(images),
+            subset_size=recipe.calibration_images,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             advanced_parameters=advanced,
         )

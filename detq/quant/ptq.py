@@ -65,9 +65,11 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     if nodes_of_type(graph.model, "FakeQuantize"):
         raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
     split, split_layers = split_graph(graph, recipe.weights)
-    sample = list(images("placing quantizers", None if recipe.ranges.any_placement else 1))
-    if not sample:
+    stage = "placing quantizers"
+    first = list(images(stage, 1))
+    if not first:
         raise CalibrationError("no calibration image could be read; nothing to calibrate with")
+    sample = _Afresh(lambda: images(stage, None)) if recipe.ranges.any_placement else first
     placed = place_quantizers(split, recipe, sample)
     _keep_coarse_branch_exact(placed, split_layers)
     quantizers = activation_quantizers(placed)
@@ -84,6 +86,16 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
         decisions=tuple(_decisions(quantizers, ranges, recipe)),
         biases_corrected=corrected,
     )
+
+
+@dataclass(frozen=True)
+class _Afresh:
+    """Images that are read again for every pass, so that none need be kept."""
+
+    read: Callable[[], Iterable[Image]]
+
+    def __iter__(self) -> Iterator[Image]:
+        return iter(self.read())
 
 
 def _calibrate(

@@ -78,9 +78,9 @@ def align_zero(low: float, high: float, *, levels: int) -> Range:
     step rounds to zero on any grid, and gets none.
     """
     top = levels - 1
-    exact = -low * top / (high - low)
-    if exact < 0.5:
+    if -low * top < 0.5 * high:
         return Range(0.0, high)
+    exact = -low * top / (high - low)
     zero_points = {min(max(zero_point, 1), top - 1) for zero_point in (int(exact), int(exact) + 1)}
     step, zero_point = min((max(high / (top - z), -low / z), z) for z in zero_points)
     return Range(-zero_point * step, (top - zero_point) * step)
