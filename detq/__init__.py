@@ -1,17 +1,18 @@
 """INT8 deployment of re-parameterized object detectors on CPUs, without retraining.
 
-import detq
+::
 
-detector = detq.load("yolov6s.pt", imgsz=640)
-result = detq.quantize(detector, data="coco.yaml")
-result.save("yolov6s_int8_openvino_model")
-detq.evaluate("yolov6s_int8_openvino_model", data="coco.yaml")
+    import detq
+
+    detector = detq.load("yolov6s.pt", imgsz=640)
+    result = detq.quantize(detector, data="coco.yaml")
+    result.save("yolov6s_int8_openvino_model")
+    detq.evaluate("yolov6s_int8_openvino_model", data="coco.yaml")
 """
 
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 from typing import Any
 
 from detq.errors import DetqError
@@ -32,14 +33,3 @@ def __getattr__(name: str) -> Any:
 # OpenVINO and NNCF would report every run to Google Analytics, from processes forked for it that
 # print tracebacks at Ctrl-C. They do without this module where it cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-
-class _Package(ModuleType):
-    """``detq.evaluate`` and ``detq.bench`` stay functions when the modules of that name load."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _API and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.artifact import read_artifact, write_artifact
-from detq.bench import bench as measure_latency
+from detq.benchmark import bench as measure_latency
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
@@ -21,10 +21,10 @@ from detq.data.fingerprint import content_overlap, fingerprint
 from detq.data.images import list_images, read_image_bgr, read_images, write_image
 from detq.data.letterbox import Preprocess
 from detq.errors import CalibrationError, ConfigError, DataError
-from detq.evaluate.agreement import MIN_SCORE, agreement
-from detq.evaluate.evaluator import evaluate as evaluate_detector
-from detq.evaluate.evaluator import run_detector
-from detq.evaluate.protocol import PROTOCOLS
+from detq.evaluation.agreement import MIN_SCORE, agreement
+from detq.evaluation.evaluator import evaluate as evaluate_detector
+from detq.evaluation.evaluator import run_detector
+from detq.evaluation.protocol import PROTOCOLS
 from detq.graph.convert import from_onnx, from_torch, resized
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.ptq import QuantizedDetector, quantize_graph
@@ -240,7 +240,7 @@ def bench(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[BenchResult]:
-    """Latency of several models, measured in turns (:mod:`detq.bench`)."""
+    """Latency of several models, measured in turns (:mod:`detq.benchmark`)."""
     graphs = [_open(model, imgsz) for model in models]
     return measure_latency(graphs, rounds=rounds, threads=threads, progress=progress)
 

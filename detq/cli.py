@@ -20,6 +20,8 @@ from detq.errors import ConfigError, DetqError
 
 if TYPE_CHECKING:
     from detq.api import Progress, QuantizationResult
+    from detq.config import DatasetConfig
+    from detq.graph.detector_graph import DetectorGraph
     from detq.records import EvalResult
 
 app = typer.Typer(
@@ -95,24 +97,10 @@ def quantize(
             )
             for chosen in recipes
         ]
-        candidates = [
-            ("float", graph),
-            *((each.quantized.recipe.name, each.graph) for each in results),
-        ]
-        rows = [
-            replace(
-                api.evaluate(
-                    candidate,
-                    data=dataset,
-                    split=judged,
-                    preset=preset,
-                    progress=_labelled(report, label),
-                ),
-                model=label,
-            )
-            for label, candidate in candidates
-            if measurable
-        ]
+        rows = []
+        if measurable:
+            graphs = {each.quantized.recipe.name: each.graph for each in results}
+            rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
     result = results[-1]
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
     measured = _measured(rows, judged, preset, overlap)
@@ -286,6 +274,24 @@ def _labelled(report: Progress, label: str) -> Progress:
     if not label:
         return report
     return lambda stage, done, total: report(f"{label}: {stage}", done, total)
+
+
+def _evaluate_all(
+    graphs: dict[str, DetectorGraph],
+    dataset: DatasetConfig,
+    split: str,
+    preset: str,
+    report: Progress,
+) -> list[EvalResult]:
+    """mAP of each graph on one split, under the names given."""
+    from detq import api
+
+    results = []
+    for label, graph in graphs.items():
+        progress = _labelled(report, label)
+        result = api.evaluate(graph, data=dataset, split=split, preset=preset, progress=progress)
+        results.append(replace(result, model=label))
+    return results
 
 
 def _measured(rows: list[EvalResult], split: str, preset: str, overlap: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """How good a detector is: COCO mAP on labelled images, agreement with another model on any."""
 
-from detq.evaluate.agreement import agreement
-from detq.evaluate.classes import map_classes
-from detq.evaluate.coco_map import CocoScores, coco_detections, score_detections
-from detq.evaluate.evaluator import Progress, Run, evaluate, run_detector, score_run
-from detq.evaluate.protocol import PROTOCOLS, Protocol
+from detq.evaluation.agreement import agreement
+from detq.evaluation.classes import map_classes
+from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
+from detq.evaluation.evaluator import Progress, Run, evaluate, run_detector, score_run
+from detq.evaluation.protocol import PROTOCOLS, Protocol
 
 __all__ = [
     "PROTOCOLS",

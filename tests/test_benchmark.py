@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detq.bench import WARM_UP, bench
+from detq.benchmark import WARM_UP, bench
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec

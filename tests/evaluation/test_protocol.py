@@ -6,7 +6,7 @@ import pytest
 
 from detq.cli import Preset
 from detq.data.letterbox import Preprocess
-from detq.evaluate.protocol import PROTOCOLS
+from detq.evaluation.protocol import PROTOCOLS
 from detq.records import ModelSpec
 
 

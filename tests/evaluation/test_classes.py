@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from detq.errors import DataError
-from detq.evaluate.classes import map_classes
+from detq.evaluation.classes import map_classes
 from detq.records import ModelSpec, placeholder_names
 
 

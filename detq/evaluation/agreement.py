@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detq.errors import DataError
-from detq.evaluate.coco_map import coco_detections, score_detections
+from detq.evaluation.coco_map import coco_detections, score_detections
 from detq.records import Detections
 
 MIN_SCORE = 0.25

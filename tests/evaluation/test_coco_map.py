@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from detq.errors import DataError
-from detq.evaluate.agreement import agreement
-from detq.evaluate.coco_map import coco_detections, score_detections
+from detq.evaluation.agreement import agreement
+from detq.evaluation.coco_map import coco_detections, score_detections
 from detq.records import Detections
 
 BOXES = [[0, 0, 100, 100], [200, 0, 300, 100], [0, 200, 20, 220]]

@@ -8,8 +8,8 @@ import pytest
 from detq.config import DatasetConfig, read_dataset
 from detq.data.dataset import Split, load_split
 from detq.errors import DataError
-from detq.evaluate.evaluator import evaluate, run_detector, score_run
-from detq.evaluate.protocol import PROTOCOLS
+from detq.evaluation.evaluator import evaluate, run_detector, score_run
+from detq.evaluation.protocol import PROTOCOLS
 from detq.graph.convert import from_onnx, from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.runtime.detector import Detector

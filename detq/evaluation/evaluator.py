@@ -11,9 +11,9 @@ from typing import Any
 from detq.data.dataset import Split
 from detq.data.images import read_images
 from detq.errors import DataError
-from detq.evaluate.classes import map_classes
-from detq.evaluate.coco_map import CocoScores, coco_detections, score_detections
-from detq.evaluate.protocol import PROTOCOLS, Protocol
+from detq.evaluation.classes import map_classes
+from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
+from detq.evaluation.protocol import PROTOCOLS, Protocol
 from detq.records import Detections, EvalResult, ModelSpec
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
