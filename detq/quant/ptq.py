@@ -30,7 +30,7 @@ Image = npt.NDArray[np.float32]
 Images = Callable[[str, int | None], Iterable[Image]]
 """(stage, at most so many) -> calibration images, float32 [1, 3, H, W], afresh for every stage."""
 
-BIAS_IMAGES = 64
+BIAS_IMAGES = 32
 """Means over this many images are exact enough; each costs two inferences."""
 
 
