@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
-from detq.data.images import list_images, read_image_bgr, read_images, write_image
+from detq.data.images import list_images, read_images, write_image
 from detq.data.letterbox import Preprocess
 from detq.errors import CalibrationError, ConfigError, DataError
 from detq.evaluation.agreement import MIN_SCORE, agreement
@@ -223,12 +224,13 @@ def predict(
     detector = Detector(graph, preprocess=default_preprocess(graph), postprocess=options)
     predictions = []
     report = progress or _silent
-    for done, detections in enumerate(detector.detect_many(read_images(paths)), start=1):
-        path = paths[done - 1]
-        picture = draw_detections(read_image_bgr(path), detections, graph.spec.class_names)
-        write_image(pictures[done - 1], picture)
-        predictions.append(Prediction(str(path), detections.named(graph.spec.class_names)))
-        report("detecting", done, len(paths))
+    names = graph.spec.class_names
+    inferred, shown = tee(read_images(paths))  # holds what is in flight, not all images
+    rows = zip(paths, pictures, detector.detect_many(inferred), shown, strict=True)
+    for path, picture, detections, image in rows:
+        write_image(picture, draw_detections(image, detections, names))
+        predictions.append(Prediction(str(path), detections.named(names)))
+        report("detecting", len(predictions), len(paths))
     return predictions
 
 
