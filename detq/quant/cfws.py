@@ -18,6 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+PAIR_LIMIT = 128
+"""Most that two integer weights of input channels 2j and 2j+1 at one tap may add up to.
+
+Without VNNI or AMX (AVX2, first AVX-512), x86 multiplies 8-bit numbers with ``vpmaddubsw``: it adds
+the products of such a pair in 16 bits, and saturates beyond 32767 / 255 = 128.5 where both
+activations are at 255.
+"""
 Granularity = Literal["channel", "tensor"]
 
 
@@ -26,33 +33,55 @@ class WeightSplit:
     """``weight == fine + pad(coarse)``.
 
     ``fine`` (O, I, kH, kW); ``coarse`` (O, I, 1, 1) from :func:`split_center` or (O, I, kH, kW)
-    from :func:`split_residual`.
+    from :func:`split_residual`. ``coarse_step`` (O, 1, 1, 1) or (1, 1, 1, 1) is the grid that
+    ``coarse`` lies on.
     """
 
     fine: Array
     coarse: Array
+    coarse_step: Array
 
 
-def weight_step(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:
+def weight_step(
+    weight: Array,
+    *,
+    granularity: Granularity = "channel",
+    bits: int = 8,
+    limit_pairs: bool = False,
+) -> Array:
     """(O, I, kH, kW) -> (O, 1, 1, 1) or (1, 1, 1, 1): real units per integer step, symmetric grid.
 
     An all-zero channel has no scale of its own; any positive step represents it exactly, so it
-    gets 1. So does one of subnormal numbers, whose step float32 cannot hold.
+    gets 1. So does one of subnormal numbers, whose step float32 cannot hold. ``limit_pairs`` makes
+    steps so large that no pair of integers overflows (:data:`PAIR_LIMIT`).
     """
     axes = (1, 2, 3) if granularity == "channel" else (0, 1, 2, 3)
     peak = np.abs(weight).max(axis=axes, keepdims=True).astype(np.float64)
     step = peak / _positive_levels(bits)
+    if limit_pairs:
+        pairs = _largest_pair_sum(weight).max(axis=axes, keepdims=True)
+        step = np.maximum(step, pairs / (PAIR_LIMIT - 1))  # rounding moves a sum by at most 1
     return np.asarray(np.where(step >= np.finfo(np.float32).tiny, step, 1.0), np.float32)
 
 
-def quantize_weight(weight: Array, *, granularity: Granularity = "channel", bits: int = 8) -> Array:
+def quantize_weight(
+    weight: Array,
+    *,
+    granularity: Granularity = "channel",
+    bits: int = 8,
+    limit_pairs: bool = False,
+) -> Array:
     """The nearest weight on the symmetric integer grid; same shape, real units."""
-    step = weight_step(weight, granularity=granularity, bits=bits)
-    return np.asarray(np.floor(weight / step + 0.5) * step, np.float32)
+    step = weight_step(weight, granularity=granularity, bits=bits, limit_pairs=limit_pairs)
+    return _round_to(weight, step)
 
 
 def split_center(
-    weight: Array, *, granularity: Granularity = "channel", bits: int = 8
+    weight: Array,
+    *,
+    granularity: Granularity = "channel",
+    bits: int = 8,
+    limit_pairs: bool = False,
 ) -> WeightSplit:
     """The paper's split: the centre tap on its own integer grid is the coarse 1x1 kernel.
 
@@ -60,20 +89,26 @@ def split_center(
     """
     row, column = weight.shape[2] // 2, weight.shape[3] // 2
     center = weight[:, :, row : row + 1, column : column + 1]
-    coarse = quantize_weight(center, granularity=granularity, bits=bits)
+    step = weight_step(center, granularity=granularity, bits=bits, limit_pairs=limit_pairs)
+    coarse = _round_to(center, step)
     fine = weight.copy()
     fine[:, :, row : row + 1, column : column + 1] -= coarse
-    return WeightSplit(fine, coarse)
+    return WeightSplit(fine, coarse, step)
 
 
 def split_residual(
-    weight: Array, *, granularity: Granularity = "channel", bits: int = 8
+    weight: Array,
+    *,
+    granularity: Granularity = "channel",
+    bits: int = 8,
+    limit_pairs: bool = False,
 ) -> WeightSplit:
     """Variant without centre extraction: the whole kernel on the grid, and what that leaves
     over.
     """
-    coarse = quantize_weight(weight, granularity=granularity, bits=bits)
-    return WeightSplit(weight - coarse, coarse)
+    step = weight_step(weight, granularity=granularity, bits=bits, limit_pairs=limit_pairs)
+    coarse = _round_to(weight, step)
+    return WeightSplit(weight - coarse, coarse, step)
 
 
 def center_to_surround_ratio(weight: Array) -> float:
@@ -117,6 +152,21 @@ def cfws_sqnr_db(weight: Array, *, granularity: Granularity = "channel", bits: i
         split.coarse, granularity=granularity, bits=bits
     )
     return sqnr_db(weight, restored)
+
+
+def _round_to(weight: Array, step: Array) -> Array:
+    return np.asarray(np.floor(weight / step + 0.5) * step, np.float32)
+
+
+def _largest_pair_sum(weight: Array) -> npt.NDArray[np.float64]:
+    """(O, I, kH, kW) -> (O, ceil(I/2), kH, kW): magnitude of the sum, equal signs only, of input
+    channels 2j and 2j+1.
+    """
+    odd = weight.shape[1] % 2
+    padded = np.pad(weight.astype(np.float64), ((0, 0), (0, odd), (0, 0), (0, 0)))
+    positive, negative = np.maximum(padded, 0), np.maximum(-padded, 0)
+    sums = [part[:, 0::2] + part[:, 1::2] for part in (positive, negative)]
+    return np.asarray(np.maximum(*sums), np.float64)
 
 
 def _positive_levels(bits: int) -> int:

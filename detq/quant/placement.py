@@ -37,7 +37,9 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Iterable[Imag
     advanced = nncf.AdvancedQuantizationParameters(
         disable_bias_correction=recipe.bias_correction != "nncf",
         weights_quantization_params=weights,
-        overflow_fix=nncf.OverflowFix(recipe.overflow_fix),
+        overflow_fix=nncf.OverflowFix(
+            "disable" if recipe.overflow_fix == "pairs" else recipe.overflow_fix
+        ),
         backend_params={"compress_weights": False},
     )
     ignored = [] if recipe.quantize_decode else decode_nodes(graph)

@@ -22,6 +22,7 @@ from detq.quant.calibration import (
     observe,
     write_ranges,
 )
+from detq.quant.overflow import limit_weight_pairs
 from detq.quant.placement import place_quantizers
 from detq.quant.ranges import Range
 from detq.quant.split import SUM_SUFFIX, split_graph
@@ -64,14 +65,17 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     """
     if nodes_of_type(graph.model, "FakeQuantize"):
         raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
-    split, split_layers = split_graph(graph, recipe.weights)
+    limit_pairs = recipe.overflow_fix == "pairs"
+    split = split_graph(graph, recipe.weights, limit_pairs=limit_pairs)
     stage = "placing quantizers"
     first = list(images(stage, 1))
     if not first:
         raise CalibrationError("no calibration image could be read; nothing to calibrate with")
     sample = _Afresh(lambda: images(stage, None)) if recipe.ranges.any_placement else first
-    placed = place_quantizers(split, recipe, sample)
-    _keep_coarse_branch_exact(placed, split_layers)
+    placed = place_quantizers(split.graph, recipe, sample)
+    if limit_pairs:
+        limit_weight_pairs(placed, split.coarse_steps)
+    _keep_coarse_branch_exact(placed, split.layers)
     quantizers = activation_quantizers(placed)
     ranges = {} if recipe.ranges.only_placement else _calibrate(placed, quantizers, recipe, images)
     corrected = 0
@@ -82,7 +86,7 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     return QuantizedDetector(
         graph=DetectorGraph(placed, graph.spec),
         recipe=recipe,
-        split_layers=split_layers,
+        split_layers=split.layers,
         decisions=tuple(_decisions(quantizers, ranges, recipe)),
         biases_corrected=corrected,
     )

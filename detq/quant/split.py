@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as ops
 
@@ -23,33 +26,55 @@ _SPLITS: dict[str, Callable[..., WeightSplit]] = {
 }
 
 
+@dataclass(frozen=True)
+class SplitGraph:
+    """A float detector graph with split convolutions: their names, and their coarse grids.
+
+    ``coarse_steps`` maps the name of each coarse convolution to (O, 1, 1, 1) or (1, 1, 1, 1).
+    """
+
+    graph: DetectorGraph
+    coarse_steps: Mapping[str, npt.NDArray[np.float32]]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the convolutions that were split, in the order of the specification."""
+        return tuple(name.removesuffix(COARSE_SUFFIX) for name in self.coarse_steps)
+
+
 def split_graph(
-    graph: DetectorGraph, config: WeightsConfig
-) -> tuple[DetectorGraph, tuple[str, ...]]:
+    graph: DetectorGraph, config: WeightsConfig, *, limit_pairs: bool = False
+) -> SplitGraph:
     """Write ``Convolution(W)`` as ``Convolution(F) + Convolution(C)`` where the recipe says so.
 
     The convolutions are those that ``graph.spec`` calls re-parameterized, in ``config.parts``. The
-    graph returned computes the same function in float and shares nothing with the one given; with
-    it come the names of the convolutions that were split.
+    graph returned computes the same function in float and shares nothing with the one given.
+    ``limit_pairs`` rounds coarse kernels so that they cannot overflow (:mod:`detq.quant.cfws`).
 
     Raises GraphError if a re-parameterized convolution is missing or is not a "same" convolution
     with constant weights.
     """
     model = graph.model.clone()
     if config.split == "none":
-        return DetectorGraph(model, graph.spec), ()
+        return SplitGraph(DetectorGraph(model, graph.spec), {})
     by_name = {node.get_friendly_name(): node for node in model.get_ops()}
     names = [conv.name for conv in graph.spec.reparameterized if conv.part in config.parts]
+    split = partial(_SPLITS[config.split], granularity=config.granularity, limit_pairs=limit_pairs)
+    steps = {}
     for name in names:
         if name not in by_name:
             raise GraphError(f"{graph.spec.name}: no operation is named {name!r}; cannot split it")
-        _split_convolution(by_name[name], config)
+        steps[f"{name}{COARSE_SUFFIX}"] = _split_convolution(by_name[name], split)
     model.validate_nodes_and_infer_types()
-    return DetectorGraph(model, graph.spec), tuple(names)
+    return SplitGraph(DetectorGraph(model, graph.spec), steps)
 
 
-def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
+def _split_convolution(
+    convolution: ov.Node, split_weight: Callable[..., WeightSplit]
+) -> npt.NDArray[np.float32]:
     """Replace one (Group)Convolution by ``Add(Add(coarse, bias), fine)``; changes its model.
+
+    Returns the step of the coarse kernel's grid.
 
     The bias stays with the coarse branch, whose values are the large ones: the runtime then adds
     the fine branch, rounded to INT8 on its own small range, to the coarse convolution's 32-bit
@@ -60,7 +85,7 @@ def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
     if weight is None:
         raise GraphError(f"{name}: its weights are not constant; cannot split it")
     kernels = weight.reshape(-1, *weight.shape[-3:])  # groups join the output channels
-    split = _SPLITS[config.split](np.array(kernels, np.float32), granularity=config.granularity)
+    split = split_weight(np.array(kernels, np.float32))
     coarse_shape = (*weight.shape[:-2], *split.coarse.shape[-2:])
     _require_same_padding(convolution, kernels.shape[-2:])
 
@@ -75,6 +100,7 @@ def _split_convolution(convolution: ov.Node, config: WeightsConfig) -> None:
     joined.set_friendly_name(f"{name}{SUM_SUFFIX}")
     for target in targets:
         target.replace_source_output(joined.output(0))
+    return split.coarse_step
 
 
 def _convolution_like(convolution: ov.Node, weight: np.ndarray, name: str) -> ov.Node:

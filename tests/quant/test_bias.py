@@ -22,6 +22,7 @@ from detq.graph.surgery import (
 )
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import float_twin
+from detq.quant.overflow import limit_weight_pairs
 from detq.quant.placement import place_quantizers
 from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX, split_graph
 
@@ -34,8 +35,10 @@ def _with_biased_rounding(graph: DetectorGraph) -> DetectorGraph:
     for node in nodes_of_type(graph.model, "Convolution"):
         weight = constant_value(producer(node, 1))
         assert weight is not None
+        weight = weight.copy()
+        weight[:, 1::2] = 0  # one of each pair, so that no grid has to grow
         step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
-        biased = (np.floor(weight / step) + 0.45) * step
+        biased = np.where(weight == 0, 0, np.floor(weight / step) + 0.45) * step
         biased = np.where(
             np.abs(weight) == np.abs(weight).max((1, 2, 3), keepdims=True), weight, biased
         )
@@ -68,7 +71,9 @@ def _bias_names(model: ov.Model) -> list[str]:
 
 
 def _placed(graph: DetectorGraph) -> ov.Model:
-    return place_quantizers(graph, RECIPE, IMAGES)
+    placed = place_quantizers(graph, RECIPE, IMAGES)
+    limit_weight_pairs(placed, {})  # the same sums on every CPU
+    return placed
 
 
 def test_mean_error_of_every_channel_shrinks() -> None:
@@ -81,7 +86,7 @@ def test_mean_error_of_every_channel_shrinks() -> None:
     after = _means(placed, names)
     for wanted, wrong, corrected in zip(exact, before, after, strict=True):
         error = np.abs(wrong - wanted).mean()
-        assert error > 0.005
+        assert error > 0.002
         assert np.abs(corrected - wanted).mean() < 0.25 * error
 
 
@@ -125,7 +130,8 @@ def test_float_network_has_nothing_to_correct() -> None:
 
 def test_split_layer_is_corrected_once_behind_its_sum() -> None:
     graph = repvgg_like()
-    split, names = split_graph(graph, WeightsConfig(split="cfws"))
+    split_result = split_graph(graph, WeightsConfig(split="cfws"))
+    split, names = split_result.graph, split_result.layers
     placed = _placed(split)
     biased = {"backbone.stem", "backbone.grouped", "detect.stem", "detect.pred"}
     before = _biases(placed)
@@ -140,7 +146,7 @@ def test_split_layer_is_corrected_once_behind_its_sum() -> None:
 
 def test_split_layers_mean_is_exact_behind_its_sum() -> None:
     graph = repvgg_like()
-    split, _ = split_graph(graph, WeightsConfig(split="cfws"))
+    split = split_graph(graph, WeightsConfig(split="cfws")).graph
     placed = _placed(split)
     name = [f"backbone.stem{SUM_SUFFIX}"]
     for branch in producers(find_node(placed, name[0])):

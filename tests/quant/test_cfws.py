@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detq.quant.cfws import (
+    PAIR_LIMIT,
     Granularity,
     center_to_surround_ratio,
     cfws_sqnr_db,
@@ -184,3 +185,48 @@ def test_signal_to_noise_ratio() -> None:
     assert sqnr_db(ones, ones) == float("inf")
     assert sqnr_db(ones, 0.9 * ones) == pytest.approx(20)
     assert sqnr_db(0 * ones, ones) == float("-inf")
+
+
+class TestPairLimit:
+    @staticmethod
+    def _sums(integers: Array) -> Array:
+        """Same-sign sums of input channels 2j and 2j+1, written out pair by pair."""
+        sums = []
+        for first in range(0, integers.shape[1] - 1, 2):
+            one, other = integers[:, first], integers[:, first + 1]
+            sums.append(np.where(one * other >= 0, np.abs(one + other), 0))
+        return np.array(sums or [0.0])
+
+    @granularities
+    @given(weight=kernels())
+    def test_no_pair_of_integers_overflows(self, granularity: Granularity, weight: Array) -> None:
+        step = weight_step(weight, granularity=granularity, limit_pairs=True)
+        integers = np.floor(weight / step + 0.5)
+        assert self._sums(integers).max() <= PAIR_LIMIT
+        assert np.abs(integers).max() <= 127
+
+    @given(weight=kernels())
+    def test_a_channel_without_a_large_pair_keeps_its_step(self, weight: Array) -> None:
+        limited, free = weight_step(weight, limit_pairs=True), weight_step(weight)
+        assert (limited >= free).all()
+        harmless = np.array([self._sums(channel[None]).max() for channel in weight / free]) < 126
+        np.testing.assert_array_equal(limited[harmless], free[harmless])
+
+    def test_costs_one_bit_at_most(self) -> None:
+        worst = np.ones((1, 2, 1, 1), np.float32)
+        ratio = weight_step(worst, limit_pairs=True) / weight_step(worst)
+        assert 1.9 < ratio.item() <= 2.0
+
+    def test_signs_that_cancel_cost_nothing(self) -> None:
+        weight = np.array([1.0, -1.0], np.float32).reshape(1, 2, 1, 1)
+        np.testing.assert_array_equal(weight_step(weight, limit_pairs=True), weight_step(weight))
+
+    def test_neighbours_of_different_pairs_cost_nothing(self) -> None:
+        weight = np.array([0.0, 1.0, 1.0, 0.0], np.float32).reshape(1, 4, 1, 1)
+        np.testing.assert_array_equal(weight_step(weight, limit_pairs=True), weight_step(weight))
+
+    @given(weight=kernels())
+    def test_limited_split_is_function_preserving(self, weight: Array) -> None:
+        split = split_center(weight, limit_pairs=True)
+        restored = split.fine + pad(split.coarse, weight.shape[2:])
+        np.testing.assert_allclose(restored, weight, rtol=1e-5, atol=1e-6 * np.abs(weight).max())

@@ -108,7 +108,9 @@ def test_coarse_weights_lose_nothing() -> None:
     stored = run(
         ov.Model([ov.opset15.result(coarse)], model.get_parameters(), "weights"), IMAGES[:1]
     )
-    np.testing.assert_allclose(stored, quantize_weight(whole[:, :, 1:2, 1:2]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        stored, quantize_weight(whole[:, :, 1:2, 1:2], limit_pairs=True), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_coarse_branch_is_added_without_rounding_and_the_fine_one_with() -> None:

@@ -20,6 +20,11 @@ ALL_PARTS = ("backbone", "neck", "head")
 splits = pytest.mark.parametrize("split", ["cfws", "residual"])
 
 
+def _split(graph: DetectorGraph, config: WeightsConfig) -> tuple[DetectorGraph, tuple[str, ...]]:
+    result = split_graph(graph, config)
+    return result.graph, result.layers
+
+
 def _weight(model: ov.Model, name: str) -> np.ndarray:
     weight = constant_value(producer(find_node(model, name), 1))
     assert weight is not None
@@ -32,7 +37,7 @@ def _weight(model: ov.Model, name: str) -> np.ndarray:
 def test_split_is_function_preserving(split: str, granularity: str, seed: int) -> None:
     graph = repvgg_like(seed=seed)
     config = WeightsConfig(split=split, parts=ALL_PARTS, granularity=granularity)  # type: ignore[arg-type]
-    result, names = split_graph(graph, config)
+    result, names = _split(graph, config)
     assert len(names) == 5
     inputs = images(2)
     assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
@@ -43,7 +48,7 @@ def test_split_of_a_real_network_is_function_preserving(
     golden_graph: Callable[[str], DetectorGraph], split: str
 ) -> None:
     graph = golden_graph("yolov6n")
-    result, names = split_graph(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
+    result, names = _split(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
     assert len(names) == 35
     before, after = (len(nodes_of_type(g.model, "Convolution")) for g in (graph, result))
     assert after == before + 35
@@ -55,7 +60,7 @@ def test_split_of_a_real_network_is_function_preserving(
 def test_given_graph_is_untouched_and_nothing_is_shared(split: str) -> None:
     graph = repvgg_like()
     before = fingerprint(graph.model)
-    result, _ = split_graph(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
+    result, _ = _split(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
     assert fingerprint(graph.model) == before
     for node in nodes_of_type(result.model, "Convolution", "GroupConvolution"):
         node.set_friendly_name("renamed")
@@ -64,7 +69,7 @@ def test_given_graph_is_untouched_and_nothing_is_shared(split: str) -> None:
 
 def test_no_split_is_a_copy() -> None:
     graph = repvgg_like()
-    result, names = split_graph(graph, WeightsConfig(split="none"))
+    result, names = _split(graph, WeightsConfig(split="none"))
     assert names == ()
     assert fingerprint(result.model) == fingerprint(graph.model)
     assert result.model is not graph.model
@@ -81,7 +86,7 @@ def test_no_split_is_a_copy() -> None:
     ids=str,
 )
 def test_only_the_named_parts_are_split(parts: tuple[str, ...], expected: set[str]) -> None:
-    result, names = split_graph(repvgg_like(), WeightsConfig(split="cfws", parts=parts))  # type: ignore[arg-type]
+    result, names = _split(repvgg_like(), WeightsConfig(split="cfws", parts=parts))  # type: ignore[arg-type]
     assert set(names) == expected
     sums = {
         node.get_friendly_name()
@@ -94,7 +99,7 @@ def test_only_the_named_parts_are_split(parts: tuple[str, ...], expected: set[st
 @pytest.mark.parametrize("name", ["backbone.stem", "backbone.grouped", "neck.down"])
 def test_coarse_branch_is_a_point_convolution_on_the_integer_grid(name: str) -> None:
     graph = repvgg_like()
-    result, _ = split_graph(graph, WeightsConfig(split="cfws"))
+    result, _ = _split(graph, WeightsConfig(split="cfws"))
     whole = _weight(graph.model, name)
     fine = _weight(result.model, name)
     coarse = _weight(result.model, f"{name}{COARSE_SUFFIX}")
@@ -135,7 +140,7 @@ def test_centre_tap_off_the_output_pixel_is_an_error(options: dict[str, int]) ->
 )
 def test_every_same_convolution_can_be_split(options: dict[str, int]) -> None:
     graph = _one_convolution(**options)
-    result, _ = split_graph(graph, WeightsConfig(split="cfws"))
+    result, _ = _split(graph, WeightsConfig(split="cfws"))
     inputs = images(1)
     assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
 
@@ -149,3 +154,16 @@ def test_weights_that_are_computed_are_an_error() -> None:
     convolution.input(1).replace_source_output(computed.output(0))
     with pytest.raises(GraphError, match="weights are not constant"):
         split_graph(graph, WeightsConfig(split="cfws"))
+
+
+@splits
+@pytest.mark.parametrize("limit_pairs", [False, True])
+def test_coarse_weights_lie_on_the_grid_that_is_reported(split: str, limit_pairs: bool) -> None:
+    config = WeightsConfig(split=split, parts=ALL_PARTS)  # type: ignore[arg-type]
+    result = split_graph(repvgg_like(outlier=20), config, limit_pairs=limit_pairs)
+    assert set(result.coarse_steps) == {f"{name}{COARSE_SUFFIX}" for name in result.layers}
+    for name, step in result.coarse_steps.items():
+        weight = _weight(result.graph.model, name)
+        integers = weight.reshape(-1, *weight.shape[-3:]) / step
+        assert np.abs(integers - np.rint(integers)).max() < 1e-3
+        assert np.abs(integers).max() > 60  # the grid is used

@@ -1,0 +1,89 @@
+"""INT8 sums cannot overflow on CPUs without VNNI, whatever the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as ops
+from small_graphs import Layers, Source, detector, images, relative_error, repvgg_like, run
+
+from detq.config import RangesConfig, Recipe, WeightsConfig
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
+from detq.quant.cfws import PAIR_LIMIT
+from detq.quant.ptq import quantize_graph
+
+MINMAX = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
+IMAGES = images(6)
+
+
+def _integers(model: ov.Model) -> dict[str, np.ndarray]:
+    """The stored INT8 weights of every convolution, (O, I, kH, kW)."""
+    found = {}
+    for convolution in nodes_of_type(model, *CONVOLUTIONS):
+        node = producer(convolution, 1)
+        while node.get_type_name() != "Constant":
+            node = producer(node)
+        assert node.get_element_type() == ov.Type.i8
+        weight = node.get_data().astype(int)
+        found[convolution.get_friendly_name()] = weight.reshape(-1, *weight.shape[-3:])
+    return found
+
+
+def _worst_pair(integers: np.ndarray) -> int:
+    worst = 0
+    for first in range(0, integers.shape[1] - 1, 2):
+        pair = integers[:, first : first + 2]
+        sums = (np.maximum(pair, 0).sum(1), np.maximum(-pair, 0).sum(1))
+        worst = max(worst, int(np.maximum(*sums).max()))
+    return worst
+
+
+def _recipe(overflow_fix: str, *, split: str = "cfws", granularity: str = "channel") -> Recipe:
+    weights = WeightsConfig(split=split, granularity=granularity)  # type: ignore[arg-type]
+    return Recipe(name="test", weights=weights, ranges=MINMAX, overflow_fix=overflow_fix)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("split", ["none", "cfws", "residual"])
+def test_no_stored_pair_overflows(split: str, granularity: str) -> None:
+    recipe = _recipe("pairs", split=split, granularity=granularity)
+    result = quantize_graph(repvgg_like(outlier=20), recipe, Source(IMAGES))
+    integers = _integers(result.graph.model)
+    assert len(integers) > 5
+    assert max(map(_worst_pair, integers.values())) <= PAIR_LIMIT
+
+
+def test_without_the_fix_pairs_do_overflow() -> None:
+    result = quantize_graph(repvgg_like(outlier=20), _recipe("disable"), Source(IMAGES))
+    assert max(map(_worst_pair, _integers(result.graph.model).values())) > PAIR_LIMIT
+
+
+def test_no_stored_pair_of_a_real_network_overflows(
+    golden_graph: Callable[[str], DetectorGraph],
+) -> None:
+    graph = golden_graph("yolov6n")
+    result = quantize_graph(graph, _recipe("pairs"), Source(images(2, size=(128, 192))))
+    assert max(map(_worst_pair, _integers(result.graph.model).values())) <= PAIR_LIMIT
+
+
+def _worst_case() -> DetectorGraph:
+    """A convolution whose weights are all alike, on a white image: every pair is at its limit."""
+    image = Layers().image()
+    weight = np.ones((8, 3, 3, 3), np.float32)
+    features = ops.relu(
+        ops.convolution(image, ops.constant(weight), [1, 1], [1, 1], [1, 1], [1, 1])
+    )
+    features.input_value(0).get_node().set_friendly_name("backbone.stem")
+    head = Layers(seed=1).convolution(features, 6, "head", kernel=1)
+    return detector(image, head)
+
+
+def test_equal_weights_on_white_are_exact_on_every_cpu() -> None:
+    white = [np.ones((1, 3, 32, 32), np.float32)]
+    graph = _worst_case()
+    result = quantize_graph(graph, _recipe("pairs", split="none"), Source(white))
+    assert relative_error(run(result.graph.model, white), run(graph.model, white)) < 0.02
