@@ -37,3 +37,7 @@ class RuntimeTimeoutError(DetqError):
 
 class ArtifactError(DetqError):
     """An exported directory cannot be written or read."""
+
+
+class DownloadError(DetqError):
+    """A model or data set by name cannot be fetched, or what arrived is damaged."""

@@ -1,0 +1,112 @@
+"""Models and data sets by name, from a folder of the user's that fills as they are asked for.
+
+``DETQ_CACHE`` names another folder. ``DETQ_MIRROR`` names an address that has the files under their
+own names, for networks that reach nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from detq.downloads.catalog import Archive, file_name, find_dataset, find_model
+from detq.downloads.lock import exclusive
+from detq.downloads.resumable import ByteProgress, download
+from detq.downloads.unpack import unpack
+from detq.errors import DownloadError
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with what is going on (``downloading yolov6s``), the bytes done and the bytes in all."""
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$DETQ_CACHE``, or else the platform's folder for caches."""
+    chosen = os.environ.get("DETQ_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "detq"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "detq"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification: a relative path is to be ignored.
+    return (base if base.is_absolute() else Path.home() / ".cache") / "detq"
+
+
+def obtain_model(name: str, *, progress: StageProgress | None = None) -> Path:
+    """Name -> checkpoint file, downloaded unless the cache has it. Raises DownloadError."""
+    model = find_model(name)
+    path = cache_folder() / "models" / file_name(model.url)
+    if not path.is_file():
+        _fetch(model.url, path, progress, name)
+    return path
+
+
+def obtain_dataset(name: str, *, progress: StageProgress | None = None) -> Path:
+    """Name -> folder, downloaded and unpacked unless the cache has it. Raises DownloadError.
+
+    The folder appears by a rename when all of it is there. A stopped run keeps the archives that it
+    has unpacked and the part of the one that it was downloading.
+    """
+    dataset = find_dataset(name)
+    folder = cache_folder() / "data" / name
+    if folder.is_dir():
+        return folder
+    try:
+        with exclusive(folder):
+            if not folder.is_dir():  # another process may have made it meanwhile
+                _assemble(dataset.archives, folder, progress)
+    except OSError as error:
+        raise DownloadError(
+            f"{folder}: cannot be written ({error.strerror or error}); free some space, or set "
+            f"DETQ_CACHE to a folder that can be written"
+        ) from None
+    return folder
+
+
+def is_cached(path: Path) -> bool:
+    """True for a model file that :func:`obtain_model` put there, not one of the user's own."""
+    return path.is_file() and path.absolute().parent == cache_folder() / "models"
+
+
+def forget(path: Path) -> bool:
+    """Delete a downloaded model that turned out not to load; True if it was one.
+
+    A login page of a public network, for instance, arrives as a complete file. A file that the user
+    passed is none of the cache's and stays.
+    """
+    if not is_cached(path):
+        return False
+    path.unlink()
+    return True
+
+
+def _assemble(archives: tuple[Archive, ...], folder: Path, progress: StageProgress | None) -> None:
+    """Download and unpack one archive after the other, so that they never lie here all at once."""
+    staging = folder.with_name(f".{folder.name}.unpacking")
+    for archive in archives:
+        part = staging / "dataset" / archive.becomes
+        path = folder.parent / file_name(archive.url)
+        if not part.is_dir():
+            _fetch(archive.url, path, progress, path.name)
+            report = _in_stage(progress, f"unpacking {path.name}")
+            unpack(path, archive.holds, part, scratch=staging / "archive", progress=report)
+        path.unlink(missing_ok=True)
+    (staging / "dataset").replace(folder)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fetch(url: str, path: Path, progress: StageProgress | None, what: str) -> None:
+    mirror = os.environ.get("DETQ_MIRROR")
+    address = f"{mirror.rstrip('/')}/{file_name(url)}" if mirror else url
+    download(address, path, progress=_in_stage(progress, f"downloading {what}"))
+
+
+def _in_stage(progress: StageProgress | None, stage: str) -> ByteProgress | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(stage, done, total)
