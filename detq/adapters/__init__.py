@@ -1,5 +1,15 @@
 """Model files on disk -> float torch modules with a description."""
 
-from detq.adapters.load import FloatModel, fuse_model, load_checkpoint
+from detq.adapters.load import FloatModel, convert, fuse_model, load_checkpoint, read_model
+from detq.adapters.safetensors_file import write_safetensors
+from detq.adapters.stored_model import StoredModel
 
-__all__ = ["FloatModel", "fuse_model", "load_checkpoint"]
+__all__ = [
+    "FloatModel",
+    "StoredModel",
+    "convert",
+    "fuse_model",
+    "load_checkpoint",
+    "read_model",
+    "write_safetensors",
+]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
+from detq.adapters.safetensors_file import SUFFIX, read_safetensors, write_safetensors
+from detq.adapters.stored_model import StoredModel
 from detq.adapters.yolov6 import read_yolov6
 from detq.errors import CheckpointError
 from detq.models.fuse import fuse
 from detq.records import ModelSpec, SizeHW
 
-CHECKPOINT_SUFFIXES = (".pt", ".pth")
+_READERS: Mapping[str, Callable[[Path], StoredModel]] = {
+    ".pt": read_yolov6,
+    ".pth": read_yolov6,
+    SUFFIX: read_safetensors,
+}
 
 
 @dataclass(frozen=True)
@@ -27,27 +34,48 @@ class FloatModel:
     spec: ModelSpec
 
 
-def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
-    """Read a YOLOv6 checkpoint of release 0.1 to 0.4, running nothing of what the file contains.
+def read_model(path: Path) -> StoredModel:
+    """Read a YOLOv6 checkpoint of release 0.1 to 0.4, or what :func:`convert` made of one.
 
-    ``size_hw`` defaults to the family's own size: 640x640, 1280x1280 for the four-level (P6)
-    families, 320x320 for Lite. Raises CheckpointError, naming the file, if it is missing, damaged,
-    unsafe or not of a known family; DetqError if ``size_hw`` does not suit the network.
+    Nothing of what the file contains is run. Raises CheckpointError, naming the file, if it is
+    missing, damaged, unsafe or not of a known family.
     """
-    if path.is_file() and path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None and path.is_file():
         raise CheckpointError(
             f"{path}: unknown kind of model file {path.suffix!r}; checkpoints end in "
-            f"{' or '.join(CHECKPOINT_SUFFIXES)}"
+            f"{', '.join(_READERS)}"
         )
-    network = read_yolov6(path)
+    return (reader or read_yolov6)(path)
+
+
+def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
+    """Read a model file for use in evaluation.
+
+    ``size_hw`` defaults to what the model was trained for: YOLOv6's own files do not say, so it is
+    the family's size, 640x640, 1280x1280 for the four-level (P6) families, 320x320 for Lite. Raises
+    CheckpointError as :func:`read_model` does; DetqError if ``size_hw`` does not suit the network.
+    """
+    stored = read_model(path)
     spec = ModelSpec(
         name=path.stem,
         family="yolov6",
-        class_names=network.class_names,
-        strides=network.architecture.strides,
-        size_hw=size_hw or network.size_hw,
+        class_names=stored.class_names,
+        strides=stored.architecture.strides,
+        size_hw=size_hw or stored.size_hw,
     )
-    return FloatModel(network.module, spec)
+    return FloatModel(stored.module, spec)
+
+
+def convert(source: Path, target: Path) -> StoredModel:
+    """Write a checkpoint as safetensors: the same network, with nothing in it that could be run.
+
+    Raises CheckpointError as :func:`read_model` does, and ArtifactError if ``target`` cannot be
+    written.
+    """
+    stored = read_model(source)
+    write_safetensors(stored, target)
+    return stored
 
 
 def fuse_model(model: FloatModel) -> FloatModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 
 from detq.adapters.archive import Archive, open_archive
 from detq.adapters.coco_names import COCO_NAMES
+from detq.adapters.stored_model import StoredModel
+from detq.adapters.tensors import COUNTER, check_values, fill
 from detq.adapters.unpickle import StoredTensor
 from detq.adapters.yolov6_infer import infer_architecture
 from detq.adapters.yolov6_tensors import to_training_form
@@ -26,23 +27,7 @@ _DISTILLATION = {"reg_preds_dist", "reg_preds_lrtb"}
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "eps")
 
 
-@dataclass(frozen=True)
-class YOLOv6Network:
-    """A network in training form, evaluation mode, float32, with what the file says about it."""
-
-    module: nn.Module
-    architecture: AnyArchitecture
-    class_names: tuple[str, ...]
-
-    @property
-    def size_hw(self) -> SizeHW:
-        """The input size that the family was trained for, in pixels."""
-        if isinstance(self.architecture, LiteArchitecture):
-            return (320, 320)
-        return (1280, 1280) if len(self.architecture.strides) == 4 else (640, 640)
-
-
-def read_yolov6(path: Path) -> YOLOv6Network:
+def read_yolov6(path: Path) -> StoredModel:
     """Read a checkpoint without running anything that it contains.
 
     Raises CheckpointError, naming the file and the offending part, if the file is missing, damaged,
@@ -56,10 +41,19 @@ def read_yolov6(path: Path) -> YOLOv6Network:
             with torch.device("meta"):  # shapes only: a lying file cannot make us allocate
                 module = build(architecture)
             _check_attributes(stored, module, architecture)
-            _load(module, _read_tensors(archive, stored))
+            fill(module, to_training_form(_read_tensors(archive, stored), module))
         except DetqError as error:
             raise _with_file(path, error) from None
-    return YOLOv6Network(module.eval().requires_grad_(False), architecture, class_names)
+    return StoredModel(
+        module.eval().requires_grad_(False), architecture, class_names, _trained_size(architecture)
+    )
+
+
+def _trained_size(architecture: AnyArchitecture) -> SizeHW:
+    """The input size of the family, in pixels."""
+    if isinstance(architecture, LiteArchitecture):
+        return (320, 320)
+    return (1280, 1280) if len(architecture.strides) == 4 else (640, 640)
 
 
 def _with_file(path: Path, error: DetqError) -> CheckpointError:
@@ -75,7 +69,7 @@ def _read_tensors(archive: Archive, stored: StoredNetwork) -> dict[str, Tensor]:
     needed = {
         key: tensor
         for key, tensor in stored.tensors.items()
-        if key not in _PROJECTION and not key.endswith(".num_batches_tracked")
+        if key not in _PROJECTION and not key.endswith(COUNTER)
     }
     if sum(prod(tensor.shape) for tensor in needed.values()) > archive.byte_count:
         raise CheckpointError("the network has more weights than the file holds bytes")
@@ -87,31 +81,8 @@ def _read_tensor(archive: Archive, key: str, stored: StoredTensor) -> Tensor:
     if numbers.dtype.kind != "f":
         raise CheckpointError(f"tensor {key} holds {numbers.dtype}, expected floating point")
     tensor = torch.from_numpy(numbers).float()
-    if not tensor.isfinite().all():
-        raise CheckpointError(f"tensor {key} holds NaN or infinity; the training diverged")
-    if key.endswith(".running_var") and (tensor < 0).any():
-        raise CheckpointError(f"tensor {key} holds a negative variance")
+    check_values(key, tensor)
     return tensor
-
-
-def _load(module: nn.Module, stored: dict[str, Tensor]) -> None:
-    """Fill ``module``; every tensor must be there with its shape, and none be left over."""
-    tensors = to_training_form(stored, module)
-    counter = torch.zeros((), dtype=torch.int64)
-    expected = module.state_dict()
-    for key, target in expected.items():
-        if key.endswith(".num_batches_tracked"):
-            tensors[key] = counter.clone()
-        elif key not in tensors:
-            raise CheckpointError(f"tensor {key} is missing")
-        elif tensors[key].shape != target.shape:
-            raise CheckpointError(
-                f"tensor {key} has shape {list(tensors[key].shape)}, expected {list(target.shape)}"
-            )
-    unknown = sorted(tensors.keys() - expected.keys())
-    if unknown:
-        raise CheckpointError(f"tensor {unknown[0]} belongs to no part of the network")
-    module.load_state_dict(tensors, assign=True)
 
 
 def _read_class_names(stored: StoredNetwork, class_count: int) -> tuple[str, ...]:
