@@ -1,0 +1,1 @@
+"""The models that detq brings along; installed as the package ``detq.weights``."""
