@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 quickstart: $(READY)
-	$(BIN)/python tools/quickstart.py
+	$(BIN)/detq quickstart
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -8,7 +8,7 @@ from functools import partial
 from importlib.resources import files
 from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,15 @@ from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.data.images import list_images, read_images, write_image
 from detq.data.letterbox import Preprocess
-from detq.errors import CalibrationError, ConfigError, DataError
+from detq.downloads.cache import forget, obtain_dataset, obtain_model
+from detq.downloads.catalog import DATASETS, MODELS
+from detq.errors import (
+    CalibrationError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DownloadError,
+)
 from detq.evaluation.agreement import MIN_SCORE, agreement
 from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.evaluator import run_detector
@@ -35,7 +43,14 @@ from detq.report.page import render_report
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import EVALUATION, PREDICTION
 
+if TYPE_CHECKING:
+    from detq.adapters import StoredModel
+
 DEFAULT_RECIPE = "cfws_kl"
+EMBEDDED = Path(str(files("detq.weights")))
+"""The models that detq brings along, and what belongs to them."""
+HANDWRITING = EMBEDDED / "handwriting.jpg"
+"""A page of handwriting for the digits model, made without its data set's generator."""
 AGREEMENT_IMAGES = 32
 LEAST_AGREEMENT = 20.0
 """Below this mAP against the float model, the INT8 model is broken and not handed out."""
@@ -96,14 +111,17 @@ class QuantizationResult:
         return {**details, "measured": measured} if measured else details
 
 
-def load(model: str | Path, *, imgsz: ImageSize | None = None) -> DetectorGraph:
-    """A checkpoint (.pt, .pth), an .onnx, an exported directory or its .xml -> detector graph.
+def load(
+    model: str | Path, *, imgsz: ImageSize | None = None, progress: Progress | None = None
+) -> DetectorGraph:
+    """A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml.
 
-    ``imgsz`` is a side or (H, W) in pixels; by default the size that the file states, or its
-    family's usual one. Raises CheckpointError for a file that cannot be read, and nothing in it is
-    executed.
+    A bare name that is no file is a model that detq knows: its own ``digits_yolov6n``, or an
+    official YOLOv6 release, which is downloaded once. ``imgsz`` is a side or (H, W) in pixels; by
+    default the size that the file states, or its family's usual one. Raises CheckpointError for a
+    file that cannot be read, and nothing in it is executed; DownloadError.
     """
-    path, size_hw = Path(model), _size_hw(imgsz)
+    path, size_hw = _model_file(model, progress), _size_hw(imgsz)
     if path.suffix == ".onnx":
         return from_onnx(path, size_hw=size_hw)
     if path.is_dir() or path.suffix == ".xml":
@@ -111,8 +129,39 @@ def load(model: str | Path, *, imgsz: ImageSize | None = None) -> DetectorGraph:
         return resized(graph, size_hw or graph.spec.size_hw)
     from detq.adapters import fuse_model, load_checkpoint  # noqa: PLC0415 - torch takes seconds
 
-    float_model = fuse_model(load_checkpoint(path, size_hw=size_hw))
+    try:
+        stored = load_checkpoint(path, size_hw=size_hw)
+    except CheckpointError as error:
+        if not forget(path):
+            raise
+        raise DownloadError(f"{error}; the download was removed: try again") from None
+    float_model = fuse_model(stored)
     return from_torch(float_model.module, float_model.spec)
+
+
+def load_dataset(data: str | Path, *, progress: Progress | None = None) -> DatasetConfig:
+    """A data set's YAML, or a known name (``coco128``, ``coco``), which is downloaded once.
+
+    Raises ConfigError for a file that is missing or wrong, DownloadError.
+    """
+    name, path = str(data), Path(data)
+    if name not in DATASETS or path.exists():
+        return read_dataset(path)
+    folder = obtain_dataset(name, progress=progress)
+    config = read_dataset(Path(str(files("detq.configs"))) / "data" / f"{name}.yaml")
+    return config.model_copy(update={"path": folder})
+
+
+def convert(
+    checkpoint: str | Path, output: str | Path, *, progress: Progress | None = None
+) -> StoredModel:
+    """Write a checkpoint that detq reads as ``.safetensors``: nothing in that can be executed.
+
+    The network stays in training form. Raises CheckpointError, ArtifactError.
+    """
+    from detq.adapters import convert as convert_file  # noqa: PLC0415 - torch takes seconds
+
+    return convert_file(_model_file(checkpoint, progress), Path(output))
 
 
 def load_recipe(recipe: RecipeSource) -> Recipe:
@@ -252,6 +301,23 @@ def has_ground_truth(data: DataSource, split: str) -> bool:
     return load_split(_dataset(data), split).annotations is not None
 
 
+def measurement(
+    rows: Sequence[EvalResult], *, split: str, preset: str = "yolov6", overlap: int = 0
+) -> dict[str, Any]:
+    """What an exported directory keeps of a measurement; the first row is the float model's.
+
+    ``overlap`` is the number of calibration images that are also in ``split``.
+    """
+    return {
+        "split": split,
+        "preset": preset,
+        "calibration_images_in_split": overlap,
+        "models": {
+            row.model: {"map": row.map, "map50": row.map50, "map75": row.map75} for row in rows
+        },
+    }
+
+
 def calibration_overlap(result: QuantizationResult, data: DataSource, split: str) -> int:
     """How many calibration images, by content, are also in ``split``: there the mAP flatters."""
     images = load_split(_dataset(data), split, with_annotations=False)
@@ -311,6 +377,22 @@ def _picture_paths(source: Path, paths: Sequence[Path], directory: Path) -> list
     return pictures
 
 
+def _model_file(model: str | Path, progress: Progress | None) -> Path:
+    """The path given, or where the model of that name lies."""
+    name, path = str(model), Path(model)
+    if path.exists():
+        return path
+    embedded = EMBEDDED / f"{name}.safetensors"
+    if path.name == name and embedded.is_file():
+        return embedded
+    if name in MODELS:
+        return obtain_model(name, progress=progress)
+    if path.name == name and not path.suffix:
+        known = sorted({*(file.stem for file in EMBEDDED.glob("*.safetensors")), *MODELS})
+        raise CheckpointError(f"{name}: no such file, nor a known model: {', '.join(known)}")
+    return path
+
+
 def _open(model: ModelSource, imgsz: ImageSize | None) -> DetectorGraph:
     if not isinstance(model, DetectorGraph):
         return load(model, imgsz=imgsz)
@@ -322,7 +404,7 @@ def _detector(graph: DetectorGraph) -> Detector:
 
 
 def _dataset(data: DataSource) -> DatasetConfig:
-    return data if isinstance(data, DatasetConfig) else read_dataset(Path(data))
+    return data if isinstance(data, DatasetConfig) else load_dataset(data)
 
 
 def _size_hw(imgsz: ImageSize | None) -> SizeHW | None:

@@ -35,10 +35,15 @@ app = typer.Typer(
 INTERRUPTED = 130
 """What Typer makes of a KeyboardInterrupt."""
 
-_MODEL_HELP = "A checkpoint (.pt, .pth), an .onnx, an exported directory or its .xml."
+_MODEL_HELP = (
+    "A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml; or a "
+    "known name: digits_yolov6n, or an official release such as yolov6s, which is downloaded."
+)
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help=_MODEL_HELP)]
-Data = Annotated[Path, typer.Option(help="Data set description (YAML).")]
+Data = Annotated[
+    Path, typer.Option(help="Data set description (YAML), or coco128 or coco to download.")
+]
 ImageSize = Annotated[
     str | None, typer.Option(metavar="N|HxW", help="Network input size in pixels.")
 ]
@@ -73,18 +78,18 @@ def quantize(
     """Quantize a detector to INT8, measure what it lost, and write the exported directory."""
     from detq import api, console
     from detq.artifact import check_writable
-    from detq.config import read_dataset
 
     directory = output or Path(f"{model.stem}_int8_openvino_model")
     check_writable(directory)
     console.check_file(json_file)
     recipes = [api.load_recipe(name) for name in (*(compare or ()), recipe)]
     _check_unique(["float", *(each.name for each in recipes)])
-    dataset = read_dataset(data)
-    graph = api.load(model, imgsz=_size(imgsz))
-    judged = split or "val"
-    measurable = (split or dataset.val) is not None and api.has_ground_truth(dataset, judged)
+    size = _size(imgsz)
     with console.progress_bars() as report:
+        dataset = api.load_dataset(data, progress=report)
+        graph = api.load(model, imgsz=size, progress=report)
+        judged = split or "val"
+        measurable = (split or dataset.val) is not None and api.has_ground_truth(dataset, judged)
         # All is quantized before anything is measured: what can go wrong goes wrong first.
         results = [
             api.quantize(
@@ -103,7 +108,7 @@ def quantize(
             rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
     result = results[-1]
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
-    measured = _measured(rows, judged, preset, overlap)
+    measured = api.measurement(rows, split=judged, preset=preset, overlap=overlap)
     result.save(directory, measured=measured if measurable else None)
     _print_quantization(rows, result, measured, directory)
     summary = {"int8_share": result.int8_share, "agreement": result.agreement}
@@ -122,13 +127,13 @@ def evaluate(
 ) -> None:
     """COCO mAP of one or more models on one split."""
     from detq import api, console
-    from detq.config import read_dataset
 
     console.check_file(json_file)
-    dataset = read_dataset(data)
-    graphs = [api.load(model, imgsz=_size(imgsz)) for model in models]
+    size = _size(imgsz)
     rows = []
     with console.progress_bars() as report:
+        dataset = api.load_dataset(data, progress=report)
+        graphs = [api.load(model, imgsz=size, progress=report) for model in models]
         for model, graph in zip(models, graphs, strict=True):
             result = api.evaluate(
                 graph,
@@ -156,8 +161,9 @@ def bench(
     from detq import api, console
 
     console.check_file(json_file)
-    graphs = [api.load(model, imgsz=_size(imgsz)) for model in models]
+    size = _size(imgsz)
     with console.progress_bars() as report:
+        graphs = [api.load(model, imgsz=size, progress=report) for model in models]
         results = api.bench(
             graphs,
             rounds=rounds,
@@ -213,13 +219,77 @@ def inspect(
 
     console.check_file(json_file)
     console.check_file(plot)
-    graph = api.load(model, imgsz=_size(imgsz))
+    size = _size(imgsz)
+    with console.progress_bars() as report:
+        graph = api.load(model, imgsz=size, progress=report)
     reports = layer_reports(graph)
     console.print_layers(reports)
     if plot is not None:
         console.write_file(plot, weight_histograms_png(graph))
         console.note(f"weight histograms in {plot}")
     console.write_json(json_file, {"layers": [asdict(report) for report in reports]})
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A model to convert.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+) -> None:
+    """Keep a checkpoint as safetensors: the same network, nothing in it that could be executed."""
+    from detq import api, console
+
+    with console.progress_bars() as report:
+        stored = api.convert(checkpoint, output, progress=report)
+    classes = len(stored.class_names)
+    console.note(f"{output}: {stored.parameter_count / 1e6:.2f} M parameters, {classes} classes")
+
+
+@app.command()
+def digits(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the data set.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; may be repeated. All by default.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Scenes per split. 12000, 300 and 500 by default.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=64, help="Side of a scene in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
+) -> None:
+    """Make a detection data set of handwritten digits: images, COCO JSON, labels, data.yaml."""
+    from detq import console
+    from detq.data.digits import write_digits
+
+    with console.progress_bars() as report:
+        for name in split or ("train", "val", "test"):
+            path = write_digits(
+                output,
+                split=name,
+                images=images,
+                seed=seed,
+                size_px=size,
+                progress=partial(report, f"drawing {name} scenes"),
+            )
+    console.note(f"data set described in {path}")
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
+        "runs/quickstart"
+    ),
+    images: Annotated[int, typer.Option(min=20, help="Test scenes.")] = 500,
+    json_file: Json = None,
+) -> None:
+    """The whole job, offline, on the digits model that detq brings along."""
+    from detq import console
+    from detq.quickstart import quickstart as run
+
+    console.check_file(json_file)
+    with console.progress_bars() as report:
+        outcome = run(output, images=images, progress=report)
+    console.print_quickstart(outcome)
+    console.write_json(json_file, console.quickstart_document(outcome))
 
 
 def main() -> None:
@@ -292,18 +362,6 @@ def _evaluate_all(
         result = api.evaluate(graph, data=dataset, split=split, preset=preset, progress=progress)
         results.append(replace(result, model=label))
     return results
-
-
-def _measured(rows: list[EvalResult], split: str, preset: str, overlap: int) -> dict[str, Any]:
-    """What the metadata keeps of the measurement."""
-    return {
-        "split": split,
-        "preset": preset,
-        "calibration_images_in_split": overlap,
-        "models": {
-            row.model: {"map": row.map, "map50": row.map50, "map75": row.map75} for row in rows
-        },
-    }
 
 
 def _print_quantization(

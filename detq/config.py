@@ -102,7 +102,7 @@ class Recipe(_Strict):
     ranges: RangesConfig = RangesConfig()
     placement: Literal["performance", "mixed"] = "mixed"
     quantize_decode: bool = False
-    overflow_fix: Literal["disable", "first_layer_only", "enable"] = "disable"
+    overflow_fix: Literal["pairs", "disable", "first_layer_only", "enable"] = "pairs"
     bias_correction: Literal["none", "mean_error", "nncf"] = "mean_error"
     calibration_images: Annotated[int, Field(ge=1)] = 300
     seed: int = 0

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rich.table import Table
 from detq.api import Progress as ProgressCallback
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
+from detq.quickstart import Quickstart
 from detq.records import BenchResult, EvalResult, Prediction
 from detq.report.layers import LayerReport
 
@@ -124,6 +126,31 @@ def print_bench(results: Sequence[BenchResult]) -> None:
     stdout.print(table)
 
 
+def print_quickstart(outcome: Quickstart) -> None:
+    """What a quickstart measured, and where to look."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for heading in ("mAP", "AP50", "AP75", "latency ms", "speed-up", "MB"):
+        table.add_column(heading, justify="right")
+    for row in outcome.rows:
+        table.add_row(
+            escape(row.label),
+            *(_number(value) for value in (row.quality.map, row.quality.map50, row.quality.map75)),
+            f"{row.speed.latency_ms:.2f}",
+            f"{row.speed.speedup:.2f}x",
+            f"{row.quality.size_mb:.1f}",
+        )
+    stdout.print(table)
+    images, agreement = outcome.rows[0].quality.images, outcome.result.agreement
+    stdout.print(f"{images} test scenes; INT8 agrees with float to {_number(agreement, 1)}%")
+    for label, path in (
+        ("INT8 model", outcome.model),
+        ("report", outcome.report),
+        ("pictures", outcome.pictures),
+    ):
+        stdout.print(f"{label:<10} {path}", markup=False, highlight=False)
+
+
 def print_layers(reports: Sequence[LayerReport]) -> None:
     """One row per convolution; re-parameterized ones are marked."""
     table = Table("convolution", "part", "shape", box=None, pad_edge=False)
@@ -152,6 +179,19 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
         stdout.print(
             f"{prediction.file}: {found or 'nothing found'}", markup=False, highlight=False
         )
+
+
+def quickstart_document(outcome: Quickstart) -> dict[str, Any]:
+    """The same as :func:`print_quickstart`, as plain values."""
+    return {
+        "models": [
+            {**asdict(row.speed), **asdict(row.quality), "model": row.label} for row in outcome.rows
+        ],
+        "agreement": outcome.result.agreement,
+        "output": str(outcome.model),
+        "report": str(outcome.report),
+        "pictures": str(outcome.pictures),
+    }
 
 
 def write_json(path: Path | None, document: dict[str, Any]) -> None:

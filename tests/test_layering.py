@@ -24,6 +24,7 @@ ROWS = {
     "config": 1,
     "models": 2,
     "data": 2,
+    "downloads": 2,
     "quant.arithmetic": 2,  # cfws, histogram, ranges: no OpenVINO
     "graph": 3,
     "adapters": 3,
@@ -34,9 +35,10 @@ ROWS = {
     "benchmark": 5,
     "report": 5,
     "api": 6,
-    "console": 7,
-    "cli": 8,
-    "detq": 9,  # the package itself re-exports what api offers
+    "quickstart": 7,
+    "console": 8,
+    "cli": 9,
+    "detq": 10,  # the package itself re-exports what api offers
 }
 ARITHMETIC = {"cfws", "histogram", "ranges"}
 TORCH_ROOMS = {"models", "adapters"}

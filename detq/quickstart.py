@@ -1,0 +1,140 @@
+"""The whole job on what detq brings along: its digits model, and scenes that it draws itself.
+
+Quantizes, measures mAP and latency of float, plain INT8 and detq's INT8, writes the exported
+directory with its report, and draws what the INT8 model finds.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from detq import api
+from detq.data.digits import DEFAULT_IMAGES, write_digits
+from detq.data.images import list_images
+from detq.errors import DataError
+from detq.graph.detector_graph import DetectorGraph
+from detq.records import BenchResult, EvalResult, Prediction
+
+MODEL = "digits_yolov6n"
+FLOAT = "float"
+PLAIN = "minmax"
+RECIPES = (PLAIN, api.DEFAULT_RECIPE)
+CALIBRATION_SPLIT, TEST_SPLIT = "val", "test"
+SAMPLES = 8
+BENCH_ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class QuickstartRow:
+    """What one model costs and what it finds."""
+
+    label: str
+    quality: EvalResult
+    speed: BenchResult
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """All that a quickstart measured, and where it wrote what it made."""
+
+    rows: tuple[QuickstartRow, ...]
+    result: api.QuantizationResult
+    predictions: tuple[Prediction, ...]
+    model: Path
+    report: Path
+    pictures: Path
+
+
+def quickstart(folder: Path, *, images: int | None = None, progress: api.Progress) -> Quickstart:
+    """Run it in ``folder``; scenes of an earlier run there are used again.
+
+    ``images`` test scenes are judged, by default those of :data:`DEFAULT_IMAGES`. Raises a
+    DetqError if the folder cannot be written.
+    """
+    _check_own(folder)
+    data = _draw_data(folder / "digits", images, progress)
+    graph = api.load(MODEL)
+    results = {
+        recipe: api.quantize(
+            graph,
+            data=data,
+            recipe=recipe,
+            split=CALIBRATION_SPLIT,
+            progress=_prefixed(progress, recipe),
+        )
+        for recipe in RECIPES
+    }
+    graphs = {FLOAT: graph, **{recipe: result.graph for recipe, result in results.items()}}
+    rows = _measure(graphs, data, progress)
+    result = results[api.DEFAULT_RECIPE]
+    directory = folder / f"{graph.spec.name}_int8_openvino_model"
+    quality = [replace(row.quality, model=row.label) for row in rows]
+    result.save(directory, measured=api.measurement(quality, split=TEST_SPLIT))
+    predictions = _draw_samples(directory, folder, data, progress)
+    return Quickstart(
+        rows=tuple(rows),
+        result=result,
+        predictions=tuple(predictions),
+        model=directory,
+        report=directory / "report.html",
+        pictures=folder / "pictures",
+    )
+
+
+def _check_own(folder: Path) -> None:
+    """Raise DataError for a folder with something else in it, which could get lost."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "digits").is_dir():
+        raise DataError(f"{folder}: holds other files than a quickstart's; pass another --output")
+
+
+def _draw_data(folder: Path, images: int | None, progress: api.Progress) -> Path:
+    """Calibration and test scenes; the path of the data set's YAML."""
+    counts = {CALIBRATION_SPLIT: None, TEST_SPLIT: images}
+    for split, count in counts.items():
+        wanted = DEFAULT_IMAGES[split] if count is None else count
+        drawn = folder / "images" / split
+        if drawn.is_dir() and len(list_images(drawn)) == wanted:
+            continue
+        for part in (drawn, folder / "labels" / split):
+            shutil.rmtree(part, ignore_errors=True)
+        report = partial(progress, f"drawing {split} scenes")
+        write_digits(folder, split=split, images=wanted, progress=report)
+    return folder / "data.yaml"
+
+
+def _measure(
+    graphs: dict[str, DetectorGraph], data: Path, progress: api.Progress
+) -> list[QuickstartRow]:
+    quality = {
+        label: api.evaluate(graph, data=data, split=TEST_SPLIT, progress=_prefixed(progress, label))
+        for label, graph in graphs.items()
+    }
+    speeds: Sequence[BenchResult] = api.bench(
+        list(graphs.values()), rounds=BENCH_ROUNDS, progress=partial(progress, "measuring latency")
+    )
+    return [
+        QuickstartRow(label, quality[label], speed)
+        for label, speed in zip(graphs, speeds, strict=True)
+    ]
+
+
+def _draw_samples(
+    model: Path, folder: Path, data: Path, progress: api.Progress
+) -> list[Prediction]:
+    """What the exported model finds in some test scenes, and in a photograph of a written page."""
+    samples = folder / "samples"
+    shutil.rmtree(samples, ignore_errors=True)
+    samples.mkdir(parents=True)
+    scenes = list_images(data.parent / "images" / TEST_SPLIT)[:SAMPLES]
+    for scene in scenes:
+        shutil.copy(scene, samples / scene.name)
+    shutil.copy(api.HANDWRITING, samples / api.HANDWRITING.name)
+    return api.predict(model, samples, output=folder / "pictures", progress=progress)
+
+
+def _prefixed(progress: api.Progress, label: str) -> api.Progress:
+    return lambda stage, done, total: progress(f"{label}: {stage}", done, total)
