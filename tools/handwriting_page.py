@@ -15,8 +15,8 @@ import numpy as np
 from scipy.interpolate import splev, splprep
 
 SIZE = (720, 960)  # height, width of the paper in pixels
-PEN = 0.26  # width of the felt pen, relative to half the height of a sign
-LINES = ("27  58  85", "3 14159", "1984  1066", "0 6 3 7 2 5 9")
+PEN = 0.23  # width of the felt pen, relative to half the height of a sign
+LINES = ("27  58  85", "3 14159", "1984  1066", "0637  259")
 FLATNESS = 0.72  # of the height of the signs below, which are drawn slender
 # Strokes of each sign in a box one wide and two high, origin at the top left.
 STROKES: dict[str, list[list[tuple[float, float]]]] = {
