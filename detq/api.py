@@ -212,7 +212,7 @@ def quantize(
         progress=partial(report, "reading images"),
     )
     quantized = quantize_graph(
-        graph, chosen, lambda stage, count: _reported(calibration, stage, count, report)
+        graph, chosen, lambda stage, count: _reported(calibration, stage, count, report), report
     )
     int8 = _detector(quantized.graph)
     return QuantizationResult(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from detq.errors import ConfigError
 
 RangeMethod = Literal[
-    "kl_cfws", "kl_entropy", "minmax", "mean_minmax", "mse", "percentile", "placement"
+    "kl_cfws", "kl_entropy", "minmax", "mean_minmax", "mse", "percentile", "placement", "search"
 ]
 
 
@@ -61,18 +61,25 @@ class WeightsConfig(_Strict):
     ``split: cfws`` writes a re-parameterized convolution as fine 3x3 + coarse 1x1 (paper, section
     3.1);
     ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine
-    kernel.
+    kernel. ``layers: measured`` splits only where that pays, within the recipe's
+    ``latency_budget``. ``rounding: feedback`` lets the weights of a layer make up for each other's
+    rounding errors (:mod:`detq.quant.rounding`). With fewer ``bits`` the integers are smaller; the
+    runtime still stores and multiplies 8.
     """
 
     split: Literal["none", "cfws", "residual"] = "none"
     parts: tuple[Literal["backbone", "neck", "head"], ...] = ("backbone", "neck")
+    layers: Literal["all", "measured"] = "all"
     granularity: Literal["channel", "tensor"] = "channel"
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    rounding: Literal["nearest", "feedback"] = "nearest"
 
 
 class RangesConfig(_Strict):
     """Which rule finds activation ranges in which part of the network.
 
-    ``placement`` keeps the ranges of the library that placed the quantizers.
+    ``placement`` keeps the ranges of the library that placed the quantizers; ``search`` finds them
+    by what they do to the network's output (:mod:`detq.quant.search`), in every part or in none.
     """
 
     backbone: RangeMethod = "kl_cfws"
@@ -92,9 +99,30 @@ class RangesConfig(_Strict):
         """True if no range is chosen by a rule of detq's own."""
         return {self.backbone, self.neck, self.head} == {"placement"}
 
+    @property
+    def is_searched(self) -> bool:
+        """True if the ranges are found by what they do to the network's output."""
+        return self.backbone == "search"
+
+    def all_by(self, method: RangeMethod) -> RangesConfig:
+        """The same with one rule for every part."""
+        return self.model_copy(update={"backbone": method, "neck": method, "head": method})
+
+    @model_validator(mode="after")
+    def _check(self) -> RangesConfig:
+        parts = {self.backbone, self.neck, self.head}
+        if "search" in parts and len(parts) > 1:
+            raise ValueError("search: name it for backbone, neck and head, or for none of them")
+        return self
+
 
 class Recipe(_Strict):
-    """A complete description of one way to quantize."""
+    """A complete description of one way to quantize.
+
+    ``latency_budget`` is what measured choices (split layers, tensors left in float) may cost, as a
+    share of the predicted latency of the plain INT8 convolutions. ``quantize_elementwise: false``
+    leaves tensors in float that no convolution reads.
+    """
 
     name: str
     description: str = ""
@@ -102,6 +130,8 @@ class Recipe(_Strict):
     ranges: RangesConfig = RangesConfig()
     placement: Literal["performance", "mixed"] = "mixed"
     quantize_decode: bool = False
+    quantize_elementwise: bool = True
+    latency_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     overflow_fix: Literal["pairs", "disable", "first_layer_only", "enable"] = "pairs"
     bias_correction: Literal["none", "mean_error", "nncf"] = "mean_error"
     calibration_images: Annotated[int, Field(ge=1)] = 300
@@ -111,6 +141,9 @@ class Recipe(_Strict):
     def _check(self) -> Recipe:
         if self.bias_correction == "nncf" and not self.ranges.only_placement:
             raise ValueError("bias_correction: nncf needs ranges: placement in every part")
+        own = self.weights.rounding != "nearest" or self.weights.bits != 8
+        if own and self.overflow_fix != "pairs":
+            raise ValueError("weights: rounding and bits need overflow_fix: pairs")
         return self
 
 

@@ -53,7 +53,7 @@ class ActivationQuantizer:
 
 def activation_quantizers(placed: ov.Model) -> list[ActivationQuantizer]:
     """The activation quantizers of a placed graph, in execution order."""
-    nodes = _activation_nodes(placed)
+    nodes = activation_nodes(placed)
     groups = _sharing_groups(placed, nodes)
     return [
         ActivationQuantizer(
@@ -149,7 +149,8 @@ def write_ranges(placed: ov.Model, ranges: dict[str, list[Range]]) -> None:
     placed.validate_nodes_and_infer_types()
 
 
-def _activation_nodes(model: ov.Model) -> list[ov.Node]:
+def activation_nodes(model: ov.Model) -> list[ov.Node]:
+    """The FakeQuantize nodes on activations, inputs before their users."""
     return [
         node
         for node in nodes_of_type(model, "FakeQuantize")

@@ -26,13 +26,16 @@ from detq.quant.cfws import Granularity, weight_step
 Array = npt.NDArray[np.float32]
 
 
-def limit_weight_pairs(placed: ov.Model, coarse_steps: Mapping[str, Array]) -> None:
+def limit_weight_pairs(
+    placed: ov.Model, coarse_steps: Mapping[str, Array], *, bits: int = 8
+) -> None:
     """Widen the grids of quantized convolution weights where a pair could overflow.
 
     ``coarse_steps`` are the grids that coarse kernels (by the name of their convolution) were
-    rounded to: these stay on them, and lose nothing. Changes the model.
+    rounded to: these stay on them, and lose nothing. With fewer ``bits``, steps so large that the
+    integers do not exceed these. Changes the model.
     """
-    for convolution, quantizer in _quantized_weights(placed):
+    for convolution, quantizer in quantized_weights(placed):
         low = constant_value(producer(quantizer, 1))
         weight = constant_value(producer(quantizer, 0))
         if low is None or weight is None:
@@ -41,7 +44,7 @@ def limit_weight_pairs(placed: ov.Model, coarse_steps: Mapping[str, Array]) -> N
         if step is None:
             kernels = np.asarray(weight, np.float32).reshape(-1, *weight.shape[-3:])
             granularity: Granularity = "tensor" if low.size == 1 else "channel"
-            step = weight_step(kernels, granularity=granularity, limit_pairs=True)
+            step = weight_step(kernels, granularity=granularity, bits=bits, limit_pairs=True)
         _write_step(quantizer, step.reshape(low.shape))
 
 
@@ -53,8 +56,8 @@ def _write_step(quantizer: ov.Node, step: Array) -> None:
         replace_constant_input(quantizer, index, value)
 
 
-def _quantized_weights(model: ov.Model) -> Iterator[tuple[ov.Node, ov.Node]]:
-    """Every convolution with quantized weights, and their FakeQuantize."""
+def quantized_weights(model: ov.Model) -> Iterator[tuple[ov.Node, ov.Node]]:
+    """Every convolution of the model with quantized weights, and their FakeQuantize."""
     for convolution in nodes_of_type(model, *CONVOLUTIONS):
         quantizer = producer(convolution, 1)
         if quantizer.get_type_name() == "FakeQuantize":

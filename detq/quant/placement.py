@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,19 @@ import openvino as ov
 from detq.config import Recipe
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import CONVOLUTIONS, downstream, nodes_of_type, producer
+from detq.graph.surgery import (
+    CONVOLUTIONS,
+    WEIGHTED,
+    bypass,
+    consumers,
+    downstream,
+    nodes_of_type,
+    producer,
+)
+from detq.quant.calibration import SHARING_OPERATIONS, activation_nodes
 
 Image = npt.NDArray[np.float32]
+_HANDING_ON = SHARING_OPERATIONS | {"Interpolate", "FakeQuantize"}
 
 
 def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Iterable[Image]) -> ov.Model:
@@ -53,6 +63,44 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Iterable[Imag
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             advanced_parameters=advanced,
         )
+
+
+def drop_idle_quantizers(placed: ov.Model) -> int:
+    """Take out activation quantizers that no weighted operation reads; changes the model.
+
+    NNCF also quantizes what other operations read (a product, a mean), which then round what the
+    next convolution's quantizer rounds again. Returns how many there were.
+    """
+    idle = [node for node in activation_nodes(placed) if not readers(node)]
+    for node in idle:
+        bypass(node)
+    placed.validate_nodes_and_infer_types()
+    return len(idle)
+
+
+def leave_in_float(placed: ov.Model, quantizers: Collection[str]) -> None:
+    """Take out the named activation quantizers, and those of the weights that meet their tensors.
+
+    Changes the model.
+    """
+    for node in activation_nodes(placed):
+        if node.get_friendly_name() in quantizers:
+            for reader in readers(node):
+                if producer(reader, 1).get_type_name() == "FakeQuantize":
+                    bypass(producer(reader, 1))
+            bypass(node)
+    placed.validate_nodes_and_infer_types()
+
+
+def readers(quantizer: ov.Node) -> list[ov.Node]:
+    """Weighted operations that read a quantizer's tensor, also through ones that hand it on."""
+    found = []
+    for node in consumers(quantizer):
+        if node.get_type_name() in WEIGHTED:
+            found.append(node)
+        elif node.get_type_name() in _HANDING_ON:
+            found += readers(node)
+    return found
 
 
 def decode_nodes(graph: DetectorGraph) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,14 @@ from openvino._offline_transformations import compress_quantize_weights_transfor
 from detq.config import Recipe
 from detq.errors import CalibrationError, GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import bypass, find_node, nodes_of_type, producer, producers
+from detq.graph.surgery import (
+    CONVOLUTIONS,
+    bypass,
+    find_node,
+    nodes_of_type,
+    producer,
+    producers,
+)
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import (
     ActivationQuantizer,
@@ -22,15 +30,25 @@ from detq.quant.calibration import (
     observe,
     write_ranges,
 )
+from detq.quant.cost import convolution_seconds
+from detq.quant.feedback import round_weights
+from detq.quant.layer_choice import SplitChoice, choose_layers
 from detq.quant.overflow import limit_weight_pairs
-from detq.quant.placement import place_quantizers
+from detq.quant.placement import drop_idle_quantizers, leave_in_float, place_quantizers
 from detq.quant.ranges import Range
+from detq.quant.search import IMAGES as SEARCH_IMAGES
+from detq.quant.search import SearchResult, search_ranges
 from detq.quant.split import SUM_SUFFIX, split_graph
 
 Image = npt.NDArray[np.float32]
 Images = Callable[[str, int | None], Iterable[Image]]
 """(stage, at most so many) -> calibration images, float32 [1, 3, H, W], afresh for every stage."""
 
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the number of steps done and the number of all."""
+
+CHOICE_IMAGES = 8
+ROUNDING_IMAGES = 32
 BIAS_IMAGES = 32
 """Means over this many images are exact enough; each costs two inferences."""
 
@@ -55,10 +73,16 @@ class QuantizedDetector:
     split_layers: tuple[str, ...]
     decisions: tuple[LayerDecision, ...]
     biases_corrected: int
+    split_choices: tuple[SplitChoice, ...] = ()
+    search: SearchResult | None = None
 
 
-def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> QuantizedDetector:
+def quantize_graph(
+    graph: DetectorGraph, recipe: Recipe, images: Images, progress: Progress | None = None
+) -> QuantizedDetector:
     """Float detector graph -> INT8 detector graph; the one given is not changed.
+
+    ``progress`` hears of stages that do not read images.
 
     Raises CalibrationError if ``images`` gives none, or unusable activations, and GraphError for a
     graph that is quantized already.
@@ -66,18 +90,32 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
     if nodes_of_type(graph.model, "FakeQuantize"):
         raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
     limit_pairs = recipe.overflow_fix == "pairs"
-    split = split_graph(graph, recipe.weights, limit_pairs=limit_pairs)
-    stage = "placing quantizers"
-    first = list(images(stage, 1))
-    if not first:
-        raise CalibrationError("no calibration image could be read; nothing to calibrate with")
-    sample = _Afresh(lambda: images(stage, None)) if recipe.ranges.any_placement else first
-    placed = place_quantizers(split.graph, recipe, sample)
+    budget_s = recipe.latency_budget * sum(
+        convolution_seconds(node, int8=True) for node in nodes_of_type(graph.model, *CONVOLUTIONS)
+    )
+    choices = _weigh_splits(graph, recipe, images, budget_s)
+    chosen = {choice.name for choice in choices if choice.chosen}
+    layers = chosen if recipe.weights.layers == "measured" else None
+    split = split_graph(graph, recipe.weights, limit_pairs=limit_pairs, layers=layers)
+    placed = _place(split.graph, recipe, images)
     if limit_pairs:
-        limit_weight_pairs(placed, split.coarse_steps)
+        limit_weight_pairs(placed, split.coarse_steps, bits=recipe.weights.bits)
     _keep_coarse_branch_exact(placed, split.layers)
+    if not recipe.quantize_elementwise:
+        drop_idle_quantizers(placed)
     quantizers = activation_quantizers(placed)
-    ranges = {} if recipe.ranges.only_placement else _calibrate(placed, quantizers, recipe, images)
+    spent_s = sum(choice.seconds for choice in choices if choice.chosen)
+    activations = _calibrate(
+        placed, quantizers, recipe, images, budget_s - spent_s, progress or _silent
+    )
+    if recipe.weights.rounding == "feedback":
+        round_weights(
+            placed,
+            lambda: images("rounding weights", ROUNDING_IMAGES),
+            exact=split.coarse_steps,
+            bits=recipe.weights.bits,
+            limit_pairs=limit_pairs,
+        )
     corrected = 0
     if recipe.bias_correction == "mean_error":
         corrected = correct_biases(placed, images("correcting biases", BIAS_IMAGES))
@@ -87,9 +125,35 @@ def quantize_graph(graph: DetectorGraph, recipe: Recipe, images: Images) -> Quan
         graph=DetectorGraph(placed, graph.spec),
         recipe=recipe,
         split_layers=split.layers,
-        decisions=tuple(_decisions(quantizers, ranges, recipe)),
+        decisions=tuple(_decisions(quantizers, activations)),
         biases_corrected=corrected,
+        split_choices=tuple(choices),
+        search=activations.search,
     )
+
+
+def _weigh_splits(
+    graph: DetectorGraph, recipe: Recipe, images: Images, budget_s: float
+) -> list[SplitChoice]:
+    """What splitting each convolution would do; nothing if the recipe does not ask."""
+    if recipe.weights.layers == "all" or recipe.weights.split == "none":
+        return []
+    return choose_layers(
+        graph,
+        recipe.weights,
+        lambda: images("choosing layers to split", CHOICE_IMAGES),
+        budget_s=budget_s,
+        limit_pairs=recipe.overflow_fix == "pairs",
+    )
+
+
+def _place(graph: DetectorGraph, recipe: Recipe, images: Images) -> ov.Model:
+    stage = "placing quantizers"
+    first = list(images(stage, 1))
+    if not first:
+        raise CalibrationError("no calibration image could be read; nothing to calibrate with")
+    sample = _Afresh(lambda: images(stage, None)) if recipe.ranges.any_placement else first
+    return place_quantizers(graph, recipe, sample)
 
 
 @dataclass(frozen=True)
@@ -102,15 +166,46 @@ class _Afresh:
         return iter(self.read())
 
 
+@dataclass(frozen=True)
+class _Activations:
+    """The ranges written, the rule behind each, and the search that found them, if one did."""
+
+    ranges: dict[str, list[Range]]
+    methods: Mapping[str, str]
+    search: SearchResult | None = None
+
+
 def _calibrate(
-    placed: ov.Model, quantizers: list[ActivationQuantizer], recipe: Recipe, images: Images
-) -> dict[str, list[Range]]:
+    placed: ov.Model,
+    quantizers: list[ActivationQuantizer],
+    recipe: Recipe,
+    images: Images,
+    budget_s: float,
+    progress: Progress,
+) -> _Activations:
     """Observe, choose and write the ranges; changes the model."""
+    methods = {q.name: getattr(recipe.ranges, q.part) for q in quantizers}
+    if recipe.ranges.only_placement:
+        return _Activations({}, methods)
     statistics = observe(placed, quantizers, images("observing", None), bins=recipe.ranges.bins)
     symmetric = recipe.placement == "performance"
-    ranges = choose_ranges(quantizers, statistics, recipe.ranges, symmetric=symmetric)
-    write_ranges(placed, ranges)
-    return ranges
+    if not recipe.ranges.is_searched:
+        ranges = choose_ranges(quantizers, statistics, recipe.ranges, symmetric=symmetric)
+        write_ranges(placed, ranges)
+        return _Activations(ranges, methods)
+    found = search_ranges(
+        placed,
+        quantizers,
+        statistics,
+        recipe.ranges,
+        list(images("reading images to search with", SEARCH_IMAGES)),
+        symmetric=symmetric,
+        budget_s=budget_s,
+        progress=partial(progress, "searching ranges"),
+    )
+    write_ranges(placed, found.ranges)
+    leave_in_float(placed, found.in_float)
+    return _Activations(found.ranges, found.methods, found)
 
 
 def _keep_coarse_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> None:
@@ -127,14 +222,18 @@ def _keep_coarse_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> 
 
 
 def _decisions(
-    quantizers: list[ActivationQuantizer], ranges: dict[str, list[Range]], recipe: Recipe
+    quantizers: list[ActivationQuantizer], activations: _Activations
 ) -> Iterator[LayerDecision]:
     for quantizer in quantizers:
-        chosen = ranges.get(quantizer.name, [])
+        chosen = activations.ranges.get(quantizer.name, [])
         yield LayerDecision(
             name=quantizer.name,
             part=quantizer.part,
-            method=getattr(recipe.ranges, quantizer.part),
+            method=activations.methods[quantizer.name],
             low=tuple(channel.low for channel in chosen),
             high=tuple(channel.high for channel in chosen),
         )
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass

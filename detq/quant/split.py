@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,11 +43,16 @@ class SplitGraph:
 
 
 def split_graph(
-    graph: DetectorGraph, config: WeightsConfig, *, limit_pairs: bool = False
+    graph: DetectorGraph,
+    config: WeightsConfig,
+    *,
+    limit_pairs: bool = False,
+    layers: Collection[str] | None = None,
 ) -> SplitGraph:
     """Write ``Convolution(W)`` as ``Convolution(F) + Convolution(C)`` where the recipe says so.
 
-    The convolutions are those that ``graph.spec`` calls re-parameterized, in ``config.parts``. The
+    The convolutions are those that ``graph.spec`` calls re-parameterized, in ``config.parts``, of
+    which ``layers`` may name some. The
     graph returned computes the same function in float and shares nothing with the one given.
     ``limit_pairs`` rounds coarse kernels so that they cannot overflow (:mod:`detq.quant.cfws`).
 
@@ -59,7 +64,14 @@ def split_graph(
         return SplitGraph(DetectorGraph(model, graph.spec), {})
     by_name = {node.get_friendly_name(): node for node in model.get_ops()}
     names = [conv.name for conv in graph.spec.reparameterized if conv.part in config.parts]
-    split = partial(_SPLITS[config.split], granularity=config.granularity, limit_pairs=limit_pairs)
+    if layers is not None:
+        names = [name for name in names if name in layers]
+    split = partial(
+        _SPLITS[config.split],
+        granularity=config.granularity,
+        bits=config.bits,
+        limit_pairs=limit_pairs,
+    )
     steps = {}
     for name in names:
         if name not in by_name:

@@ -1,0 +1,340 @@
+"""Ranges chosen by measurement: each tensor's grid is the one that disturbs the output least.
+
+A rule looks at one tensor; which rule is best depends on what the network does with it, and differs
+from tensor to tensor. So every rule only proposes. A trial network takes the activation ranges as
+inputs, computes everything else in float, and is compared with the float network on a few images;
+no labels are needed. First a tensor that no INT8 grid serves is left in float where the budget
+allows it, then every group of tensors in turn tries its proposals. A change counts only if it helps
+on average and on most of the images, which keeps the search from fitting the noise of so few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset15 as ops
+
+from detq.config import RangeMethod, RangesConfig
+from detq.errors import CalibrationError
+from detq.graph.surgery import WEIGHTED, bypass, nodes_of_type
+from detq.quant.calibration import (
+    ActivationQuantizer,
+    activation_nodes,
+    choose_ranges,
+    float_twin,
+)
+from detq.quant.cost import convolution_seconds, macs
+from detq.quant.histogram import ActivationStatistics
+from detq.quant.output_error import output_error
+from detq.quant.placement import readers
+from detq.quant.ranges import Range
+
+Image = npt.NDArray[np.float32]
+Errors = npt.NDArray[np.float64]
+Ranges = dict[str, list[Range]]
+"""For each quantizer's name its range, or one per channel."""
+Proposals = Mapping[RangeMethod, Ranges]
+
+PROPOSALS: tuple[RangeMethod, ...] = (
+    "mse",
+    "kl_cfws",
+    "percentile",
+    "kl_entropy",
+    "mean_minmax",
+    "minmax",
+)
+SCALES = (0.8, 0.9, 1.1, 1.25)
+"""After the rules, ranges per tensor also try these multiples of the best so far."""
+IMAGES = 6
+_FIRST = 2  # a proposal that is worse on so many images already is not tried on the others
+_DISTINCT = 0.02  # proposals that differ less are the same
+_LEAST_GAIN = 0.002  # of the error, for a change of range
+_FLOAT_GAIN = 0.05  # of the error, for a tensor left in float
+_FLOAT_CANDIDATES = 8
+FLOAT_MAC_SHARE = 0.05
+"""At most this share of the multiplications leaves INT8."""
+_FINE = 2.0**-20  # step of a grid, relative to its range, that is as good as float
+FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search decided, and the error of the network's output before and after it.
+
+    ``methods`` names for each quantizer the rule that its range came from, ``float`` for those of
+    ``in_float``, whose tensors stay in float. ``seconds`` is the predicted cost of these.
+    """
+
+    ranges: Ranges
+    methods: Mapping[str, str]
+    in_float: tuple[str, ...]
+    seconds: float
+    start: str
+    start_error: float
+    error: float
+
+
+@dataclass
+class _State:
+    """The best network so far: which grids it has, and its error on each image."""
+
+    ranges: Ranges
+    in_float: frozenset[str]
+    errors: Errors
+    methods: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> float:
+        return float(self.errors.mean())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Quantizers that share a grid, and the convolutions that compute in float without it."""
+
+    members: tuple[str, ...]
+    seconds: float
+    mac_share: float
+    per_tensor: bool
+
+
+def search_ranges(
+    placed: ov.Model,
+    quantizers: Sequence[ActivationQuantizer],
+    statistics: dict[str, list[ActivationStatistics]],
+    config: RangesConfig,
+    images: Iterable[Image],
+    *,
+    symmetric: bool,
+    budget_s: float,
+    progress: Callable[[int, int], None],
+) -> SearchResult:
+    """The range of every activation quantizer of a placed graph, which is not changed.
+
+    ``images`` float32 [1, 3, H, W] are kept in memory; ``budget_s`` is the predicted latency that
+    tensors left in float may cost. Raises CalibrationError if there was no image.
+    """
+    trial = _Trial(placed, statistics, list(images))
+    proposals = {
+        rule: choose_ranges(list(quantizers), statistics, config.all_by(rule), symmetric=symmetric)
+        for rule in PROPOSALS
+    }
+    groups = _groups(placed, quantizers)
+    state, start = _best_uniform_rule(trial, proposals)
+    start_error = state.error
+    seconds = _leave_in_float(trial, state, groups, budget_s)
+    left = [group for group in groups if not state.in_float & set(group.members)]
+    for done, group in enumerate(left, start=1):
+        _improve(trial, state, group, proposals)
+        progress(done, len(left))
+    return SearchResult(
+        ranges={name: found for name, found in state.ranges.items() if name not in state.in_float},
+        methods=state.methods,
+        in_float=tuple(q.name for q in quantizers if q.name in state.in_float),
+        seconds=seconds,
+        start=start,
+        start_error=start_error,
+        error=state.error,
+    )
+
+
+def _best_uniform_rule(trial: _Trial, proposals: Proposals) -> tuple[_State, str]:
+    """The network in which every tensor follows one rule, for the best such rule."""
+    errors = {rule: trial.errors(ranges, frozenset()) for rule, ranges in proposals.items()}
+    best = min(errors, key=lambda rule: float(errors[rule].mean()))
+    methods: dict[str, str] = dict.fromkeys(proposals[best], best)
+    return _State(dict(proposals[best]), frozenset(), errors[best], methods), best
+
+
+def _leave_in_float(
+    trial: _Trial, state: _State, groups: Sequence[_Group], budget_s: float
+) -> float:
+    """Take out of INT8 what costs most accuracy per predicted second, while the budget lasts.
+
+    Changes ``state``; returns the seconds spent.
+    """
+    spent, share = 0.0, 0.0
+    left = [g for g in groups if g.seconds <= budget_s and g.mac_share <= FLOAT_MAC_SHARE]
+    left.sort(key=lambda group: float(_without(trial, state, group).mean()))
+    while True:
+        left = [
+            group
+            for group in left
+            if not state.in_float & set(group.members)
+            and spent + group.seconds <= budget_s
+            and share + group.mac_share <= FLOAT_MAC_SHARE
+        ]
+        likely = left[:_FLOAT_CANDIDATES]
+        tried = {group: _without(trial, state, group) for group in likely}
+        gains = {
+            group: (state.error - float(error.mean())) / max(group.seconds, 1e-9)
+            for group, error in tried.items()
+            if state.error - float(error.mean()) > _FLOAT_GAIN * state.error
+        }
+        if not gains:
+            return spent
+        best = max(gains, key=lambda group: gains[group])
+        state.in_float |= set(best.members)
+        state.errors = tried[best]
+        state.methods.update(dict.fromkeys(best.members, FLOAT))
+        spent, share = spent + best.seconds, share + best.mac_share
+
+
+def _without(trial: _Trial, state: _State, group: _Group) -> Errors:
+    return trial.errors(state.ranges, state.in_float | set(group.members))
+
+
+def _improve(trial: _Trial, state: _State, group: _Group, proposals: Proposals) -> None:
+    """Try every other proposal for one group; changes ``state`` for the better or not at all."""
+    named = (
+        (rule, {name: ranges[name] for name in group.members}) for rule, ranges in proposals.items()
+    )
+    best = {name: state.ranges[name] for name in group.members}
+    scaled: Iterable[tuple[str, Ranges]] = (
+        (f"{state.methods[group.members[0]]} x {scale}", _scaled(best, scale)) for scale in SCALES
+    )
+    seen = [best]
+    for method, candidate in chain(named, scaled if group.per_tensor else ()):
+        if any(_alike(candidate, other) for other in seen):
+            continue
+        seen.append(candidate)
+        errors = trial.errors({**state.ranges, **candidate}, state.in_float, than=state.errors)
+        if _is_better(errors, state.errors):
+            state.ranges.update(candidate)
+            state.errors = errors
+            state.methods.update(dict.fromkeys(group.members, method))
+
+
+def _is_better(errors: Errors, before: Errors) -> bool:
+    """On average by more than noise, and on most images."""
+    gains = errors.mean() < (1 - _LEAST_GAIN) * before.mean()
+    return bool(gains and (errors < before).mean() > 0.5)
+
+
+def _scaled(ranges: Ranges, scale: float) -> Ranges:
+    return {
+        name: [Range(channel.low * scale, channel.high * scale) for channel in channels]
+        for name, channels in ranges.items()
+    }
+
+
+def _alike(ranges: Ranges, others: Ranges) -> bool:
+    """True if every end of every range is nearly the same."""
+    pairs = (
+        (one, other)
+        for name, channels in ranges.items()
+        for one, other in zip(channels, others[name], strict=True)
+    )
+    return all(
+        abs(one.high - other.high) <= _DISTINCT * other.high
+        and abs(one.low - other.low) <= _DISTINCT * (other.high - other.low)
+        for one, other in pairs
+    )
+
+
+def _groups(placed: ov.Model, quantizers: Sequence[ActivationQuantizer]) -> list[_Group]:
+    """The groups in execution order, with what each would cost in float."""
+    nodes = {node.get_friendly_name(): node for node in activation_nodes(placed)}
+    members: dict[str, list[ActivationQuantizer]] = {}
+    for quantizer in quantizers:
+        members.setdefault(quantizer.group, []).append(quantizer)
+    total = sum(macs(node) for node in nodes_of_type(placed, *WEIGHTED))
+    groups = []
+    for some in members.values():
+        met = {
+            reader.get_name(): reader for q in some for reader in readers(nodes[q.name])
+        }.values()
+        groups.append(
+            _Group(
+                members=tuple(quantizer.name for quantizer in some),
+                seconds=sum(
+                    convolution_seconds(node, int8=False) - convolution_seconds(node, int8=True)
+                    for node in met
+                ),
+                mac_share=sum(macs(node) for node in met) / total,
+                per_tensor=all(quantizer.channel_axis is None for quantizer in some),
+            )
+        )
+    return groups
+
+
+class _Trial:
+    """A compiled network, float but for activation grids that are inputs, and its float twin."""
+
+    def __init__(
+        self,
+        placed: ov.Model,
+        statistics: Mapping[str, list[ActivationStatistics]],
+        images: Sequence[Image],
+    ) -> None:
+        if not images:
+            raise CalibrationError("the search for ranges saw no data; give it a readable image")
+        options = {"INFERENCE_PRECISION_HINT": "f32"}
+        exact = ov.compile_model(float_twin(placed), "CPU", options)
+        self._images = images
+        self._expected = [exact(image)[0].copy() for image in images]
+        model, self._names, self._shapes = _with_ranges_as_inputs(placed)
+        self._request = ov.compile_model(model, "CPU", options).create_infer_request()
+        self._wide = {
+            name: [_wide(channel) for channel in channels] for name, channels in statistics.items()
+        }
+
+    def errors(
+        self, ranges: Ranges, in_float: frozenset[str], *, than: Errors | None = None
+    ) -> Errors:
+        """The output error on each image; infinite on later ones if worse ``than`` on the first."""
+        grids = self._grids(ranges, in_float)
+        found = np.full(len(self._images), np.inf)
+        for index, (image, expected) in enumerate(zip(self._images, self._expected, strict=True)):
+            if than is not None and index == _FIRST and found[:index].sum() > than[:index].sum():
+                break
+            outputs = self._request.infer([image, *grids], share_inputs=True)
+            found[index] = output_error(expected, outputs[0])
+        return found
+
+    def _grids(self, ranges: Ranges, in_float: frozenset[str]) -> list[Image]:
+        """Low end, high end and step of every quantizer, in the order of the model's inputs."""
+        grids = []
+        for name, shape in zip(self._names, self._shapes, strict=True):
+            fine = name in in_float
+            channels = self._wide[name] if fine else ranges[name]
+            low = np.array([channel.low for channel in channels], np.float32).reshape(shape)
+            high = np.array([channel.high for channel in channels], np.float32).reshape(shape)
+            step = (high - low) * np.float32(_FINE if fine else 1 / 255)
+            grids += [low, high, step]
+        return grids
+
+
+def _wide(statistics: ActivationStatistics) -> Range:
+    """A range that clips nothing, of a tensor that stays in float."""
+    low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    margin = 0.05 * (high - low) + 1e-3
+    return Range(low - margin, high + margin)
+
+
+def _with_ranges_as_inputs(placed: ov.Model) -> tuple[ov.Model, list[str], list[list[int]]]:
+    """A copy with float weights whose activation quantizers read low, high and step from inputs.
+
+    The inputs follow the image, three for each name returned, of the shapes returned.
+    """
+    model = placed.clone()
+    activations = activation_nodes(model)
+    names, shapes, inputs = [], [], []
+    for node in activations:
+        shape = list(node.input_value(1).get_shape())
+        low, high, step = (ops.parameter(shape, np.float32) for _ in range(3))
+        clipped = ops.minimum(ops.maximum(node.input_value(0), low), high)
+        level = ops.round(ops.divide(ops.subtract(clipped, low), step), "half_to_even")
+        node.output(0).replace(ops.add(ops.multiply(level, step), low).output(0))
+        names.append(node.get_friendly_name())
+        shapes.append(shape)
+        inputs += [low, high, step]
+    for node in nodes_of_type(model, "FakeQuantize"):
+        bypass(node)
+    every = [*model.get_parameters(), *inputs]
+    return ov.Model(model.get_results(), every, "range_trial"), names, shapes
