@@ -52,6 +52,8 @@ EMBEDDED = Path(str(files("detq.weights")))
 HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
 AGREEMENT_IMAGES = 32
+LEAST_HELD_BACK = 16
+"""With fewer images beside those to calibrate on, agreement is measured on these."""
 LEAST_AGREEMENT = 20.0
 """Below this mAP against the float model, the INT8 model is broken and not handed out."""
 
@@ -68,9 +70,9 @@ ImageSize = int | tuple[int, int]
 class QuantizationResult:
     """An INT8 detector with everything that is known about how it came to be.
 
-    ``agreement`` is the mAP of its detections against the float model's on calibration images, in
-    percent, None if the float model found nothing there. ``overlap`` counts calibration images
-    that are also in the split it was measured on.
+    ``agreement`` is the mAP of its detections against the float model's on ``agreement_images``
+    other images of the calibration split, in percent, None if the float model found nothing there.
+    ``held_back`` is False if the split has too few others, and calibration images had to do.
     """
 
     float_graph: DetectorGraph
@@ -78,6 +80,8 @@ class QuantizationResult:
     calibration: CalibrationImages
     calibration_fingerprint: str
     agreement: float | None
+    agreement_images: int
+    held_back: bool
     int8_share: float
 
     @property
@@ -107,6 +111,8 @@ class QuantizationResult:
             ],
             "int8_share_of_convolution_macs": round(self.int8_share, 4),
             "agreement_with_float": self.agreement,
+            "agreement_images": self.agreement_images,
+            "agreement_images_held_back": self.held_back,
         }
         return {**details, "measured": measured} if measured else details
 
@@ -206,11 +212,15 @@ def quantize(
         chosen = chosen.model_copy(update={"calibration_images": calibration_images})
     images_of = load_split(_dataset(data), split, with_annotations=False)
     report = progress or _silent
+    count = chosen.calibration_images
+    paths = sample_images(images_of, count, chosen.seed)
+    more = sample_images(images_of, count + AGREEMENT_IMAGES, chosen.seed)
+    kept = sorted(set(more) - set(paths))
     calibration = readable_images(
-        sample_images(images_of, chosen.calibration_images, chosen.seed),
-        default_preprocess(graph),
-        progress=partial(report, "reading images"),
+        paths, default_preprocess(graph), progress=partial(report, "reading images")
     )
+    held_back = len(kept) >= LEAST_HELD_BACK
+    judges = _readable(kept, graph) if held_back else calibration.paths[:AGREEMENT_IMAGES]
     quantized = quantize_graph(
         graph, chosen, lambda stage, count: _reported(calibration, stage, count, report), report
     )
@@ -220,7 +230,9 @@ def quantize(
         quantized=quantized,
         calibration=calibration,
         calibration_fingerprint=fingerprint(calibration.paths),
-        agreement=_checked_agreement(_detector(graph), int8, calibration.paths, report),
+        agreement=_checked_agreement(_detector(graph), int8, judges, report),
+        agreement_images=len(judges),
+        held_back=held_back,
         int8_share=int8.int8_share,
     )
 
@@ -329,6 +341,10 @@ def default_preprocess(graph: DetectorGraph) -> Preprocess:
     return PROTOCOLS["yolov6"].preprocess(graph.spec)
 
 
+def _readable(paths: Sequence[Path], graph: DetectorGraph) -> tuple[Path, ...]:
+    return readable_images(paths, default_preprocess(graph)).paths
+
+
 def _checked_agreement(
     reference: Detector, candidate: Detector, paths: Sequence[Path], report: Progress
 ) -> float | None:
@@ -336,9 +352,8 @@ def _checked_agreement(
 
     Raises CalibrationError if a float model that can tell objects from background is contradicted.
     """
-    sample = paths[:AGREEMENT_IMAGES]
-    expected = run_detector(reference, sample, progress=partial(report, "running float"))
-    actual = run_detector(candidate, sample, progress=partial(report, "running INT8"))
+    expected = run_detector(reference, paths, progress=partial(report, "running float"))
+    actual = run_detector(candidate, paths, progress=partial(report, "running INT8"))
     try:
         percent = agreement(
             expected.detections, actual.detections, class_count=reference.spec.class_count

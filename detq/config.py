@@ -133,13 +133,13 @@ class Recipe(_Strict):
     quantize_elementwise: bool = True
     latency_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     overflow_fix: Literal["pairs", "disable", "first_layer_only", "enable"] = "pairs"
-    bias_correction: Literal["none", "mean_error", "nncf"] = "mean_error"
+    bias_correction: Literal["none", "mean_error", "nncf", "nncf_accurate"] = "mean_error"
     calibration_images: Annotated[int, Field(ge=1)] = 300
     seed: int = 0
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if self.bias_correction == "nncf" and not self.ranges.only_placement:
+        if self.bias_correction.startswith("nncf") and not self.ranges.only_placement:
             raise ValueError("bias_correction: nncf needs ranges: placement in every part")
         own = self.weights.rounding != "nearest" or self.weights.bits != 8
         if own and self.overflow_fix != "pairs":

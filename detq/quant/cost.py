@@ -1,7 +1,7 @@
 """Predicted latency of convolutions: what a split or a float layer costs, before anything is timed.
 
-A roofline: the multiplications at the machine's rate, or its traffic at the memory's, whichever
-takes longer. The rates are those of two cores with AVX-512 VNNI (docs/results.md says how well the
+A roofline: the multiplications at the machine's rate, or the traffic at the cache's, whichever
+takes longer, and what it costs to call an operation at all. The rates are those of two cores with AVX-512 VNNI (docs/results.md says how well the
 prediction holds elsewhere); the choices that rest on it depend on their ratios alone, and are the
 same on every machine.
 """
@@ -14,9 +14,10 @@ import openvino as ov
 
 INT8_MACS_PER_S = 440e9
 FLOAT_MACS_PER_S = 125e9
-BYTES_PER_S = 10e9
-DEPTHWISE_SHARE = 0.125
-"""Of the rate: one multiplication per value read keeps the units waiting."""
+DEPTHWISE_MACS_PER_S = 20e9
+"""In either precision: the dot product instructions have nothing to sum over."""
+BYTES_PER_S = 100e9
+CALL_S = 20e-6
 
 
 def macs(convolution: ov.Node) -> int:
@@ -36,7 +37,7 @@ def convolution_seconds(convolution: ov.Node, *, int8: bool) -> float:
     """Predicted time of one weighted operation, its operands in INT8 or float32."""
     rate = INT8_MACS_PER_S if int8 else FLOAT_MACS_PER_S
     if list(convolution.get_input_shape(1))[-3:][0] == 1:
-        rate *= DEPTHWISE_SHARE
+        rate = DEPTHWISE_MACS_PER_S
     values = sum(
         _size(shape)
         for shape in (
@@ -45,15 +46,20 @@ def convolution_seconds(convolution: ov.Node, *, int8: bool) -> float:
             convolution.get_output_shape(0),
         )
     )
-    return float(max(macs(convolution) / rate, values * (1 if int8 else 4) / BYTES_PER_S))
+    return CALL_S + float(max(macs(convolution) / rate, values * (1 if int8 else 4) / BYTES_PER_S))
 
 
 def split_seconds(convolution: ov.Node) -> float:
-    """Predicted time that splitting a convolution adds: a 1x1 on the same input, and the sum."""
+    """Predicted time that splitting a convolution adds: a 1x1 on the same input, and the sum.
+
+    The sum is an operation of its own: the activation function no longer joins the convolution.
+    """
     taps = math.prod(list(convolution.get_input_shape(1))[-2:])
     output = _size(convolution.get_output_shape(0))
     traffic = _size(convolution.get_input_shape(0)) + 2 * output
-    return float(max(macs(convolution) / taps / INT8_MACS_PER_S, traffic / BYTES_PER_S))
+    return 2 * CALL_S + float(
+        max(macs(convolution) / taps / INT8_MACS_PER_S, traffic / BYTES_PER_S)
+    )
 
 
 def _size(shape: ov.Shape) -> int:

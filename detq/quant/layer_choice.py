@@ -36,8 +36,10 @@ Image = npt.NDArray[np.float32]
 
 FINE_RANGE = 5.0
 """Half the range of a fine branch's output, in root mean squares of its largest channel."""
-LEAST_GAIN_DB = 1.0
+LEAST_GAIN_DB = 3.0
 """A split that cleans a layer's output by less is not worth a convolution."""
+CLEAN_DB = 36.0
+"""Rounded activations alone leave about this SQNR: a cleaner output is not limited by weights."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def choose_layers(
     chosen, left = set[str](), budget_s
     by_worth = sorted(weighed, key=lambda pair: -pair[1] / pair[0].seconds)
     for choice, _ in by_worth:
-        if choice.split_db - choice.plain_db >= LEAST_GAIN_DB and choice.seconds <= left:
+        pays = choice.plain_db < CLEAN_DB and choice.split_db >= choice.plain_db + LEAST_GAIN_DB
+        if pays and choice.seconds <= left:
             chosen.add(choice.name)
             left -= choice.seconds
     return [

@@ -45,7 +45,7 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Iterable[Imag
         per_channel=recipe.weights.granularity == "channel"
     )
     advanced = nncf.AdvancedQuantizationParameters(
-        disable_bias_correction=recipe.bias_correction != "nncf",
+        disable_bias_correction=not recipe.bias_correction.startswith("nncf"),
         weights_quantization_params=weights,
         overflow_fix=nncf.OverflowFix(
             "disable" if recipe.overflow_fix == "pairs" else recipe.overflow_fix
@@ -60,18 +60,23 @@ def place_quantizers(graph: DetectorGraph, recipe: Recipe, images: Iterable[Imag
             preset=nncf.QuantizationPreset(recipe.placement),
             target_device=nncf.TargetDevice.CPU,
             subset_size=recipe.calibration_images,
+            fast_bias_correction=recipe.bias_correction != "nncf_accurate",
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             advanced_parameters=advanced,
         )
 
 
 def drop_idle_quantizers(placed: ov.Model) -> int:
-    """Take out activation quantizers that no weighted operation reads; changes the model.
+    """Take out activation quantizers that only arithmetic reads; changes the model.
 
-    NNCF also quantizes what other operations read (a product, a mean), which then round what the
-    next convolution's quantizer rounds again. Returns how many there were.
+    NNCF also quantizes the operands of products, sums and means, whose results the next
+    convolution's quantizer rounds again. Returns how many there were.
     """
-    idle = [node for node in activation_nodes(placed) if not readers(node)]
+    idle = [
+        node
+        for node in activation_nodes(placed)
+        if not any(user.get_type_name() in WEIGHTED | _HANDING_ON for user in consumers(node))
+    ]
     for node in idle:
         bypass(node)
     placed.validate_nodes_and_infer_types()

@@ -50,11 +50,13 @@ PROPOSALS: tuple[RangeMethod, ...] = (
 )
 SCALES = (0.8, 0.9, 1.1, 1.25)
 """After the rules, ranges per tensor also try these multiples of the best so far."""
-IMAGES = 6
+IMAGES = 8
+SWEEPS = 1
+"""Over all tensors; a choice depends on those of the others."""
 _FIRST = 2  # a proposal that is worse on so many images already is not tried on the others
 _DISTINCT = 0.02  # proposals that differ less are the same
 _LEAST_GAIN = 0.002  # of the error, for a change of range
-_FLOAT_GAIN = 0.05  # of the error, for a tensor left in float
+_FLOAT_GAIN = 0.02  # of the error, for a tensor left in float
 _FLOAT_CANDIDATES = 8
 FLOAT_MAC_SHARE = 0.05
 """At most this share of the multiplications leaves INT8."""
@@ -129,9 +131,9 @@ def search_ranges(
     start_error = state.error
     seconds = _leave_in_float(trial, state, groups, budget_s)
     left = [group for group in groups if not state.in_float & set(group.members)]
-    for done, group in enumerate(left, start=1):
+    for done, group in enumerate([*left] * SWEEPS, start=1):
         _improve(trial, state, group, proposals)
-        progress(done, len(left))
+        progress(done, SWEEPS * len(left))
     return SearchResult(
         ranges={name: found for name, found in state.ranges.items() if name not in state.in_float},
         methods=state.methods,
@@ -211,9 +213,9 @@ def _improve(trial: _Trial, state: _State, group: _Group, proposals: Proposals) 
 
 
 def _is_better(errors: Errors, before: Errors) -> bool:
-    """On average by more than noise, and on most images."""
+    """On average by more than noise, and on half of the images or more."""
     gains = errors.mean() < (1 - _LEAST_GAIN) * before.mean()
-    return bool(gains and (errors < before).mean() > 0.5)
+    return bool(gains and (errors < before).mean() >= 0.5)
 
 
 def _scaled(ranges: Ranges, scale: float) -> Ranges:

@@ -1,0 +1,220 @@
+"""What each part of detq brings: recipes on trained models, over several choices of images.
+
+    python tools/ablation.py run CONFIG.yaml --results runs/ablation.jsonl
+    python tools/ablation.py table --results runs/ablation.jsonl
+
+``run`` quantizes and measures every (model, recipe, seed) that the results file does not hold yet,
+one JSON line each, so that it can be cut off and started again; then it measures latencies, every
+recipe of a model in turns. ``table`` prints Markdown. CONFIG lists models::
+
+    models:
+      - model: bccd_yolov6n.pt
+        data: bccd/data.yaml
+        imgsz: 320
+        calibrate: train
+        split: test
+    seeds: [0, 1, 2]
+    images: 100
+    recipes: [nncf, minmax, cfws_kl, measured]
+    variants: [minmax/tensor, minmax/4]  # a recipe with weights per tensor, or of fewer bits; seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import yaml
+
+from detq import api
+from detq.config import Recipe
+from detq.data.dataset import load_split
+from detq.evaluation.agreement import agreement
+from detq.evaluation.evaluator import run_detector
+from detq.runtime.detector import Detector
+from detq.runtime.postprocess import EVALUATION
+
+FLOAT = "float"
+AGREEMENT_IMAGES = 128
+COLUMNS = (
+    "recipe",
+    "mAP",
+    "change",
+    "AP75",
+    "agreement",
+    "held back",
+    "split",
+    "INT8 work",
+    "latency",
+    "s",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    run_parser = commands.add_parser("run")
+    run_parser.add_argument("config", type=Path)
+    run_parser.set_defaults(command=lambda arguments: run(arguments.config, arguments.results))
+    table_parser = commands.add_parser("table")
+    table_parser.set_defaults(command=lambda arguments: table(arguments.results))
+    for each in (run_parser, table_parser):
+        each.add_argument("--results", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.command(arguments)
+
+
+def run(config: Path, results: Path) -> None:
+    """Measure what is missing."""
+    plan = yaml.safe_load(config.read_text())
+    results.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row["model"], row["recipe"], row["seed"]) for row in _rows(results)}
+    for entry in plan["models"]:
+        name = Path(entry["model"]).stem
+        graph = api.load(entry["model"], imgsz=entry.get("imgsz"))
+        wanted = [(recipe, seed) for seed in plan["seeds"] for recipe in plan["recipes"]]
+        if graph.spec.reparameterized:
+            wanted += [(recipe, plan["seeds"][0]) for recipe in plan.get("variants", ())]
+        if (name, FLOAT, 0) not in done:
+            _write(results, {"model": name, "recipe": FLOAT, "seed": 0, **_accuracy(graph, entry)})
+        saved = {}
+        for recipe, seed in wanted:
+            path = results.parent / f"{name}_{recipe.replace('/', '_')}.xml"
+            if (name, recipe, seed) not in done:
+                row = _quantize(graph, recipe, seed, entry, plan["images"], path)
+                _write(results, {"model": name, "recipe": recipe, "seed": seed, **row})
+            saved[recipe] = path
+        if (name, "latency", 0) not in done:
+            plain = [recipe for recipe in saved if "/" not in recipe]
+            graphs = [graph, *(_read(saved[recipe], graph) for recipe in plain)]
+            measured = api.bench(graphs, rounds=100)
+            latency = {
+                recipe: row.latency_ms
+                for recipe, row in zip([FLOAT, *plain], measured, strict=True)
+            }
+            _write(results, {"model": name, "recipe": "latency", "seed": 0, "ms": latency})
+
+
+def _quantize(
+    graph: api.DetectorGraph, name: str, seed: int, entry: dict[str, Any], images: int, path: Path
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    result = api.quantize(
+        graph,
+        data=entry["data"],
+        recipe=_recipe(name, seed),
+        calibration_images=images,
+        split=entry["calibrate"],
+    )
+    seconds = time.perf_counter() - start
+    if seed == 0:
+        ov.save_model(result.graph.model, path, compress_to_fp16=False)
+    return {
+        "seconds": seconds,
+        "held_back": result.agreement,
+        "int8_share": result.int8_share,
+        "split": len(result.quantized.split_layers),
+        **_accuracy(result.graph, entry, reference=graph),
+    }
+
+
+def _recipe(name: str, seed: int) -> Recipe:
+    base, _, variant = name.partition("/")
+    if base == "nncf_accurate":
+        recipe = api.load_recipe("nncf").model_copy(update={"bias_correction": "nncf_accurate"})
+    else:
+        recipe = api.load_recipe(base)
+    changes: dict[str, Any] = {}
+    if variant == "tensor":
+        changes["granularity"] = "tensor"
+    elif variant:
+        changes["bits"] = int(variant)
+    weights = recipe.weights.model_copy(update=changes)
+    return recipe.model_copy(update={"name": name, "seed": seed, "weights": weights})
+
+
+def _accuracy(
+    graph: api.DetectorGraph, entry: dict[str, Any], reference: api.DetectorGraph | None = None
+) -> dict[str, Any]:
+    result = api.evaluate(graph, data=entry["data"], split=entry["split"])
+    row: dict[str, Any] = {"map": result.map, "map75": result.map75}
+    if reference is not None:
+        images = load_split(api.load_dataset(entry["data"]), entry["split"])
+        paths = images.paths[:AGREEMENT_IMAGES]
+        found = [
+            run_detector(
+                Detector(each, preprocess=api.default_preprocess(each), postprocess=EVALUATION),
+                paths,
+            ).detections
+            for each in (reference, graph)
+        ]
+        row["agreement"] = agreement(*found, class_count=graph.spec.class_count)
+    return row
+
+
+def table(results: Path) -> None:
+    """Print one table per model."""
+    rows = _rows(results)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        ms = next((row["ms"] for row in own if row["recipe"] == "latency"), {})
+        floats = next(row for row in own if row["recipe"] == FLOAT)
+        print(f"\n### {model}\n")
+        print(
+            "| recipe | mAP | change | AP75 | agreement | held back | split | INT8 work | latency | s |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        print(
+            f"| float | {floats['map']:.2f} | | {floats['map75']:.2f} | | | | | {_ratio(ms, FLOAT)} | |"
+        )
+        for recipe in dict.fromkeys(row["recipe"] for row in own):
+            if recipe in (FLOAT, "latency"):
+                continue
+            some = [row for row in own if row["recipe"] == recipe]
+            mean = statistics.mean(row["map"] for row in some)
+            cells = [
+                f"`{recipe}`",
+                _spread([row["map"] for row in some]),
+                f"{mean - floats['map']:+.2f}",
+                f"{statistics.mean(row['map75'] for row in some):.2f}",
+                _spread([row["agreement"] for row in some]),
+                f"{statistics.mean(row['held_back'] for row in some):.1f}",
+                f"{some[0]['split']}",
+                f"{100 * statistics.mean(row['int8_share'] for row in some):.1f}%",
+                _ratio(ms, recipe),
+                f"{statistics.median(row['seconds'] for row in some):.0f}",
+            ]
+            print("|", " | ".join(cells), "|")
+
+
+def _ratio(ms: dict[str, float], recipe: str) -> str:
+    return f"{ms[recipe] / ms['minmax']:.2f}" if recipe in ms and "minmax" in ms else ""
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def _rows(results: Path) -> list[dict[str, Any]]:
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _write(results: Path, row: dict[str, Any]) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def _read(path: Path, graph: api.DetectorGraph) -> api.DetectorGraph:
+    return api.DetectorGraph(ov.Core().read_model(path), graph.spec)
+
+
+if __name__ == "__main__":
+    main()
