@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from hashlib import sha256
 from importlib.resources import files
 from itertools import tee
 from pathlib import Path
@@ -36,6 +37,7 @@ from detq.evaluation.evaluator import run_detector
 from detq.evaluation.protocol import PROTOCOLS
 from detq.graph.convert import from_onnx, from_torch, resized
 from detq.graph.detector_graph import DetectorGraph
+from detq.quant.guard import GuardMemory, GuardResult, hold_drop
 from detq.quant.ptq import QuantizedDetector, quantize_graph
 from detq.records import BenchResult, EvalResult, Prediction, SizeHW
 from detq.report.draw import draw_detections
@@ -46,7 +48,7 @@ from detq.runtime.postprocess import EVALUATION, PREDICTION
 if TYPE_CHECKING:
     from detq.adapters import StoredModel
 
-DEFAULT_RECIPE = "cfws_kl"
+DEFAULT_RECIPE = "measured"
 EMBEDDED = Path(str(files("detq.weights")))
 """The models that detq brings along, and what belongs to them."""
 HANDWRITING = EMBEDDED / "handwriting.jpg"
@@ -70,8 +72,9 @@ ImageSize = int | tuple[int, int]
 class QuantizationResult:
     """An INT8 detector with everything that is known about how it came to be.
 
-    ``agreement`` is the mAP of its detections against the float model's on ``agreement_images``
+    ``agreement`` is the mAP of its detections against the float model's on ``judges``,
     other images of the calibration split, in percent, None if the float model found nothing there.
+    ``guard`` says what :func:`hold_accuracy` gave back to float.
     ``held_back`` is False if the split has too few others, and calibration images had to do.
     """
 
@@ -80,9 +83,10 @@ class QuantizationResult:
     calibration: CalibrationImages
     calibration_fingerprint: str
     agreement: float | None
-    agreement_images: int
+    judges: tuple[Path, ...]
     held_back: bool
     int8_share: float
+    guard: GuardResult | None = None
 
     @property
     def graph(self) -> DetectorGraph:
@@ -109,12 +113,35 @@ class QuantizationResult:
                 {**asdict(decision), "low": list(decision.low), "high": list(decision.high)}
                 for decision in self.quantized.decisions
             ],
+            "split_choices": [asdict(choice) for choice in self.quantized.split_choices],
+            "search": self._search(),
+            "guard": self._guard(),
             "int8_share_of_convolution_macs": round(self.int8_share, 4),
             "agreement_with_float": self.agreement,
-            "agreement_images": self.agreement_images,
+            "agreement_images": len(self.judges),
             "agreement_images_held_back": self.held_back,
         }
         return {**details, "measured": measured} if measured else details
+
+    def _search(self) -> dict[str, Any] | None:
+        search = self.quantized.search
+        if search is None:
+            return None
+        return {
+            "best_rule": search.start,
+            "output_error_of_best_rule": search.start_error,
+            "output_error": search.error,
+            "in_float": list(search.in_float),
+        }
+
+    def _guard(self) -> dict[str, Any] | None:
+        if self.guard is None:
+            return None
+        return {
+            "returned_to_float": list(self.guard.returned),
+            "drops": dict(sorted(self.guard.drops.items())),
+            "share_of_macs_returned": round(self.guard.mac_share, 4),
+        }
 
 
 def load(
@@ -231,9 +258,60 @@ def quantize(
         calibration=calibration,
         calibration_fingerprint=fingerprint(calibration.paths),
         agreement=_checked_agreement(_detector(graph), int8, judges, report),
-        agreement_images=len(judges),
+        judges=judges,
         held_back=held_back,
         int8_share=int8.int8_share,
+    )
+
+
+def hold_accuracy(
+    result: QuantizationResult,
+    *,
+    data: DataSource,
+    max_drop: float,
+    split: str = "val",
+    preset: str = "yolov6",
+    limit_s: float = 3600.0,
+    memory: str | Path | None = None,
+    progress: Progress | None = None,
+) -> QuantizationResult:
+    """Give layers back to float, the most useful first, until INT8 loses at most ``max_drop``.
+
+    The drop is float mAP minus INT8 mAP on ``split``, in percent; for a data set without ground
+    truth there, 100 minus the agreement. ``memory`` is a file that lets a search cut off by
+    ``limit_s`` seconds (or by anything else) go on. Raises AccuracyError if the drop cannot be
+    held.
+    """
+    report, float_graph = progress or _silent, result.float_graph
+    chosen = _dataset(data)
+    labelled = getattr(chosen, split, None) is not None and has_ground_truth(chosen, split)
+
+    def measure(graph: DetectorGraph) -> float:
+        if labelled:
+            found = evaluate(graph, data=chosen, split=split, preset=preset, progress=report)
+            return found.map or 0.0
+        found_alike = _agreement(_detector(float_graph), _detector(graph), result.judges, report)
+        return 0.0 if found_alike is None else found_alike
+
+    exact = measure(float_graph) if labelled else 100.0
+    recipe = result.quantized.recipe.model_dump_json()
+    key = f"{recipe} {result.calibration_fingerprint} {split} {preset} {_digest(float_graph)}"
+    guard = hold_drop(
+        result.quantized,
+        lambda stage, count: _reported(result.calibration, stage, count, report),
+        lambda graph: exact - measure(graph),
+        max_drop=max_drop,
+        limit_s=limit_s,
+        memory=GuardMemory(None if memory is None else Path(memory), key),
+        progress=report,
+    )
+    int8 = _detector(guard.quantized.graph)
+    return replace(
+        result,
+        quantized=guard.quantized,
+        agreement=_agreement(_detector(float_graph), int8, result.judges, report),
+        int8_share=int8.int8_share,
+        guard=guard,
     )
 
 
@@ -352,22 +430,41 @@ def _checked_agreement(
 
     Raises CalibrationError if a float model that can tell objects from background is contradicted.
     """
-    expected = run_detector(reference, paths, progress=partial(report, "running float"))
-    actual = run_detector(candidate, paths, progress=partial(report, "running INT8"))
-    try:
-        percent = agreement(
-            expected.detections, actual.detections, class_count=reference.spec.class_count
-        )
-    except DataError:
-        return None
+    percent = _agreement(reference, candidate, paths, report)
+    if percent is None or percent >= LEAST_AGREEMENT:
+        return percent
+    expected = run_detector(reference, paths)
     counts = [int((found.scores >= MIN_SCORE).sum()) for found in expected.detections]
     sees_objects_everywhere = np.median(counts) >= reference.postprocess.max_detections
-    if percent < LEAST_AGREEMENT and not sees_objects_everywhere:
+    if not sees_objects_everywhere:
         raise CalibrationError(
             f"{reference.spec.name}: INT8 agrees with float to {percent:.1f}% only: it is broken; "
             "try another --recipe, or calibration images closer to the real ones"
         )
     return percent
+
+
+def _agreement(
+    reference: Detector, candidate: Detector, paths: Sequence[Path], report: Progress
+) -> float | None:
+    """mAP of the candidate's detections against the reference's; None if that found nothing."""
+    expected = run_detector(reference, paths, progress=partial(report, "running float"))
+    actual = run_detector(candidate, paths, progress=partial(report, "running INT8"))
+    try:
+        return agreement(
+            expected.detections, actual.detections, class_count=reference.spec.class_count
+        )
+    except DataError:
+        return None
+
+
+def _digest(graph: DetectorGraph) -> str:
+    """Of the weights of a graph, by which it is told from another."""
+    digest = sha256()
+    for node in graph.model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            digest.update(np.ascontiguousarray(node.get_data()).tobytes())
+    return digest.hexdigest()
 
 
 def _images_outside(source: Path, directory: Path) -> Sequence[Path]:

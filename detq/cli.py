@@ -58,7 +58,7 @@ Preset = Annotated[
 def quantize(
     model: Model,
     data: Data,
-    recipe: Annotated[str, typer.Option(help="Built-in name or YAML file.")] = "cfws_kl",
+    recipe: Annotated[str, typer.Option(help="Built-in name or YAML file.")] = "measured",
     imgsz: ImageSize = None,
     calib_images: Annotated[
         int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
@@ -72,6 +72,15 @@ def quantize(
         typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
     ] = None,
     preset: Preset = "yolov6",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Give layers back to float until INT8 loses at most this much mAP."
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0, help="Minutes that --max-drop may take; a rerun goes on.")
+    ] = 60.0,
     output: Annotated[Path | None, typer.Option(help="Directory to write.")] = None,
     json_file: Json = None,
 ) -> None:
@@ -102,6 +111,17 @@ def quantize(
             )
             for chosen in recipes
         ]
+        if max_drop is not None:
+            results[-1] = api.hold_accuracy(
+                results[-1],
+                data=dataset,
+                max_drop=max_drop,
+                split=judged,
+                preset=preset,
+                limit_s=60 * time_limit,
+                memory=directory.with_name(f"{directory.name}.guard.json"),
+                progress=_labelled(report, recipes[-1].name if compare else ""),
+            )
         rows = []
         if measurable:
             graphs = {each.quantized.recipe.name: each.graph for each in results}
@@ -374,13 +394,26 @@ def _print_quantization(
     else:
         console.note(f"split {measured['split']} has no ground truth: mAP was not measured")
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
-    split_layers = len(result.quantized.split_layers)
+    quantized = result.quantized
+    split_layers = len(quantized.split_layers)
+    in_float = sum(decision.method == "float" for decision in quantized.decisions)
+    where = f"{len(result.judges)} {'other' if result.held_back else 'calibration'} images"
     console.stdout.print(
-        f"{split_layers} convolutions split, {100 * result.int8_share:.1f}% of convolution MACs in "
-        f"INT8, agreement with float {agreement}, written to {directory}",
+        f"{split_layers} convolutions split, {in_float} tensors left in float, "
+        f"{100 * result.int8_share:.1f}% of convolution MACs in INT8\n"
+        f"agreement with float {agreement} on {where}, written to {directory}",
         highlight=False,
     )
-    if result.quantized.recipe.weights.split != "none" and not split_layers:
+    if result.guard is not None:
+        drops = result.guard.drops
+        console.stdout.print(
+            f"--max-drop: {len(result.guard.returned)} tensors given back to float, "
+            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was {drops[0]:.2f}, "
+            f"is {min(drops.values()):.2f}",
+            highlight=False,
+        )
+    recognised = result.float_graph.spec.reparameterized
+    if quantized.recipe.weights.split != "none" and not recognised:
         console.warn("no re-parameterized convolution was recognised, so no weight was split")
     if result.calibration.skipped:
         names = ", ".join(path.name for path in result.calibration.skipped[:3])

@@ -31,6 +31,10 @@ class CalibrationError(DetqError):
     """Calibration saw no data, or saw data that no range can be computed from."""
 
 
+class AccuracyError(DetqError):
+    """No INT8 model within the drop in accuracy that was allowed."""
+
+
 class RuntimeTimeoutError(DetqError):
     """An inference request did not finish in time."""
 

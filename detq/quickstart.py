@@ -22,7 +22,8 @@ from detq.records import BenchResult, EvalResult, Prediction
 MODEL = "digits_yolov6n"
 FLOAT = "float"
 PLAIN = "minmax"
-RECIPES = (PLAIN, api.DEFAULT_RECIPE)
+PAPER = "cfws_kl"
+RECIPES = (PLAIN, PAPER, api.DEFAULT_RECIPE)
 CALIBRATION_SPLIT, TEST_SPLIT = "val", "test"
 SAMPLES = 8
 BENCH_ROUNDS = 100

@@ -197,7 +197,7 @@ def test_data_set_yaml(quantize: Refused, colour_data: Path) -> None:
         (("--recipe", "cwfs"), ("recipe 'cwfs'", "one of cfws_kl, cfws_minmax")),
         (("--recipe", "absent.yaml"), ("absent.yaml: cannot be read",)),
         (("--compare", "fast"), ("recipe 'fast'",)),
-        (("--compare", "cfws_kl"), ("'cfws_kl' would be two rows",)),
+        (("--compare", "measured"), ("'measured' would be two rows",)),
         (("--imgsz", "abc"), ("--imgsz abc: expected a side in pixels, or HxW",)),
         (("--imgsz", "32x"), ("--imgsz 32x",)),
         (("--imgsz", "0"), ("--imgsz 0",)),

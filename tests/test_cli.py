@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,19 +78,20 @@ def _plain() -> dict[str, str]:
 
 
 def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported) -> None:
-    heading, *rows, summary = exported.out.splitlines()
+    heading, *rows, decisions, summary = exported.out.splitlines()
     assert heading.split()[:4] == ["model", "mAP", "AP50", "AP75"]
-    assert [row.split()[0] for row in rows] == ["float", "minmax", "nncf", "cfws_kl"]
+    assert [row.split()[0] for row in rows] == ["float", "minmax", "nncf", "measured"]
     assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
     assert [row.split()[-2] for row in rows] == ["fp32", "int8", "int8", "int8"]
-    assert summary.startswith("35 convolutions split, ")
+    assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
+    assert re.match(r"agreement with float \d\d\.\d% on 32 other images, ", summary)
     assert summary.endswith(f"written to {exported.directory.name}")
 
 
 def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) -> None:
     """On a pipe a stage is one line: no bars, no control characters."""
     lines = exported.err.splitlines()
-    assert "cfws_kl: observing (100)" in lines
+    assert "measured: observing (100)" in lines
     assert len(lines) == len(set(lines))
     for word in ("warning", "error", "Warning", "\x1b", "\r"):
         assert word not in exported.err
@@ -119,17 +121,23 @@ def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
     assert metadata["names"] == {0: "RBC", 1: "WBC", 2: "Platelets"}
     assert (metadata["task"], metadata["stride"], metadata["imgsz"]) == ("detect", 32, [320, 320])
     details = metadata["detq"]
-    assert details["recipe"]["name"] == "cfws_kl"
+    assert details["recipe"]["name"] == "measured"
     assert details["recipe"]["calibration_images"] == details["calibration"]["images"] == 100
     assert details["calibration"]["skipped"] == []
     assert len(details["calibration"]["fingerprint"]) == 64
     assert {"detq", "openvino", "nncf"} <= set(details["versions"])
-    assert len(details["split_layers"]) == 35
+    assert len(details["split_choices"]) == 35
+    chosen = [choice["name"] for choice in details["split_choices"] if choice["chosen"]]
+    assert details["split_layers"] == chosen
+    assert details["search"]["output_error"] < details["search"]["output_error_of_best_rule"]
+    assert details["agreement_images_held_back"] is True
     assert set(details["split_layers"]) <= set(details["reparameterized"])
     assert details["int8_share_of_convolution_macs"] >= 0.95
     for decision in details["activations"]:
-        assert decision["method"] == "kl_cfws"
-        assert max(decision["low"]) <= 0 < min(decision["high"])
+        if decision["method"] == "float":
+            assert (decision["low"], decision["high"]) == ([], [])
+        else:
+            assert max(decision["low"]) <= 0 < min(decision["high"])
     rows = _json(exported.folder / "results.json")["models"]
     assert details["measured"] == {
         "split": "test",

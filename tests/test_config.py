@@ -61,7 +61,7 @@ def test_coco_has_its_80_classes_in_order() -> None:
         ),
         (
             {"name": "a", "weights": {"splits": "cfws"}},
-            r"unknown key 'weights\.splits'; known keys: split, parts, granularity$",
+            r"unknown key 'weights\.splits'; known keys: split, parts, layers, granularity, bits",
         ),
         (
             {"name": "a", "ranges": {"bin": 3}},
@@ -82,6 +82,14 @@ def test_coco_has_its_80_classes_in_order() -> None:
             "calibration_images: .*greater than or equal to 1",
         ),
         ({"name": "a", "bias_correction": "nncf"}, "needs ranges: placement in every part"),
+        (
+            {"name": "a", "ranges": {"backbone": "search"}},
+            "search: name it for backbone, neck and head, or for none",
+        ),
+        (
+            {"name": "a", "weights": {"bits": 4}, "overflow_fix": "disable"},
+            "rounding and bits need overflow_fix: pairs",
+        ),
         (["name"], "expected `key: value` lines, got list"),
         (None, "expected `key: value` lines, got NoneType"),
     ],
@@ -98,6 +106,8 @@ def test_coco_has_its_80_classes_in_order() -> None:
         "unknown part",
         "no images",
         "nncf's correction for other ranges",
+        "search in one part",
+        "few bits on foreign grids",
         "list",
         "empty",
     ],

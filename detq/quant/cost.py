@@ -1,9 +1,9 @@
 """Predicted latency of convolutions: what a split or a float layer costs, before anything is timed.
 
 A roofline: the multiplications at the machine's rate, or the traffic at the cache's, whichever
-takes longer, and what it costs to call an operation at all. The rates are those of two cores with AVX-512 VNNI (docs/results.md says how well the
-prediction holds elsewhere); the choices that rest on it depend on their ratios alone, and are the
-same on every machine.
+takes longer, and what it costs to call an operation at all. The rates are those of two cores with
+AVX-512 VNNI (docs/results.md says how well the prediction holds); the choices that rest on it
+depend on their ratios alone, and are the same on every machine.
 """
 
 from __future__ import annotations

@@ -83,18 +83,21 @@ def drop_idle_quantizers(placed: ov.Model) -> int:
     return len(idle)
 
 
-def leave_in_float(placed: ov.Model, quantizers: Collection[str]) -> None:
+def leave_in_float(placed: ov.Model, quantizers: Collection[str]) -> list[str]:
     """Take out the named activation quantizers, and those of the weights that meet their tensors.
 
-    Changes the model.
+    Changes the model; returns the names of the operations whose weights these are.
     """
+    returned = []
     for node in activation_nodes(placed):
         if node.get_friendly_name() in quantizers:
             for reader in readers(node):
                 if producer(reader, 1).get_type_name() == "FakeQuantize":
                     bypass(producer(reader, 1))
+                    returned.append(reader.get_friendly_name())
             bypass(node)
     placed.validate_nodes_and_infer_types()
+    return returned
 
 
 def readers(quantizer: ov.Node) -> list[ov.Node]:

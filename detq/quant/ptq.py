@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,14 +17,17 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
+    constant_value,
     find_node,
     nodes_of_type,
     producer,
     producers,
+    replace_constant_input,
 )
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import (
     ActivationQuantizer,
+    activation_nodes,
     activation_quantizers,
     choose_ranges,
     observe,
@@ -36,8 +39,8 @@ from detq.quant.layer_choice import SplitChoice, choose_layers
 from detq.quant.overflow import limit_weight_pairs
 from detq.quant.placement import drop_idle_quantizers, leave_in_float, place_quantizers
 from detq.quant.ranges import Range
+from detq.quant.search import FLOAT, SearchResult, search_ranges
 from detq.quant.search import IMAGES as SEARCH_IMAGES
-from detq.quant.search import SearchResult, search_ranges
 from detq.quant.split import SUM_SUFFIX, split_graph
 
 Image = npt.NDArray[np.float32]
@@ -65,14 +68,29 @@ class LayerDecision:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A placed graph with ranges and rounded weights, before biases are corrected.
+
+    ``exact`` is the float graph that it was placed on, with the weights as they were.
+    """
+
+    placed: ov.Model
+    exact: ov.Model
+
+
+@dataclass(frozen=True)
 class QuantizedDetector:
-    """An INT8 detector graph with the decisions that made it."""
+    """An INT8 detector graph with the decisions that made it.
+
+    ``unfinished`` is what :func:`give_back` starts from.
+    """
 
     graph: DetectorGraph
     recipe: Recipe
     split_layers: tuple[str, ...]
     decisions: tuple[LayerDecision, ...]
     biases_corrected: int
+    unfinished: Unfinished
     split_choices: tuple[SplitChoice, ...] = ()
     search: SearchResult | None = None
 
@@ -98,6 +116,7 @@ def quantize_graph(
     layers = chosen if recipe.weights.layers == "measured" else None
     split = split_graph(graph, recipe.weights, limit_pairs=limit_pairs, layers=layers)
     placed = _place(split.graph, recipe, images)
+    placed.set_friendly_name(graph.spec.name)
     if limit_pairs:
         limit_weight_pairs(placed, split.coarse_steps, bits=recipe.weights.bits)
     _keep_coarse_branch_exact(placed, split.layers)
@@ -116,20 +135,58 @@ def quantize_graph(
             bits=recipe.weights.bits,
             limit_pairs=limit_pairs,
         )
-    corrected = 0
-    if recipe.bias_correction == "mean_error":
-        corrected = correct_biases(placed, images("correcting biases", BIAS_IMAGES))
-    compress_quantize_weights_transformation(placed)
-    placed.set_friendly_name(graph.spec.name)
+    final, corrected = _finish(placed, recipe, images)
     return QuantizedDetector(
-        graph=DetectorGraph(placed, graph.spec),
+        graph=DetectorGraph(final, graph.spec),
         recipe=recipe,
         split_layers=split.layers,
         decisions=tuple(_decisions(quantizers, activations)),
         biases_corrected=corrected,
         split_choices=tuple(choices),
         search=activations.search,
+        unfinished=Unfinished(placed, split.graph.model),
     )
+
+
+def give_back(
+    quantized: QuantizedDetector, quantizers: Collection[str], images: Images
+) -> QuantizedDetector:
+    """The same with the named activation quantizers' tensors, and what reads them, in float.
+
+    Biases are corrected anew. Raises GraphError for a quantizer that is not there.
+    """
+    unfinished = quantized.unfinished
+    placed = unfinished.placed.clone()
+    unknown = set(quantizers) - {node.get_friendly_name() for node in activation_nodes(placed)}
+    if unknown:
+        raise GraphError(f"{quantized.graph.spec.name}: no quantizer is named {min(unknown)!r}")
+    for name in leave_in_float(placed, quantizers):
+        exact = constant_value(producer(find_node(unfinished.exact, name), 1))
+        if exact is not None:
+            replace_constant_input(find_node(placed, name), 1, exact)
+    final, corrected = _finish(placed, quantized.recipe, images)
+    returned = set(quantizers)
+    return replace(
+        quantized,
+        graph=DetectorGraph(final, quantized.graph.spec),
+        biases_corrected=corrected,
+        decisions=tuple(
+            replace(decision, method=FLOAT, low=(), high=())
+            if decision.name in returned
+            else decision
+            for decision in quantized.decisions
+        ),
+    )
+
+
+def _finish(placed: ov.Model, recipe: Recipe, images: Images) -> tuple[ov.Model, int]:
+    """A copy with biases corrected and weights stored in INT8, and the number of these biases."""
+    model, corrected = placed.clone(), 0
+    if recipe.bias_correction == "mean_error":
+        corrected = correct_biases(model, images("correcting biases", BIAS_IMAGES))
+    compress_quantize_weights_transformation(model)
+    model.set_friendly_name(placed.get_friendly_name())
+    return model, corrected
 
 
 def _weigh_splits(

@@ -96,7 +96,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Group:
+class QuantizerGroup:
     """Quantizers that share a grid, and the convolutions that compute in float without it."""
 
     members: tuple[str, ...]
@@ -126,7 +126,7 @@ def search_ranges(
         rule: choose_ranges(list(quantizers), statistics, config.all_by(rule), symmetric=symmetric)
         for rule in PROPOSALS
     }
-    groups = _groups(placed, quantizers)
+    groups = quantizer_groups(placed, quantizers)
     state, start = _best_uniform_rule(trial, proposals)
     start_error = state.error
     seconds = _leave_in_float(trial, state, groups, budget_s)
@@ -154,7 +154,7 @@ def _best_uniform_rule(trial: _Trial, proposals: Proposals) -> tuple[_State, str
 
 
 def _leave_in_float(
-    trial: _Trial, state: _State, groups: Sequence[_Group], budget_s: float
+    trial: _Trial, state: _State, groups: Sequence[QuantizerGroup], budget_s: float
 ) -> float:
     """Take out of INT8 what costs most accuracy per predicted second, while the budget lasts.
 
@@ -187,11 +187,11 @@ def _leave_in_float(
         spent, share = spent + best.seconds, share + best.mac_share
 
 
-def _without(trial: _Trial, state: _State, group: _Group) -> Errors:
+def _without(trial: _Trial, state: _State, group: QuantizerGroup) -> Errors:
     return trial.errors(state.ranges, state.in_float | set(group.members))
 
 
-def _improve(trial: _Trial, state: _State, group: _Group, proposals: Proposals) -> None:
+def _improve(trial: _Trial, state: _State, group: QuantizerGroup, proposals: Proposals) -> None:
     """Try every other proposal for one group; changes ``state`` for the better or not at all."""
     named = (
         (rule, {name: ranges[name] for name in group.members}) for rule, ranges in proposals.items()
@@ -239,7 +239,9 @@ def _alike(ranges: Ranges, others: Ranges) -> bool:
     )
 
 
-def _groups(placed: ov.Model, quantizers: Sequence[ActivationQuantizer]) -> list[_Group]:
+def quantizer_groups(
+    placed: ov.Model, quantizers: Sequence[ActivationQuantizer]
+) -> list[QuantizerGroup]:
     """The groups in execution order, with what each would cost in float."""
     nodes = {node.get_friendly_name(): node for node in activation_nodes(placed)}
     members: dict[str, list[ActivationQuantizer]] = {}
@@ -252,7 +254,7 @@ def _groups(placed: ov.Model, quantizers: Sequence[ActivationQuantizer]) -> list
             reader.get_name(): reader for q in some for reader in readers(nodes[q.name])
         }.values()
         groups.append(
-            _Group(
+            QuantizerGroup(
                 members=tuple(quantizer.name for quantizer in some),
                 seconds=sum(
                     convolution_seconds(node, int8=False) - convolution_seconds(node, int8=True)

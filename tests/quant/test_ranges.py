@@ -322,4 +322,4 @@ def test_range_without_zero_or_extent_is_an_error(low: float, high: float) -> No
 
 
 def test_every_rule_of_the_configuration_exists() -> None:
-    assert {*THRESHOLDS, "placement"} == set(get_args(RangeMethod))
+    assert {*THRESHOLDS, "placement", "search"} == set(get_args(RangeMethod))

@@ -1,0 +1,202 @@
+"""The accuracy guard: give tensors back to float, the most useful first, until a drop holds.
+
+Which tensor is worth most is measured: the output error of the INT8 network with that tensor (and
+the layers that read it) in float, against the float network, per predicted second that it costs.
+Then the shortest run of that order is sought whose drop in accuracy, measured by the caller, holds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from detq.errors import AccuracyError, ArtifactError
+from detq.graph.detector_graph import DetectorGraph
+from detq.quant.calibration import activation_quantizers, float_twin
+from detq.quant.output_error import output_error
+from detq.quant.placement import leave_in_float
+from detq.quant.ptq import Images, Progress, QuantizedDetector, give_back
+from detq.quant.search import QuantizerGroup, quantizer_groups
+
+Image = npt.NDArray[np.float32]
+
+RANKING_IMAGES = 4
+MOST_FLOAT_MACS = 0.5
+"""Beyond this share of the multiplications in float, INT8 is not worth having."""
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    """What the guard found: the detector that holds, and what it cost.
+
+    ``returned`` are the quantizers given back to float, ``drops`` the drops measured by the number
+    of groups given back, ``seconds`` the predicted latency that they add.
+    """
+
+    quantized: QuantizedDetector
+    returned: tuple[str, ...]
+    drops: dict[int, float]
+    seconds: float
+    mac_share: float
+
+
+class GuardMemory:
+    """What a guard has measured, kept in a file so that one cut off goes on where it was."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self._path, self._key = path, key
+        self.order: list[str] = []
+        self.drops: dict[int, float] = {}
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["key"] == self._key:
+                self.order = [str(name) for name in document["order"]]
+                self.drops = {int(k): float(drop) for k, drop in document["drops"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ArtifactError(f"{path}: is not a guard's memory; remove it") from None
+
+    def write(self) -> None:
+        """Put what is known on disk, if there is a file for it."""
+        if self._path is not None:
+            document = {"key": self._key, "order": self.order, "drops": self.drops}
+            self._path.write_text(json.dumps(document), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Remove the file: the guard came to an end."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def hold_drop(
+    quantized: QuantizedDetector,
+    images: Images,
+    drop_of: Callable[[DetectorGraph], float],
+    *,
+    max_drop: float,
+    limit_s: float,
+    memory: GuardMemory,
+    progress: Progress,
+) -> GuardResult:
+    """Give back as few tensors as it takes until ``drop_of`` the graph is at most ``max_drop``.
+
+    Raises AccuracyError if it cannot, or not within ``limit_s`` seconds; what was measured stays in
+    ``memory``.
+    """
+    deadline = time.monotonic() + limit_s
+    if 0 not in memory.drops:
+        memory.drops[0] = drop_of(quantized.graph)
+        memory.write()
+    if memory.drops[0] <= max_drop:
+        memory.forget()
+        return GuardResult(quantized, (), memory.drops, 0.0, 0.0)
+    groups = _affordable(_ranked(quantized, images, memory, progress, deadline))
+    candidates: dict[int, QuantizedDetector] = {}
+
+    def holds(count: int) -> bool:
+        names = [name for group in groups[:count] for name in group.members]
+        if count not in memory.drops:
+            _check_time(deadline, memory.drops)
+            candidates[count] = give_back(quantized, names, images)
+            memory.drops[count] = drop_of(candidates[count].graph)
+            memory.write()
+        progress("giving back to float", min(count, len(groups)), len(groups))
+        return memory.drops[count] <= max_drop
+
+    failing, count = 0, 1
+    while not holds(min(count, len(groups))):
+        if count >= len(groups):
+            raise AccuracyError(_refusal(quantized, memory.drops, max_drop))
+        failing, count = count, 2 * count
+    count = min(count, len(groups))
+    while count - failing > 1:
+        middle = (failing + count) // 2
+        failing, count = (failing, middle) if holds(middle) else (middle, count)
+    names = [name for group in groups[:count] for name in group.members]
+    final = candidates.get(count) or give_back(quantized, names, images)
+    memory.forget()
+    return GuardResult(
+        quantized=final,
+        returned=tuple(names),
+        drops=memory.drops,
+        seconds=sum(group.seconds for group in groups[:count]),
+        mac_share=sum(group.mac_share for group in groups[:count]),
+    )
+
+
+def _ranked(
+    quantized: QuantizedDetector,
+    images: Images,
+    memory: GuardMemory,
+    progress: Progress,
+    deadline: float,
+) -> list[QuantizerGroup]:
+    """The groups, most error removed per second first."""
+    placed = quantized.unfinished.placed
+    groups = {
+        group.members[0]: group for group in quantizer_groups(placed, activation_quantizers(placed))
+    }
+    if set(memory.order) == set(groups):
+        return [groups[name] for name in memory.order]
+    sample = list(images("reading images to rank with", RANKING_IMAGES))
+    expected = _outputs(float_twin(placed), sample)
+    error_of = partial(_error, expected, sample)
+    before = error_of(placed)
+    worth = {}
+    for done, (name, group) in enumerate(groups.items(), start=1):
+        _check_time(deadline, memory.drops)
+        trial = placed.clone()
+        leave_in_float(trial, group.members)
+        worth[name] = (before - error_of(trial)) / max(group.seconds, 1e-6)
+        progress("measuring what each tensor costs", done, len(groups))
+    memory.order = sorted(worth, key=lambda name: -worth[name])
+    memory.write()
+    return [groups[name] for name in memory.order]
+
+
+def _affordable(groups: Iterable[QuantizerGroup]) -> list[QuantizerGroup]:
+    """As many, in order, as leave most of the multiplications in INT8."""
+    chosen, share = [], 0.0
+    for group in groups:
+        if share + group.mac_share <= MOST_FLOAT_MACS:
+            chosen.append(group)
+            share += group.mac_share
+    return chosen
+
+
+def _error(expected: list[Image], sample: list[Image], model: ov.Model) -> float:
+    outputs = _outputs(model, sample)
+    errors = [output_error(*pair) for pair in zip(expected, outputs, strict=True)]
+    return float(np.mean(errors))
+
+
+def _outputs(model: ov.Model, sample: list[Image]) -> list[Image]:
+    compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return [np.array(compiled(image)[0]) for image in sample]
+
+
+def _check_time(deadline: float, drops: dict[int, float]) -> None:
+    if time.monotonic() > deadline:
+        raise AccuracyError(
+            f"the time limit is over, the least drop so far is {min(drops.values()):.2f}; run the "
+            "same command again to go on from there, or with a higher --time-limit"
+        )
+
+
+def _refusal(quantized: QuantizedDetector, drops: dict[int, float], max_drop: float) -> str:
+    return (
+        f"{quantized.graph.spec.name}: with {100 * MOST_FLOAT_MACS:.0f}% of its work in float it "
+        f"still loses {min(drops.values()):.2f}, more than --max-drop {max_drop:g}; nothing was "
+        "written: allow more, or calibrate on other images"
+    )

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_graphs import Source, images, repvgg_like, run
+
+from detq.config import RangesConfig, Recipe, WeightsConfig
+from detq.errors import AccuracyError, ArtifactError, GraphError
+from detq.graph.detector_graph import DetectorGraph
+from detq.quant.guard import GuardMemory, GuardResult, hold_drop
+from detq.quant.output_error import output_error
+from detq.quant.ptq import QuantizedDetector, give_back, quantize_graph
+
+IMAGES = images(6)
+COARSE = Recipe(
+    name="coarse",
+    weights=WeightsConfig(bits=4),
+    ranges=RangesConfig(backbone="minmax", neck="minmax", head="minmax"),
+)
+GRAPH = repvgg_like()
+EXACT = run(GRAPH.model, IMAGES)
+
+
+@pytest.fixture(scope="module")
+def quantized() -> QuantizedDetector:
+    return quantize_graph(GRAPH, COARSE, Source(IMAGES))
+
+
+def _drop(graph: DetectorGraph) -> float:
+    found = run(graph.model, IMAGES)
+    pairs = zip(EXACT, found, strict=True)
+    return float(np.mean([output_error(one[None], two[None]) for one, two in pairs]))
+
+
+def _hold(
+    quantized: QuantizedDetector,
+    max_drop: float,
+    *,
+    drop_of: Callable[[DetectorGraph], float] = _drop,
+    limit_s: float = 600,
+    path: Path | None = None,
+) -> GuardResult:
+    return hold_drop(
+        quantized,
+        Source(IMAGES),
+        drop_of,
+        max_drop=max_drop,
+        limit_s=limit_s,
+        memory=GuardMemory(path, "key"),
+        progress=lambda stage, done, total: None,
+    )
+
+
+def test_drop_that_holds_already_costs_nothing(quantized: QuantizedDetector) -> None:
+    result = _hold(quantized, 1e6)
+    assert (result.returned, result.seconds) == ((), 0.0)
+    assert result.quantized is quantized
+
+
+def test_layers_are_given_back_until_the_drop_holds(quantized: QuantizedDetector) -> None:
+    before = _drop(quantized.graph)
+    result = _hold(quantized, 0.8 * before)
+    assert len(result.returned) >= 1
+    assert _drop(result.quantized.graph) <= 0.8 * before
+    assert 0 < result.mac_share <= 0.5
+    floats = {d.name for d in result.quantized.decisions if d.method == "float"}
+    assert floats == set(result.returned)
+
+
+def test_drop_that_cannot_be_held_is_refused(quantized: QuantizedDetector) -> None:
+    with pytest.raises(AccuracyError, match=r"still loses .* more than --max-drop 0.*nothing was"):
+        _hold(quantized, 0.0, drop_of=lambda graph: 1.0)
+
+
+def test_giving_everything_back_is_the_float_network(quantized: QuantizedDetector) -> None:
+    names = [decision.name for decision in quantized.decisions]
+    returned = give_back(quantized, names, Source(IMAGES))
+    np.testing.assert_allclose(run(returned.graph.model, IMAGES), EXACT, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_quantizer(quantized: QuantizedDetector) -> None:
+    with pytest.raises(GraphError, match="no quantizer is named 'x'"):
+        give_back(quantized, ["x"], Source(IMAGES))
+
+
+def test_guard_cut_off_goes_on_where_it_was(quantized: QuantizedDetector, tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    asked = []
+
+    def failing(graph: DetectorGraph) -> float:
+        asked.append(graph)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        _hold(quantized, 0.5, drop_of=failing, path=path)
+    assert path.is_file()
+    result = _hold(quantized, 0.5, drop_of=lambda graph: asked.append(graph) or 0.1, path=path)  # type: ignore[func-returns-value]
+    assert len(asked) == 3  # not once more for the drop that was known
+    assert result.drops == {0: 1.0, 1: 0.1}
+    assert not path.exists()
+
+
+def test_time_limit_says_how_to_go_on(quantized: QuantizedDetector, tmp_path: Path) -> None:
+    with pytest.raises(AccuracyError, match=r"time limit is over, .* so far is 1\.00"):
+        _hold(quantized, 0.5, drop_of=lambda graph: 1.0, limit_s=0, path=tmp_path / "g.json")
+    assert (tmp_path / "g.json").is_file()
+
+
+def test_memory_of_another_job_is_not_used(quantized: QuantizedDetector, tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    other = GuardMemory(path, "other")
+    other.drops[0] = 0.0
+    other.write()
+    assert _hold(quantized, 0.5, drop_of=lambda graph: 0.4, path=path).drops == {0: 0.4}
+
+
+def test_damaged_memory(tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    path.write_text("[1")
+    with pytest.raises(ArtifactError, match="not a guard"):
+        GuardMemory(path, "key")

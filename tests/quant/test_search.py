@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as ops
+from small_graphs import Layers, Source, detector, images, pyramid, repvgg_like, run
+
+from detq.api import load_recipe
+from detq.config import RangesConfig, Recipe
+from detq.errors import CalibrationError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import (
+    CONVOLUTIONS,
+    bypass,
+    constant_value,
+    nodes_of_type,
+    producer,
+    replace_constant_input,
+)
+from detq.quant.calibration import (
+    activation_nodes,
+    activation_quantizers,
+    choose_ranges,
+    observe,
+    write_ranges,
+)
+from detq.quant.output_error import output_error
+from detq.quant.placement import drop_idle_quantizers, leave_in_float, place_quantizers, readers
+from detq.quant.ptq import quantize_graph
+from detq.quant.search import FLOAT, PROPOSALS, SearchResult, quantizer_groups, search_ranges
+
+IMAGES = images(6)
+SEARCH = RangesConfig(backbone="search", neck="search", head="search")
+RECIPE = Recipe(name="test", ranges=SEARCH)
+
+
+def _tailed(reach: float = 300.0) -> DetectorGraph:
+    """A tensor in which one channel, which hardly matters, reaches far beyond the others."""
+    make = Layers(seed=4)
+    image = make.image()
+    stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
+    scale = np.ones((1, 16, 1, 1), np.float32)
+    scale[:, 0] = reach
+    wide = ops.relu(ops.multiply(stem, ops.constant(scale)))
+    reader = make.convolution(wide, 16, "backbone.reader", kernel=1)
+    weight = np.array(constant_value(producer(producer(reader), 1)))
+    weight[:, 0] /= reach**1.5
+    replace_constant_input(producer(reader), 1, weight)
+    deep = ops.relu(make.convolution(ops.relu(reader), 48, "neck.deep"))
+    return detector(image, make.convolution(deep, 7, "detect.pred", kernel=1))
+
+
+@dataclass(frozen=True)
+class Searched:
+    placed: ov.Model
+    result: SearchResult
+
+
+def _search(graph: DetectorGraph, *, budget_s: float = 0.0) -> Searched:
+    placed = place_quantizers(graph, RECIPE, IMAGES[:1])
+    drop_idle_quantizers(placed)
+    quantizers = activation_quantizers(placed)
+    statistics = observe(placed, quantizers, IMAGES, bins=2048)
+    result = search_ranges(
+        placed,
+        quantizers,
+        statistics,
+        SEARCH,
+        IMAGES[:4],
+        symmetric=False,
+        budget_s=budget_s,
+        progress=lambda done, total: None,
+    )
+    return Searched(placed, result)
+
+
+@pytest.mark.parametrize("build", [repvgg_like, pyramid, _tailed])
+def test_search_is_at_least_as_good_as_the_best_rule(build: object) -> None:
+    searched = _search(build())  # type: ignore[operator]
+    assert searched.result.error <= searched.result.start_error
+    assert searched.result.start in PROPOSALS
+    names = {quantizer.name for quantizer in activation_quantizers(searched.placed)}
+    assert set(searched.result.ranges) == set(searched.result.methods) == names
+
+
+def test_error_of_the_trial_is_that_of_the_graph_with_these_ranges() -> None:
+    """Recomputed with FakeQuantize nodes, and weights in float as in the trial."""
+    graph = pyramid()
+    searched = _search(graph)
+    model = searched.placed.clone()
+    write_ranges(model, searched.result.ranges)
+    for node in nodes_of_type(model, "FakeQuantize"):
+        if constant_value(producer(node)) is not None:
+            bypass(node)
+    pairs = [(run(graph.model, [image]), run(model, [image])) for image in IMAGES[:4]]
+    errors = [output_error(exact, found) for exact, found in pairs]
+    assert searched.result.error == pytest.approx(float(np.mean(errors)), rel=0.05)
+
+
+def test_quantizers_that_meet_keep_one_grid() -> None:
+    searched = _search(pyramid())
+    groups: dict[str, set[tuple[float, float]]] = {}
+    for quantizer in activation_quantizers(searched.placed):
+        (found, *_) = searched.result.ranges[quantizer.name]
+        if quantizer.channel_axis is None:
+            groups.setdefault(quantizer.group, set()).add((found.low, found.high))
+    assert all(len(grids) == 1 for grids in groups.values())
+
+
+def test_tensor_that_no_grid_serves_is_left_in_float_within_the_budget() -> None:
+    tight, loose = _search(_tailed()), _search(_tailed(), budget_s=1.0)
+    assert tight.result.in_float == ()
+    assert len(loose.result.in_float) >= 1
+    assert loose.result.error < tight.result.error
+    assert 0 < loose.result.seconds <= 1.0
+    for name in loose.result.in_float:
+        assert loose.result.methods[name] == FLOAT
+        assert name not in loose.result.ranges
+
+
+def test_without_images_it_says_so() -> None:
+    placed = place_quantizers(pyramid(), RECIPE, IMAGES[:1])
+    quantizers = activation_quantizers(placed)
+    statistics = observe(placed, quantizers, IMAGES, bins=2048)
+    with pytest.raises(CalibrationError, match="the search for ranges saw no data"):
+        search_ranges(
+            placed,
+            quantizers,
+            statistics,
+            SEARCH,
+            [],
+            symmetric=False,
+            budget_s=0,
+            progress=lambda done, total: None,
+        )
+
+
+def test_default_recipe_on_a_small_network() -> None:
+    graph, heard = repvgg_like(), []
+    result = quantize_graph(
+        graph,
+        load_recipe("measured"),
+        Source(IMAGES),
+        lambda stage, done, total: heard.append((stage, done, total)),
+    )
+    assert result.search is not None
+    assert len(result.split_choices) == 4  # backbone and neck
+    assert {stage for stage, _, _ in heard} == {"searching ranges"}
+    assert heard[-1][1] == heard[-1][2]
+    again = quantize_graph(graph, load_recipe("measured"), Source(IMAGES))
+    assert again.decisions == result.decisions
+
+
+# Quantizers taken out
+
+
+def test_quantizers_that_only_arithmetic_reads_go() -> None:
+    placed = place_quantizers(pyramid(), RECIPE, IMAGES[:1])
+    before = {node.get_friendly_name() for node in activation_nodes(placed)}
+    arithmetic = {
+        node.get_friendly_name() for node in activation_nodes(placed) if not readers(node)
+    }
+    count = drop_idle_quantizers(placed)
+    after = {node.get_friendly_name() for node in activation_nodes(placed)}
+    assert before - after == arithmetic
+    assert count == len(arithmetic)
+
+
+def test_layer_left_in_float_has_float_weights_too() -> None:
+    placed = place_quantizers(_tailed(), RECIPE, IMAGES[:1])
+    reader = next(
+        node
+        for node in nodes_of_type(placed, *CONVOLUTIONS)
+        if node.get_friendly_name() == "backbone.reader"
+    )
+    quantizer = producer(reader)
+    assert quantizer.get_type_name() == "FakeQuantize"
+    assert leave_in_float(placed, [quantizer.get_friendly_name()]) == ["backbone.reader"]
+    assert producer(reader).get_type_name() != "FakeQuantize"
+    assert producer(reader, 1).get_type_name() == "Constant"
+
+
+def test_groups_know_who_reads_them() -> None:
+    placed = place_quantizers(pyramid(), RECIPE, IMAGES[:1])
+    quantizers = activation_quantizers(placed)
+    statistics = observe(placed, quantizers, IMAGES, bins=2048)
+    assert choose_ranges(quantizers, statistics, SEARCH.all_by("mse"), symmetric=False)
+    groups = quantizer_groups(placed, quantizers)
+    assert sorted(name for group in groups for name in group.members) == sorted(
+        quantizer.name for quantizer in quantizers
+    )
+    assert 0 < max(group.mac_share for group in groups) <= 1
+    assert all(group.seconds >= 0 for group in groups)
