@@ -38,10 +38,13 @@ from detq.evaluation.protocol import PROTOCOLS
 from detq.graph.convert import from_onnx, from_torch, resized
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
+from detq.quant.noise import tensor_noise
 from detq.quant.ptq import QuantizedDetector, quantize_graph
 from detq.records import BenchResult, EvalResult, Prediction, SizeHW
+from detq.report.disagreement import worst_disagreements
 from detq.report.draw import draw_detections
-from detq.report.page import render_report
+from detq.report.figures import ObservedTensor
+from detq.report.page import Evidence, render_report
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import EVALUATION, PREDICTION
 
@@ -54,6 +57,7 @@ EMBEDDED = Path(str(files("detq.weights")))
 HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
 AGREEMENT_IMAGES = 32
+NOISE_IMAGES = 4
 LEAST_HELD_BACK = 16
 """With fewer images beside those to calibrate on, agreement is measured on these."""
 LEAST_AGREEMENT = 20.0
@@ -96,7 +100,7 @@ class QuantizationResult:
     def save(self, directory: str | Path, *, measured: dict[str, Any] | None = None) -> None:
         """Write the exported directory (:mod:`detq.artifact`); ``measured`` joins its metadata."""
         details = self._details(measured)
-        report = render_report(self.float_graph, details)
+        report = render_report(self.float_graph, details, self._evidence())
         write_artifact(self.graph, Path(directory), details=details, report=report)
 
     def _details(self, measured: dict[str, Any] | None) -> dict[str, Any]:
@@ -122,6 +126,35 @@ class QuantizationResult:
             "agreement_images_held_back": self.held_back,
         }
         return {**details, "measured": measured} if measured else details
+
+    def _evidence(self) -> Evidence:
+        """Where INT8 departs from float: along the network, in its tensors, on images."""
+        detectors = [
+            Detector(graph, preprocess=default_preprocess(graph), postprocess=PREDICTION)
+            for graph in (self.float_graph, self.graph)
+        ]
+        exact, rounded = (run_detector(detector, self.judges) for detector in detectors)
+        names = self.graph.spec.class_names
+        tensors = [
+            ObservedTensor(
+                name=decision.name,
+                part=decision.part,
+                method=decision.method,
+                statistics=self.quantized.statistics[decision.name][0],
+                low=decision.low[0] if decision.low else None,
+                high=decision.high[0] if decision.high else None,
+            )
+            for decision in self.quantized.decisions
+            if len(self.quantized.statistics.get(decision.name, ())) == 1
+        ]
+        return Evidence(
+            noise=tensor_noise(self.quantized, self.calibration.inputs(NOISE_IMAGES)),
+            tensors=tensors,
+            disagreements=worst_disagreements(
+                self.judges, exact.detections, rounded.detections, names
+            ),
+            judged=len(self.judges),
+        )
 
     def _search(self) -> dict[str, Any] | None:
         search = self.quantized.search
@@ -392,18 +425,33 @@ def has_ground_truth(data: DataSource, split: str) -> bool:
 
 
 def measurement(
-    rows: Sequence[EvalResult], *, split: str, preset: str = "yolov6", overlap: int = 0
+    rows: Sequence[EvalResult],
+    *,
+    split: str,
+    preset: str = "yolov6",
+    overlap: int = 0,
+    speeds: Sequence[BenchResult] | None = None,
 ) -> dict[str, Any]:
     """What an exported directory keeps of a measurement; the first row is the float model's.
 
-    ``overlap`` is the number of calibration images that are also in ``split``.
+    ``overlap`` is the number of calibration images that are also in ``split``; ``speeds`` has the
+    latency of each row's model.
     """
+    latencies: Sequence[BenchResult | None] = speeds or [None] * len(rows)
     return {
         "split": split,
         "preset": preset,
         "calibration_images_in_split": overlap,
         "models": {
-            row.model: {"map": row.map, "map50": row.map50, "map75": row.map75} for row in rows
+            row.model: {
+                "map": row.map,
+                "map50": row.map50,
+                "map75": row.map75,
+                "size_mb": round(row.size_mb, 3),
+                "latency_ms": None if speed is None else round(speed.latency_ms, 3),
+                "speedup": None if speed is None else round(speed.speedup, 3),
+            }
+            for row, speed in zip(rows, latencies, strict=True)
         },
     }
 

@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+LATENCY_ROUNDS = 20
 """What Typer makes of a KeyboardInterrupt."""
 
 _MODEL_HELP = (
@@ -126,12 +127,24 @@ def quantize(
         if measurable:
             graphs = {each.quantized.recipe.name: each.graph for each in results}
             rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
+        speeds = api.bench(
+            [graph, *(each.graph for each in results)],
+            rounds=LATENCY_ROUNDS,
+            progress=partial(report, "measuring latency"),
+        )
     result = results[-1]
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
-    measured = api.measurement(rows, split=judged, preset=preset, overlap=overlap)
+    measured = api.measurement(
+        rows, split=judged, preset=preset, overlap=overlap, speeds=speeds if rows else None
+    )
     result.save(directory, measured=measured if measurable else None)
     _print_quantization(rows, result, measured, directory)
-    summary = {"int8_share": result.int8_share, "agreement": result.agreement}
+    console.print_latency(speeds[0], speeds[-1], LATENCY_ROUNDS)
+    summary = {
+        "int8_share": result.int8_share,
+        "agreement": result.agreement,
+        "latency_ms": {"float": speeds[0].latency_ms, "int8": speeds[-1].latency_ms},
+    }
     document = {"output": str(directory), "models": [asdict(row) for row in rows], **summary}
     console.write_json(json_file, document)
 

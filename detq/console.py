@@ -126,6 +126,15 @@ def print_bench(results: Sequence[BenchResult]) -> None:
     stdout.print(table)
 
 
+def print_latency(exact: BenchResult, int8: BenchResult, rounds: int) -> None:
+    """One line; ``detq bench`` measures longer."""
+    stdout.print(
+        f"latency {exact.latency_ms:.2f} ms in float, {int8.latency_ms:.2f} ms in INT8 "
+        f"({int8.speedup:.2f}x, medians of {rounds} inferences in turns)",
+        highlight=False,
+    )
+
+
 def print_quickstart(outcome: Quickstart) -> None:
     """What a quickstart measured, and where to look."""
     table = Table(box=None, pad_edge=False)

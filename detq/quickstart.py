@@ -74,7 +74,8 @@ def quickstart(folder: Path, *, images: int | None = None, progress: api.Progres
     result = results[api.DEFAULT_RECIPE]
     directory = folder / f"{graph.spec.name}_int8_openvino_model"
     quality = [replace(row.quality, model=row.label) for row in rows]
-    result.save(directory, measured=api.measurement(quality, split=TEST_SPLIT))
+    speeds = [row.speed for row in rows]
+    result.save(directory, measured=api.measurement(quality, split=TEST_SPLIT, speeds=speeds))
     predictions = _draw_samples(directory, folder, data, progress)
     return Quickstart(
         rows=tuple(rows),

@@ -78,7 +78,7 @@ def _plain() -> dict[str, str]:
 
 
 def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported) -> None:
-    heading, *rows, decisions, summary = exported.out.splitlines()
+    heading, *rows, decisions, summary, latency = exported.out.splitlines()
     assert heading.split()[:4] == ["model", "mAP", "AP50", "AP75"]
     assert [row.split()[0] for row in rows] == ["float", "minmax", "nncf", "measured"]
     assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
@@ -86,6 +86,7 @@ def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported
     assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
     assert re.match(r"agreement with float \d\d\.\d% on 32 other images, ", summary)
     assert summary.endswith(f"written to {exported.directory.name}")
+    assert re.match(r"latency \d+\.\d\d ms in float, \d+\.\d\d ms in INT8 ", latency)
 
 
 def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) -> None:
@@ -99,7 +100,7 @@ def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) ->
 
 def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
-    assert sorted(document) == ["agreement", "int8_share", "models", "output"]
+    assert sorted(document) == ["agreement", "int8_share", "latency_ms", "models", "output"]
     assert document["output"] == exported.directory.name
     assert [list(row) for row in document["models"]] == [EVAL_KEYS] * 4
     assert [row["images"] for row in document["models"]] == [72] * 4
@@ -139,6 +140,10 @@ def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
         else:
             assert max(decision["low"]) <= 0 < min(decision["high"])
     rows = _json(exported.folder / "results.json")["models"]
+    for scores in details["measured"]["models"].values():
+        assert scores.pop("latency_ms") > 0
+        assert scores.pop("speedup") > 0
+        assert 4 < scores.pop("size_mb") < 19
     assert details["measured"] == {
         "split": "test",
         "preset": "yolov6",

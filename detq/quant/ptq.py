@@ -35,6 +35,7 @@ from detq.quant.calibration import (
 )
 from detq.quant.cost import convolution_seconds
 from detq.quant.feedback import round_weights
+from detq.quant.histogram import ActivationStatistics
 from detq.quant.layer_choice import SplitChoice, choose_layers
 from detq.quant.overflow import limit_weight_pairs
 from detq.quant.placement import drop_idle_quantizers, leave_in_float, place_quantizers
@@ -42,6 +43,7 @@ from detq.quant.ranges import Range
 from detq.quant.search import FLOAT, SearchResult, search_ranges
 from detq.quant.search import IMAGES as SEARCH_IMAGES
 from detq.quant.split import SUM_SUFFIX, split_graph
+from detq.records import Part
 
 Image = npt.NDArray[np.float32]
 Images = Callable[[str, int | None], Iterable[Image]]
@@ -61,7 +63,7 @@ class LayerDecision:
     """What was decided for one activation quantizer: the rule, and the grid it led to."""
 
     name: str
-    part: str
+    part: Part
     method: str
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -82,7 +84,8 @@ class Unfinished:
 class QuantizedDetector:
     """An INT8 detector graph with the decisions that made it.
 
-    ``unfinished`` is what :func:`give_back` starts from.
+    ``statistics`` is what calibration saw of every tensor, by quantizer; ``unfinished`` is what
+    :func:`give_back` starts from.
     """
 
     graph: DetectorGraph
@@ -91,6 +94,7 @@ class QuantizedDetector:
     decisions: tuple[LayerDecision, ...]
     biases_corrected: int
     unfinished: Unfinished
+    statistics: Mapping[str, list[ActivationStatistics]]
     split_choices: tuple[SplitChoice, ...] = ()
     search: SearchResult | None = None
 
@@ -144,6 +148,7 @@ def quantize_graph(
         biases_corrected=corrected,
         split_choices=tuple(choices),
         search=activations.search,
+        statistics=activations.statistics,
         unfinished=Unfinished(placed, split.graph.model),
     )
 
@@ -229,6 +234,7 @@ class _Activations:
 
     ranges: dict[str, list[Range]]
     methods: Mapping[str, str]
+    statistics: Mapping[str, list[ActivationStatistics]]
     search: SearchResult | None = None
 
 
@@ -243,13 +249,13 @@ def _calibrate(
     """Observe, choose and write the ranges; changes the model."""
     methods = {q.name: getattr(recipe.ranges, q.part) for q in quantizers}
     if recipe.ranges.only_placement:
-        return _Activations({}, methods)
+        return _Activations({}, methods, {})
     statistics = observe(placed, quantizers, images("observing", None), bins=recipe.ranges.bins)
     symmetric = recipe.placement == "performance"
     if not recipe.ranges.is_searched:
         ranges = choose_ranges(quantizers, statistics, recipe.ranges, symmetric=symmetric)
         write_ranges(placed, ranges)
-        return _Activations(ranges, methods)
+        return _Activations(ranges, methods, statistics)
     found = search_ranges(
         placed,
         quantizers,
@@ -262,7 +268,7 @@ def _calibrate(
     )
     write_ranges(placed, found.ranges)
     leave_in_float(placed, found.in_float)
-    return _Activations(found.ranges, found.methods, found)
+    return _Activations(found.ranges, found.methods, statistics, found)
 
 
 def _keep_coarse_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> None:

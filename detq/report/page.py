@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jinja2
 
 from detq.graph.detector_graph import DetectorGraph
+from detq.quant.noise import TensorNoise
+from detq.report.disagreement import Disagreement
+from detq.report.figures import ObservedTensor, noise_png, ranges_png, short_name
 from detq.report.layers import layer_reports, weight_histograms_png
 
+TENSORS_SHOWN = 4
 
-def render_report(float_graph: DetectorGraph, details: Mapping[str, Any]) -> str:
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report shows beside the metadata."""
+
+    noise: Sequence[TensorNoise]
+    tensors: Sequence[ObservedTensor]
+    disagreements: Sequence[Disagreement]
+    judged: int
+
+
+def render_report(
+    float_graph: DetectorGraph, details: Mapping[str, Any], evidence: Evidence
+) -> str:
     """The page for an exported directory whose ``detq`` metadata section is ``details``.
 
     Weights are those of the float graph. Everything from outside is escaped.
     """
+    noise = {tensor.name: tensor.sqnr_db for tensor in evidence.noise}
+    steepest = sorted(_drops(evidence.noise), key=lambda pair: -pair[1])[:3]
+    shown = [tensor for tensor in evidence.tensors if tensor.name in noise]
+    shown = sorted(shown, key=lambda tensor: noise[tensor.name])[:TENSORS_SHOWN]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("detq.report", "."),
         autoescape=True,
@@ -26,13 +49,25 @@ def render_report(float_graph: DetectorGraph, details: Mapping[str, Any]) -> str
         name=float_graph.spec.name,
         measured=_measured(details.get("measured")),
         agreement=details["agreement_with_float"],
+        judged=evidence.judged,
+        held_back=details["agreement_images_held_back"],
+        size_mb=details.get("size_mb"),
+        noise_picture=_embedded(noise_png(evidence.noise)) if noise else None,
+        noise=noise,
+        steepest=[(short_name(name), drop) for name, drop in steepest],
+        range_picture=_embedded(ranges_png(shown)) if shown else None,
+        disagreements=[(each, _embedded(each.jpeg)) for each in evidence.disagreements],
+        search=details["search"],
+        guard=details["guard"],
+        choices={choice["name"]: choice for choice in details["split_choices"]},
+        short_name=short_name,
         int8_share=details["int8_share_of_convolution_macs"],
         recipe=details["recipe"],
         split_layers=set(details["split_layers"]),
         split_count=len(details["split_layers"]),
         biases=details["biases_corrected"],
         calibration=details["calibration"],
-        picture=base64.b64encode(weight_histograms_png(float_graph, layers=6)).decode(),
+        picture=_embedded(weight_histograms_png(float_graph, layers=6)),
         layers=layer_reports(float_graph),
         activations=details["activations"],
         number=_number,
@@ -45,6 +80,17 @@ def _measured(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     maps = [scores["map"] for scores in measured["models"].values()]
     return {**measured, "first_map": maps[0], "last_map": maps[-1]}
+
+
+def _drops(noise: Sequence[TensorNoise]) -> list[tuple[str, float]]:
+    """How many dB each tensor is below the one before it."""
+    return [
+        (after.name, min(before.sqnr_db, 60.0) - after.sqnr_db) for before, after in pairwise(noise)
+    ]
+
+
+def _embedded(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -1,0 +1,81 @@
+"""Where along the network the INT8 graph departs from float: the SQNR of every tensor it rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from detq.errors import CalibrationError
+from detq.graph.surgery import with_outputs
+from detq.quant.calibration import activation_nodes, float_twin
+from detq.quant.ptq import QuantizedDetector
+
+Image = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorNoise:
+    """How much of a tensor's power is left of the float network's, in dB.
+
+    ``sqnr_db`` counts all that was rounded before the tensor, and the tensor itself.
+    """
+
+    name: str
+    part: str
+    sqnr_db: float
+
+
+def tensor_noise(quantized: QuantizedDetector, images: Iterable[Image]) -> list[TensorNoise]:
+    """One entry per activation quantizer of the INT8 graph, in execution order.
+
+    ``images`` float32 [1, 3, H, W]. Raises CalibrationError if there was none.
+    """
+    parts = {decision.name: decision.part for decision in quantized.decisions}
+    int8 = quantized.graph.model.clone()
+    nodes = [n for n in activation_nodes(int8) if n.get_friendly_name() in parts]
+    names = [node.get_friendly_name() for node in nodes]
+    before = {
+        node.get_friendly_name(): node.input_value(0)
+        for node in activation_nodes(quantized.unfinished.placed)
+    }
+    exact = _observed_in_float(quantized, names, before)
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    rounded = ov.compile_model(
+        with_outputs(int8, [node.output(0) for node in nodes]), "CPU", options
+    )
+    signal, noise = np.zeros(len(names)), np.zeros(len(names))
+    seen = False
+    for image in images:
+        seen = True
+        wanted, found = exact(image), rounded(image)
+        for index in range(len(names)):
+            signal[index] += float(np.square(wanted[index], dtype=np.float64).sum())
+            noise[index] += float(np.square(wanted[index] - found[index], dtype=np.float64).sum())
+    if not seen:
+        raise CalibrationError("no image to measure noise on; give it at least one readable one")
+    decibels = 10 * np.log10(np.maximum(signal, 1e-30) / np.maximum(noise, 1e-30))
+    return [
+        TensorNoise(name, parts[name], float(value))
+        for name, value in zip(names, decibels, strict=True)
+    ]
+
+
+def _observed_in_float(
+    quantized: QuantizedDetector, names: list[str], before: dict[str, ov.Output]
+) -> ov.CompiledModel:
+    """The float network with the tensors that the named quantizers read as outputs."""
+    twin = float_twin(quantized.unfinished.placed)
+    nodes = {node.get_friendly_name(): node for node in twin.get_ops()}
+    taps = []
+    for name in names:
+        port = before[name]
+        source = port.get_node()
+        while source.get_type_name() == "FakeQuantize":
+            port = source.input_value(0)
+            source = port.get_node()
+        taps.append(nodes[source.get_friendly_name()].output(port.get_index()))
+    return ov.compile_model(with_outputs(twin, taps), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
