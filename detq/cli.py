@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from detq.api import Progress, QuantizationResult
     from detq.config import DatasetConfig
     from detq.graph.detector_graph import DetectorGraph
-    from detq.records import EvalResult
+    from detq.records import BenchResult, EvalResult
 
 app = typer.Typer(
     name="detq",
@@ -138,8 +138,7 @@ def quantize(
         rows, split=judged, preset=preset, overlap=overlap, speeds=speeds if rows else None
     )
     result.save(directory, measured=measured if measurable else None)
-    _print_quantization(rows, result, measured, directory)
-    console.print_latency(speeds[0], speeds[-1], LATENCY_ROUNDS)
+    _print_quantization(rows, (speeds[0], speeds[-1]), result, measured, directory)
     summary = {
         "int8_share": result.int8_share,
         "agreement": result.agreement,
@@ -398,7 +397,11 @@ def _evaluate_all(
 
 
 def _print_quantization(
-    rows: list[EvalResult], result: QuantizationResult, measured: dict[str, Any], directory: Path
+    rows: list[EvalResult],
+    speeds: tuple[BenchResult, BenchResult],
+    result: QuantizationResult,
+    measured: dict[str, Any],
+    directory: Path,
 ) -> None:
     from detq import console
 
@@ -406,6 +409,7 @@ def _print_quantization(
         console.print_evaluations(rows)
     else:
         console.note(f"split {measured['split']} has no ground truth: mAP was not measured")
+    console.print_latency(*speeds, LATENCY_ROUNDS)
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
     quantized = result.quantized
     split_layers = len(quantized.split_layers)
@@ -418,11 +422,10 @@ def _print_quantization(
         highlight=False,
     )
     if result.guard is not None:
-        drops = result.guard.drops
         console.stdout.print(
             f"--max-drop: {len(result.guard.returned)} tensors given back to float, "
-            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was {drops[0]:.2f}, "
-            f"is {min(drops.values()):.2f}",
+            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was "
+            f"{result.guard.drops[0]:.2f}, is {result.guard.drop:.2f}",
             highlight=False,
         )
     recognised = result.float_graph.spec.reparameterized

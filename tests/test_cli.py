@@ -78,7 +78,7 @@ def _plain() -> dict[str, str]:
 
 
 def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported) -> None:
-    heading, *rows, decisions, summary, latency = exported.out.splitlines()
+    heading, *rows, latency, decisions, summary = exported.out.splitlines()
     assert heading.split()[:4] == ["model", "mAP", "AP50", "AP75"]
     assert [row.split()[0] for row in rows] == ["float", "minmax", "nncf", "measured"]
     assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
@@ -184,6 +184,39 @@ def test_exported_model_predicts(
         assert min(scores) > 0.25
         picture = tmp_path / "predictions" / Path(image["file"]).name
         assert read_image_bgr(picture).shape == read_image_bgr(tmp_path / image["file"]).shape
+
+
+def test_report_says_what_was_lost_and_where(exported: Exported) -> None:
+    page = (exported.directory / "report.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings[:3] == ["Where it is lost", "What was found differently", "How"]
+    assert page.count("data:image/") >= 4
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)  # self-contained
+    assert "on 32 images that calibration did not see" in page
+    assert "only in float" in page
+
+
+def test_guard_holds_a_drop_or_writes_nothing(
+    detq: Command, bccd_float: Path, shared: Path, tmp_path: Path
+) -> None:
+    options = (
+        *("--data", shared / "data/bccd/data.yaml", "--split", "test", "--calib-images", "20"),
+        *("--recipe", "nncf", "--json", "r.json", "--output", "out"),
+    )
+    outcome = detq("quantize", bccd_float, *options, "--max-drop", "0.5")
+    assert outcome.status == 0
+    float_row, int8_row = _json(tmp_path / "r.json")["models"]
+    assert float_row["map"] - int8_row["map"] <= 0.5
+    assert re.search(r"--max-drop: \d+ tensors given back to float", outcome.out)
+    metadata = yaml.safe_load((tmp_path / "out/metadata.yaml").read_text())["detq"]
+    assert metadata["guard"]["returned_to_float"]
+    assert not (tmp_path / "out.guard.json").exists()
+
+    late = (*options[:-1], "late", "--max-drop", "0.05", "--time-limit", "0")
+    outcome = detq("quantize", bccd_float, *late)
+    assert outcome.failed_well
+    assert "run the same command again" in outcome.errors[0]
+    assert not (tmp_path / "late").exists()
 
 
 def test_float_model_is_inspected_and_the_exported_one_refused(

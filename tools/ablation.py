@@ -78,8 +78,10 @@ def run(config: Path, results: Path) -> None:
     for entry in plan["models"]:
         name = Path(entry["model"]).stem
         graph = api.load(entry["model"], imgsz=entry.get("imgsz"))
-        wanted = [(recipe, seed) for seed in plan["seeds"] for recipe in plan["recipes"]]
-        if graph.spec.reparameterized:
+        splits = bool(graph.spec.reparameterized)  # else a split recipe is its plain counterpart
+        recipes = [each for each in plan["recipes"] if splits or not each.startswith("cfws")]
+        wanted = [(recipe, seed) for seed in plan["seeds"] for recipe in recipes]
+        if splits:
             wanted += [(recipe, plan["seeds"][0]) for recipe in plan.get("variants", ())]
         if (name, FLOAT, 0) not in done:
             _write(results, {"model": name, "recipe": FLOAT, "seed": 0, **_accuracy(graph, entry)})

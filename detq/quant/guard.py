@@ -37,13 +37,14 @@ MOST_FLOAT_MACS = 0.5
 class GuardResult:
     """What the guard found: the detector that holds, and what it cost.
 
-    ``returned`` are the quantizers given back to float, ``drops`` the drops measured by the number
-    of groups given back, ``seconds`` the predicted latency that they add.
+    ``returned`` are the quantizers given back to float, ``drops`` the drops measured by the
+    number of groups given back, ``drop`` the one that holds, ``seconds`` the predicted latency that they add.
     """
 
     quantized: QuantizedDetector
     returned: tuple[str, ...]
     drops: dict[int, float]
+    drop: float
     seconds: float
     mac_share: float
 
@@ -100,7 +101,7 @@ def hold_drop(
         memory.write()
     if memory.drops[0] <= max_drop:
         memory.forget()
-        return GuardResult(quantized, (), memory.drops, 0.0, 0.0)
+        return GuardResult(quantized, (), memory.drops, memory.drops[0], 0.0, 0.0)
     groups = _affordable(_ranked(quantized, images, memory, progress, deadline))
     candidates: dict[int, QuantizedDetector] = {}
 
@@ -130,6 +131,7 @@ def hold_drop(
         quantized=final,
         returned=tuple(names),
         drops=memory.drops,
+        drop=memory.drops[count],
         seconds=sum(group.seconds for group in groups[:count]),
         mac_share=sum(group.mac_share for group in groups[:count]),
     )

@@ -83,9 +83,11 @@ def _measured(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _drops(noise: Sequence[TensorNoise]) -> list[tuple[str, float]]:
-    """How many dB each tensor is below the one before it."""
+    """How many dB each tensor is below the one before it in its part, the image left out."""
     return [
-        (after.name, min(before.sqnr_db, 60.0) - after.sqnr_db) for before, after in pairwise(noise)
+        (after.name, before.sqnr_db - after.sqnr_db)
+        for before, after in pairwise(noise[1:])
+        if before.part == after.part
     ]
 
 
