@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from detq.errors import ConfigError, DetqError
+from detq.errors import CalibrationError, ConfigError, DetqError
 
 if TYPE_CHECKING:
     from detq.api import Progress, QuantizationResult
@@ -101,17 +101,23 @@ def quantize(
         judged = split or "val"
         measurable = (split or dataset.val) is not None and api.has_ground_truth(dataset, judged)
         # All is quantized before anything is measured: what can go wrong goes wrong first.
-        results = [
-            api.quantize(
-                graph,
-                data=dataset,
-                recipe=chosen,
-                calibration_images=calib_images,
-                split=calib_split,
-                progress=_labelled(report, chosen.name if compare else ""),
-            )
-            for chosen in recipes
-        ]
+        results = []
+        for chosen in recipes:
+            try:
+                quantized = api.quantize(
+                    graph,
+                    data=dataset,
+                    recipe=chosen,
+                    calibration_images=calib_images,
+                    split=calib_split,
+                    progress=_labelled(report, chosen.name if compare else ""),
+                )
+            except CalibrationError as error:
+                if chosen is recipes[-1]:
+                    raise
+                console.warn(f"{chosen.name} is left out of the comparison: {error}")
+            else:
+                results.append(quantized)
         if max_drop is not None:
             results[-1] = api.hold_accuracy(
                 results[-1],

@@ -409,3 +409,17 @@ def test_killed_run_leaves_the_old_directory(
     process.kill()
     process.wait()
     assert _tree(folder) == before
+
+
+def test_recipe_to_compare_with_that_breaks_the_model_is_left_out(
+    detq: Command, shared: Path, bccd_float: Path, tmp_path: Path
+) -> None:
+    ranges = "{backbone: percentile, neck: percentile, head: percentile, percentile: 51}"
+    (tmp_path / "absurd.yaml").write_text(f"name: absurd\nranges: {ranges}\n")
+    outcome = detq(
+        *("quantize", bccd_float, "--data", shared / "data/bccd/data.yaml", "--split", "test"),
+        *("--calib-images", "8", "--recipe", "minmax", "--compare", "absurd.yaml"),
+    )
+    assert outcome.status == 0
+    assert "absurd is left out of the comparison: " in outcome.err
+    assert "absurd" not in outcome.out

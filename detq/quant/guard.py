@@ -38,7 +38,8 @@ class GuardResult:
     """What the guard found: the detector that holds, and what it cost.
 
     ``returned`` are the quantizers given back to float, ``drops`` the drops measured by the
-    number of groups given back, ``drop`` the one that holds, ``seconds`` the predicted latency that they add.
+    number of groups given back, ``drop`` the one that holds, ``seconds`` the predicted latency
+    that the groups given back add.
     """
 
     quantized: QuantizedDetector

@@ -127,13 +127,15 @@ def search_ranges(
         for rule in PROPOSALS
     }
     groups = quantizer_groups(placed, quantizers)
+    steps = (1 + SWEEPS) * len(groups)
+    progress(0, steps)
     state, start = _best_uniform_rule(trial, proposals)
     start_error = state.error
-    seconds = _leave_in_float(trial, state, groups, budget_s)
-    left = [group for group in groups if not state.in_float & set(group.members)]
-    for done, group in enumerate([*left] * SWEEPS, start=1):
-        _improve(trial, state, group, proposals)
-        progress(done, SWEEPS * len(left))
+    seconds = _leave_in_float(trial, state, groups, budget_s, lambda done: progress(done, steps))
+    for done, group in enumerate([*groups] * SWEEPS, start=len(groups) + 1):
+        if not state.in_float & set(group.members):
+            _improve(trial, state, group, proposals)
+        progress(done, steps)
     return SearchResult(
         ranges={name: found for name, found in state.ranges.items() if name not in state.in_float},
         methods=state.methods,
@@ -154,24 +156,32 @@ def _best_uniform_rule(trial: _Trial, proposals: Proposals) -> tuple[_State, str
 
 
 def _leave_in_float(
-    trial: _Trial, state: _State, groups: Sequence[QuantizerGroup], budget_s: float
+    trial: _Trial,
+    state: _State,
+    groups: Sequence[QuantizerGroup],
+    budget_s: float,
+    progress: Callable[[int], None],
 ) -> float:
     """Take out of INT8 what costs most accuracy per predicted second, while the budget lasts.
 
     Changes ``state``; returns the seconds spent.
     """
     spent, share = 0.0, 0.0
-    left = [g for g in groups if g.seconds <= budget_s and g.mac_share <= FLOAT_MAC_SHARE]
-    left.sort(key=lambda group: float(_without(trial, state, group).mean()))
+    left = []
+    for done, group in enumerate(groups, start=1):
+        if group.seconds <= budget_s and group.mac_share <= FLOAT_MAC_SHARE:
+            left.append((float(_without(trial, state, group).mean()), done, group))
+        progress(done)
+    promising = [group for _, _, group in sorted(left)]
     while True:
-        left = [
+        promising = [
             group
-            for group in left
+            for group in promising
             if not state.in_float & set(group.members)
             and spent + group.seconds <= budget_s
             and share + group.mac_share <= FLOAT_MAC_SHARE
         ]
-        likely = left[:_FLOAT_CANDIDATES]
+        likely = promising[:_FLOAT_CANDIDATES]
         tried = {group: _without(trial, state, group) for group in likely}
         gains = {
             group: (state.error - float(error.mean())) / max(group.seconds, 1e-9)
