@@ -30,6 +30,7 @@ from typing import Any
 
 import openvino as ov
 import yaml
+from scipy.stats import spearmanr
 
 from detq import api
 from detq.config import Recipe
@@ -190,6 +191,30 @@ def table(results: Path) -> None:
                 f"{statistics.median(row['seconds'] for row in some):.0f}",
             ]
             print("|", " | ".join(cells), "|")
+
+    _print_prediction(rows)
+
+
+def _print_prediction(rows: list[dict[str, Any]]) -> None:
+    """How well agreement, which needs no labels, predicts the true drop in mAP."""
+    floats = {row["model"]: row["map"] for row in rows if row["recipe"] == FLOAT}
+    measured = [row for row in rows if "held_back" in row and row["held_back"] is not None]
+    bands = [(95, 100.1), (90, 95), (80, 90), (0, 80)]
+    print("\n### Agreement on held-back images against the true drop\n")
+    print("| agreement | runs | mean drop | worst drop |")
+    print("|---|---|---|---|")
+    for low, high in bands:
+        drops = [
+            floats[row["model"]] - row["map"] for row in measured if low <= row["held_back"] < high
+        ]
+        if drops:
+            cells = f"{len(drops)} | {statistics.mean(drops):.2f} | {max(drops):.2f}"
+            print(f"| {low} to {min(high, 100)} | {cells} |")
+    for model in floats:
+        some = [row for row in measured if row["model"] == model]
+        if len(some) > 2:
+            pair = [row["held_back"] for row in some], [row["map"] for row in some]
+            print(f"{model}: Spearman {spearmanr(*pair).statistic:.2f} over {len(some)} runs")
 
 
 def _ratio(ms: dict[str, float], recipe: str) -> str:
