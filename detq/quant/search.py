@@ -51,8 +51,6 @@ PROPOSALS: tuple[RangeMethod, ...] = (
 SCALES = (0.8, 0.9, 1.1, 1.25)
 """After the rules, ranges per tensor also try these multiples of the best so far."""
 IMAGES = 8
-SWEEPS = 1
-"""Over all tensors; a choice depends on those of the others."""
 _FIRST = 2  # a proposal that is worse on so many images already is not tried on the others
 _DISTINCT = 0.02  # proposals that differ less are the same
 _LEAST_GAIN = 0.002  # of the error, for a change of range
@@ -127,12 +125,12 @@ def search_ranges(
         for rule in PROPOSALS
     }
     groups = quantizer_groups(placed, quantizers)
-    steps = (1 + SWEEPS) * len(groups)
+    steps = 2 * len(groups)
     progress(0, steps)
     state, start = _best_uniform_rule(trial, proposals)
     start_error = state.error
     seconds = _leave_in_float(trial, state, groups, budget_s, lambda done: progress(done, steps))
-    for done, group in enumerate([*groups] * SWEEPS, start=len(groups) + 1):
+    for done, group in enumerate(groups, start=len(groups) + 1):
         if not state.in_float & set(group.members):
             _improve(trial, state, group, proposals)
         progress(done, steps)
