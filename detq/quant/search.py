@@ -127,9 +127,11 @@ def search_ranges(
     groups = quantizer_groups(placed, quantizers)
     steps = 2 * len(groups)
     progress(0, steps)
-    state, start = _best_uniform_rule(trial, proposals)
+    state, start = _best_uniform_rule(trial, proposals, frozenset())
     start_error = state.error
-    seconds = _leave_in_float(trial, state, groups, budget_s, lambda done: progress(done, steps))
+    state, seconds = _leave_in_float(
+        trial, state, proposals, groups, budget_s, lambda done: progress(done, steps)
+    )
     for done, group in enumerate(groups, start=len(groups) + 1):
         if not state.in_float & set(group.members):
             _improve(trial, state, group, proposals)
@@ -145,32 +147,32 @@ def search_ranges(
     )
 
 
-def _best_uniform_rule(trial: _Trial, proposals: Proposals) -> tuple[_State, str]:
+def _best_uniform_rule(
+    trial: _Trial, proposals: Proposals, in_float: frozenset[str]
+) -> tuple[_State, str]:
     """The network in which every tensor follows one rule, for the best such rule."""
-    errors = {rule: trial.errors(ranges, frozenset()) for rule, ranges in proposals.items()}
+    errors = {rule: trial.errors(ranges, in_float) for rule, ranges in proposals.items()}
     best = min(errors, key=lambda rule: float(errors[rule].mean()))
     methods: dict[str, str] = dict.fromkeys(proposals[best], best)
-    return _State(dict(proposals[best]), frozenset(), errors[best], methods), best
+    methods.update(dict.fromkeys(in_float, FLOAT))
+    return _State(dict(proposals[best]), in_float, errors[best], methods), best
 
 
 def _leave_in_float(
     trial: _Trial,
     state: _State,
+    proposals: Proposals,
     groups: Sequence[QuantizerGroup],
     budget_s: float,
     progress: Callable[[int], None],
-) -> float:
-    """Take out of INT8 what costs most accuracy per predicted second, while the budget lasts.
+) -> tuple[_State, float]:
+    """Take out of INT8 what gains most for its share of the budget, while that lasts.
 
-    Changes ``state``; returns the seconds spent.
+    One tensor that no grid serves can make the wrong rule the best for all others, so the rules
+    are compared anew each time. Returns the state reached and the seconds spent.
     """
     spent, share = 0.0, 0.0
-    left = []
-    for done, group in enumerate(groups, start=1):
-        if group.seconds <= budget_s and group.mac_share <= FLOAT_MAC_SHARE:
-            left.append((float(_without(trial, state, group).mean()), done, group))
-        progress(done)
-    promising = [group for _, _, group in sorted(left)]
+    promising = _by_gain(trial, state, groups, progress)
     while True:
         promising = [
             group
@@ -179,20 +181,42 @@ def _leave_in_float(
             and spent + group.seconds <= budget_s
             and share + group.mac_share <= FLOAT_MAC_SHARE
         ]
-        likely = promising[:_FLOAT_CANDIDATES]
-        tried = {group: _without(trial, state, group) for group in likely}
-        gains = {
-            group: (state.error - float(error.mean())) / max(group.seconds, 1e-9)
-            for group, error in tried.items()
-            if state.error - float(error.mean()) > _FLOAT_GAIN * state.error
+        tried = {group: _without(trial, state, group) for group in promising[:_FLOAT_CANDIDATES]}
+        worth = {
+            group: (state.error - float(errors.mean())) / _price(group, budget_s)
+            for group, errors in tried.items()
+            if state.error - float(errors.mean()) > _FLOAT_GAIN * state.error
         }
-        if not gains:
-            return spent
-        best = max(gains, key=lambda group: gains[group])
+        if not worth:
+            return state, spent
+        best = max(worth, key=lambda group: worth[group])
+        spent, share = spent + best.seconds, share + best.mac_share
         state.in_float |= set(best.members)
         state.errors = tried[best]
         state.methods.update(dict.fromkeys(best.members, FLOAT))
-        spent, share = spent + best.seconds, share + best.mac_share
+        other, _ = _best_uniform_rule(trial, proposals, state.in_float)
+        if other.error < state.error:
+            state = other
+            promising = _by_gain(trial, state, promising, lambda done: None)
+
+
+def _by_gain(
+    trial: _Trial,
+    state: _State,
+    groups: Sequence[QuantizerGroup],
+    progress: Callable[[int], None],
+) -> list[QuantizerGroup]:
+    """The groups without which the error is least come first."""
+    rows = []
+    for done, group in enumerate(groups, start=1):
+        rows.append((float(_without(trial, state, group).mean()), done, group))
+        progress(done)
+    return [group for _, _, group in sorted(rows)]
+
+
+def _price(group: QuantizerGroup, budget_s: float) -> float:
+    """What a group uses up of the budgets; nothing is free, or crumbs would come first."""
+    return 0.1 + group.seconds / max(budget_s, 1e-9) + group.mac_share / FLOAT_MAC_SHARE
 
 
 def _without(trial: _Trial, state: _State, group: QuantizerGroup) -> Errors:
