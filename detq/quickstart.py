@@ -22,8 +22,8 @@ from detq.records import BenchResult, EvalResult, Prediction
 MODEL = "digits_yolov6n"
 FLOAT = "float"
 PLAIN = "minmax"
-PAPER = "cfws_kl"
-RECIPES = (PLAIN, PAPER, api.DEFAULT_RECIPE)
+PAPER = "cfws_kl"  # seconds; the default recipe searches for minutes
+RECIPES = (PLAIN, PAPER)
 CALIBRATION_SPLIT, TEST_SPLIT = "val", "test"
 SAMPLES = 8
 BENCH_ROUNDS = 100
@@ -71,7 +71,7 @@ def quickstart(folder: Path, *, images: int | None = None, progress: api.Progres
     }
     graphs = {FLOAT: graph, **{recipe: result.graph for recipe, result in results.items()}}
     rows = _measure(graphs, data, progress)
-    result = results[api.DEFAULT_RECIPE]
+    result = results[PAPER]
     directory = folder / f"{graph.spec.name}_int8_openvino_model"
     quality = [replace(row.quality, model=row.label) for row in rows]
     speeds = [row.speed for row in rows]
