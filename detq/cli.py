@@ -253,7 +253,8 @@ def inspect(
 ) -> None:
     """Per convolution: shape, centre-to-surround ratio, weight error of plain INT8 and of CFWS."""
     from detq import api, console
-    from detq.report.layers import layer_reports, weight_histograms_png
+    from detq.report.figures import weight_histograms_png
+    from detq.report.layers import layer_reports
 
     console.check_file(json_file)
     console.check_file(plot)

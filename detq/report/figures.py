@@ -1,4 +1,4 @@
-"""Pictures of a report, as PNG: where noise comes in, and what the ranges cover."""
+"""Pictures of a report, as PNG: weights, where noise comes in, and what the ranges cover."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from detq.config import RangeMethod, RangesConfig
+from detq.config import RangesConfig
+from detq.graph.detector_graph import DetectorGraph
+from detq.quant.cfws import center_to_surround_ratio, split_center
 from detq.quant.histogram import ActivationStatistics
 from detq.quant.noise import TensorNoise
-from detq.quant.ranges import THRESHOLDS, choose_range
+from detq.quant.ranges import choose_range
+from detq.quant.search import PROPOSALS
 from detq.records import Part
+from detq.report.layers import convolution_kernels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +42,8 @@ class ObservedTensor:
 
 def noise_png(noise: Sequence[TensorNoise]) -> bytes:
     """SQNR against float of every tensor that is rounded, in the order of execution."""
-    figure, axis = _figure(9, 2.8)
+    figure = _empty_figure(9, 2.8)
+    axis = figure.subplots()
     for part, color in PART_COLORS.items():
         places = [index for index, tensor in enumerate(noise) if tensor.part == part]
         heights = [min(noise[index].sqnr_db, 60.0) for index in places]
@@ -51,18 +57,27 @@ def noise_png(noise: Sequence[TensorNoise]) -> bytes:
 
 def ranges_png(tensors: Sequence[ObservedTensor]) -> bytes:
     """Histograms of some tensors, with the range chosen and what each rule would have chosen."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
-
-    columns = min(2, max(1, len(tensors)))
-    rows = max(1, -(-len(tensors) // columns))
-    figure = Figure(figsize=(4.8 * columns, 2.5 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(tensors) :]:
-        axis.set_axis_off()
-    for axis, tensor in zip(axes.flat, tensors, strict=False):
+    figure, axes = _grid(len(tensors), columns=2, width=4.8, height=2.5)
+    for axis, tensor in zip(axes, tensors, strict=True):
         _draw_tensor(axis, tensor)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    _share_legend(figure, axes, ncols=4)
+    return _png(figure)
+
+
+def weight_histograms_png(graph: DetectorGraph, *, layers: int = 12) -> bytes:
+    """A picture of the layers with the largest centre-to-surround ratio, before and after.
+
+    Per layer three histograms on a logarithmic count: centre taps, their neighbours, and what the
+    split leaves of the centre in the fine kernel.
+    """
+    kernels = {n: k for n, k in convolution_kernels(graph).items() if k.shape[-2:] != (1, 1)}
+    ranked = sorted(kernels, key=lambda name: -center_to_surround_ratio(kernels[name]))[:layers]
+    figure, axes = _grid(len(ranked), columns=3, width=4.6, height=2.6)
+    for axis, name in zip(axes, ranked, strict=True):
+        _draw_layer(axis, name, kernels[name])
+    figure.supxlabel("weight")
+    figure.supylabel("taps")
+    _share_legend(figure, axes, ncols=3)
     return _png(figure)
 
 
@@ -81,19 +96,10 @@ def _draw_tensor(axis: Axes, tensor: ObservedTensor) -> None:
     bins = np.linspace(min(seen.low, 0.0), max(seen.high, seen.bin_width), 121)
     axis.hist(values, bins.tolist(), weights=counts, log=True, color="#94a3b8")
     colors = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#a16207")
-    rules: list[RangeMethod] = [
-        "kl_cfws",
-        "kl_entropy",
-        "mse",
-        "percentile",
-        "mean_minmax",
-        "minmax",
-    ]
     config = RangesConfig()
-    for rule, color in zip(rules, colors, strict=True):
-        if rule in THRESHOLDS:
-            found = choose_range(seen, rule, config, symmetric=False)
-            axis.axvline(found.high, color=color, linewidth=1, linestyle=":", label=rule)
+    for rule, color in zip(PROPOSALS, colors, strict=True):
+        found = choose_range(seen, rule, config, symmetric=False)
+        axis.axvline(found.high, color=color, linewidth=1, linestyle=":", label=rule)
     if tensor.low is not None and tensor.high is not None:
         axis.axvspan(tensor.low, tensor.high, color="#16a34a", alpha=0.15, label="chosen")
     title = f"{short_name(tensor.name)}  ({tensor.method})"
@@ -101,11 +107,49 @@ def _draw_tensor(axis: Axes, tensor: ObservedTensor) -> None:
     axis.tick_params(labelsize=7)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _draw_layer(axis: Axes, name: str, kernels: npt.NDArray[np.float32]) -> None:
+    row, column = kernels.shape[2] // 2, kernels.shape[3] // 2
+    neighbours = np.delete(
+        kernels.reshape(*kernels.shape[:2], -1), row * kernels.shape[3] + column, 2
+    )
+    residual = split_center(kernels).fine[:, :, row, column]
+    limit = float(np.abs(kernels).max()) or 1.0
+    bins = np.linspace(-limit, limit, 121).tolist()
+    series = (
+        ("centre tap", kernels[:, :, row, column], "#c2410c"),
+        ("eight neighbours", neighbours, "#1d4ed8"),
+        ("centre after the split", residual, "#15803d"),
+    )
+    for label, values, color in series:
+        axis.hist(values.ravel(), bins, histtype="step", log=True, label=label, color=color)
+    ratio = center_to_surround_ratio(kernels)
+    axis.set_title(f"{name}  ({ratio:.0f}x)", fontsize=8)
+    axis.tick_params(labelsize=7)
+
+
+def _grid(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` axes, each of that size in inches, and room for a legend above."""
+    columns = min(columns, max(1, count))
+    rows = max(1, -(-count // columns))
+    figure = _empty_figure(width * columns, height * rows + 0.7)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
+
+
+def _share_legend(figure: Figure, axes: Sequence[Axes], *, ncols: int) -> None:
+    """One legend above for all axes, which draw the same series."""
+    handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=ncols, frameon=False, fontsize=8
+    )
+
+
+def _empty_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _png(figure: Figure) -> bytes:

@@ -13,8 +13,14 @@ import jinja2
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.noise import TensorNoise
 from detq.report.disagreement import Disagreement
-from detq.report.figures import ObservedTensor, noise_png, ranges_png, short_name
-from detq.report.layers import layer_reports, weight_histograms_png
+from detq.report.figures import (
+    ObservedTensor,
+    noise_png,
+    ranges_png,
+    short_name,
+    weight_histograms_png,
+)
+from detq.report.layers import layer_reports
 
 TENSORS_SHOWN = 4
 

@@ -14,7 +14,8 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 from detq.quant.cfws import center_to_surround_ratio, cfws_sqnr_db, plain_sqnr_db
 from detq.records import ModelSpec, ReparamConvolution
-from detq.report.layers import convolution_kernels, layer_reports, weight_histograms_png
+from detq.report.figures import weight_histograms_png
+from detq.report.layers import convolution_kernels, layer_reports
 
 
 def _weight(*shape: int, seed: int = 0) -> np.ndarray:
