@@ -121,7 +121,8 @@ class Recipe(_Strict):
 
     ``latency_budget`` is what measured choices (split layers, tensors left in float) may cost, as a
     share of the predicted latency of the plain INT8 convolutions. ``quantize_elementwise: false``
-    leaves tensors in float that no convolution reads.
+    leaves tensors in float that no convolution reads. ``equalize_channels`` brings the channels of
+    tensors to like ranges (:mod:`detq.quant.equalization`).
     """
 
     name: str
@@ -131,6 +132,7 @@ class Recipe(_Strict):
     placement: Literal["performance", "mixed"] = "mixed"
     quantize_decode: bool = False
     quantize_elementwise: bool = True
+    equalize_channels: bool = False
     latency_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     overflow_fix: Literal["pairs", "disable", "first_layer_only", "enable"] = "pairs"
     bias_correction: Literal["none", "mean_error", "nncf", "nncf_accurate"] = "mean_error"

@@ -32,7 +32,21 @@ from detq.records import Part
 Image = npt.NDArray[np.float32]
 
 SHARING_OPERATIONS = frozenset(
-    {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit"}
+    {
+        "Concat",
+        "DepthToSpace",
+        "MaxPool",
+        "Reshape",
+        "ShuffleChannels",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "StridedSlice",
+        "Transpose",
+        "Unsqueeze",
+        "VariadicSplit",
+    }
 )
 """Operations that hand on their input's values: quantizers that meet behind them share one grid."""
 

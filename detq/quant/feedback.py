@@ -98,6 +98,18 @@ def round_weights(
     return gains
 
 
+def round_to_nearest(placed: ov.Model) -> None:
+    """Write the values that the quantized convolution weights take on their grids into the model.
+
+    Changes nothing that the model computes.
+    """
+    for convolution, quantizer in quantized_weights(placed):
+        stored, step = _weight_and_step(convolution.get_friendly_name(), quantizer)
+        largest = quantizer.get_attributes()["levels"] // 2
+        nearest = np.clip(np.rint(stored / step), -largest, largest) * step
+        replace_constant_input(quantizer, 0, nearest.astype(np.float32))
+
+
 def layer_of(convolution: ov.Node) -> Layer:
     """How a (Group)Convolution is rounded: its kernels in blocks of inputs that belong together."""
     shape = list(producer(convolution, 1).get_output_shape(0))
@@ -187,17 +199,22 @@ def _round_layer(
 ) -> float:
     """Round one layer's weights and write them; returns its error relative to nearest rounding."""
     quantizer = producer(find_node(placed, layer.name), 1)
-    stored = constant_value(producer(quantizer, 0))
-    low, high = (constant_value(producer(quantizer, index)) for index in (1, 2))
-    if stored is None or low is None or high is None:
-        raise GraphError(f"{layer.name}: its weights are not constant; cannot round them")
-    step = (high - low) / (quantizer.get_attributes()["levels"] - 1)
+    stored, step = _weight_and_step(layer.name, quantizer)
     rounded = rounded_weight(layer, stored, step, moments, bits=bits, limit_pairs=limit_pairs)
     nearest = np.rint(stored / step) * step
     replace_constant_input(quantizer, 0, rounded)
     before = output_noise(layer, stored - nearest, moments).sum()
     after = output_noise(layer, stored - rounded, moments).sum()
     return float(after / before) if before > 0 else 1.0
+
+
+def _weight_and_step(name: str, quantizer: ov.Node) -> tuple[Weight, Weight]:
+    """What a weight's FakeQuantize reads, and the step of its grid."""
+    stored = constant_value(producer(quantizer, 0))
+    low, high = (constant_value(producer(quantizer, index)) for index in (1, 2))
+    if stored is None or low is None or high is None:
+        raise GraphError(f"{name}: its weights are not constant; cannot round them")
+    return stored, (high - low) / (quantizer.get_attributes()["levels"] - 1)
 
 
 def rounded_weight(

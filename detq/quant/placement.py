@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,18 @@ from detq.graph.surgery import (
     CONVOLUTIONS,
     WEIGHTED,
     bypass,
+    constant_value,
     consumers,
     downstream,
     nodes_of_type,
     producer,
+    producers,
+    replace_constant_input,
 )
 from detq.quant.calibration import SHARING_OPERATIONS, activation_nodes
 
 Image = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float32]
 _HANDING_ON = SHARING_OPERATIONS | {"Interpolate", "FakeQuantize"}
 
 
@@ -84,20 +88,64 @@ def drop_idle_quantizers(placed: ov.Model) -> int:
 
 
 def leave_in_float(placed: ov.Model, quantizers: Collection[str]) -> list[str]:
-    """Take out the named activation quantizers, and those of the weights that meet their tensors.
+    """Take out the named activation quantizers, and those of weights that meet float tensors then.
 
-    Changes the model; returns the names of the operations whose weights these are.
+    An operation with only one of its operands in INT8 computes in float on weights that are
+    unpacked at every start; OpenVINO 2026.4 also mixes such weights up now and then if it compiles
+    for several streams. Changes the model; returns the names of the operations whose weights these
+    are.
     """
-    returned = []
+    quantized = [node for node in nodes_of_type(placed, *WEIGHTED) if _is_quantized(node)]
     for node in activation_nodes(placed):
         if node.get_friendly_name() in quantizers:
-            for reader in readers(node):
-                if producer(reader, 1).get_type_name() == "FakeQuantize":
-                    bypass(producer(reader, 1))
-                    returned.append(reader.get_friendly_name())
             bypass(node)
+    returned = [node for node in quantized if not _is_quantized(node)]
+    for node in returned:
+        bypass(producer(node, 1))
     placed.validate_nodes_and_infer_types()
-    return returned
+    return [node.get_friendly_name() for node in returned]
+
+
+def _is_quantized(node: ov.Node) -> bool:
+    """True if both operands of a weighted operation come from quantizers."""
+    return all(_hands_on_quantized(above) for above in producers(node)[:2])
+
+
+def _hands_on_quantized(node: ov.Node) -> bool:
+    if node.get_type_name() == "FakeQuantize":
+        return True
+    inputs = [above for above in producers(node) if constant_value(above) is None]
+    return node.get_type_name() in _HANDING_ON and all(map(_hands_on_quantized, inputs))
+
+
+def return_to_float(placed: ov.Model, exact: ov.Model, quantizers: Collection[str]) -> None:
+    """As :func:`leave_in_float`, and weights and biases become those of ``exact`` again.
+
+    ``exact`` is the float graph that the other was placed on. Changes ``placed``.
+    """
+    returned = set(leave_in_float(placed, quantizers))
+    before = {node.get_friendly_name(): node for node in exact.get_ops()}
+    for node in nodes_of_type(placed, *WEIGHTED):
+        if node.get_friendly_name() in returned:
+            for user, index, _, wanted in list(exact_constants(node, before)):
+                replace_constant_input(user, index, wanted)
+
+
+def exact_constants(
+    convolution: ov.Node, before: Mapping[str, ov.Node]
+) -> Iterator[tuple[ov.Node, int, Array, Array]]:
+    """(node, input, value now, value before) of a convolution's weight and of its bias.
+
+    ``before`` are the nodes of the float graph by their friendly names.
+    """
+    biases = [user for user in consumers(convolution) if user.get_type_name() == "Add"]
+    for node in (convolution, *biases):
+        original = before.get(node.get_friendly_name())
+        for index in range(2):
+            now = constant_value(producer(node, index))
+            value = None if original is None else constant_value(producer(original, index))
+            if now is not None and value is not None:
+                yield node, index, now, value.reshape(now.shape)
 
 
 def readers(quantizer: ov.Node) -> list[ov.Node]:

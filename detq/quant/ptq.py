@@ -17,12 +17,10 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
-    constant_value,
     find_node,
     nodes_of_type,
     producer,
     producers,
-    replace_constant_input,
 )
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import (
@@ -34,13 +32,14 @@ from detq.quant.calibration import (
     write_ranges,
 )
 from detq.quant.cost import convolution_seconds
-from detq.quant.feedback import round_weights
+from detq.quant.equalization import equalize
+from detq.quant.feedback import round_to_nearest, round_weights
 from detq.quant.histogram import ActivationStatistics
 from detq.quant.layer_choice import SplitChoice, choose_layers
 from detq.quant.overflow import limit_weight_pairs
-from detq.quant.placement import drop_idle_quantizers, leave_in_float, place_quantizers
+from detq.quant.placement import drop_idle_quantizers, place_quantizers, return_to_float
 from detq.quant.ranges import Range
-from detq.quant.search import FLOAT, SearchResult, search_ranges
+from detq.quant.search import FIRST_RULE, FLOAT, SearchResult, search_ranges
 from detq.quant.search import IMAGES as SEARCH_IMAGES
 from detq.quant.split import SUM_SUFFIX, split_graph
 from detq.records import Part
@@ -115,10 +114,13 @@ def quantize_graph(
     budget_s = recipe.latency_budget * sum(
         convolution_seconds(node, int8=True) for node in nodes_of_type(graph.model, *CONVOLUTIONS)
     )
-    choices = _weigh_splits(graph, recipe, images, budget_s)
+    exact = graph
+    if recipe.equalize_channels:
+        exact, _ = equalize(graph, images("observing channels", None))
+    choices = _weigh_splits(exact, recipe, images, budget_s)
     chosen = {choice.name for choice in choices if choice.chosen}
     layers = chosen if recipe.weights.layers == "measured" else None
-    split = split_graph(graph, recipe.weights, limit_pairs=limit_pairs, layers=layers)
+    split = split_graph(exact, recipe.weights, limit_pairs=limit_pairs, layers=layers)
     placed = _place(split.graph, recipe, images)
     placed.set_friendly_name(graph.spec.name)
     if limit_pairs:
@@ -128,9 +130,6 @@ def quantize_graph(
         drop_idle_quantizers(placed)
     quantizers = activation_quantizers(placed)
     spent_s = sum(choice.seconds for choice in choices if choice.chosen)
-    activations = _calibrate(
-        placed, quantizers, recipe, images, budget_s - spent_s, progress or _silent
-    )
     if recipe.weights.rounding == "feedback":
         round_weights(
             placed,
@@ -139,6 +138,12 @@ def quantize_graph(
             bits=recipe.weights.bits,
             limit_pairs=limit_pairs,
         )
+    elif recipe.ranges.is_searched:
+        round_to_nearest(placed)
+    unfinished = Unfinished(placed, split.graph.model)
+    activations = _calibrate(
+        unfinished, quantizers, recipe, images, budget_s - spent_s, progress or _silent
+    )
     final, corrected = _finish(placed, recipe, images)
     return QuantizedDetector(
         graph=DetectorGraph(final, graph.spec),
@@ -149,7 +154,7 @@ def quantize_graph(
         split_choices=tuple(choices),
         search=activations.search,
         statistics=activations.statistics,
-        unfinished=Unfinished(placed, split.graph.model),
+        unfinished=unfinished,
     )
 
 
@@ -165,10 +170,7 @@ def give_back(
     unknown = set(quantizers) - {node.get_friendly_name() for node in activation_nodes(placed)}
     if unknown:
         raise GraphError(f"{quantized.graph.spec.name}: no quantizer is named {min(unknown)!r}")
-    for name in leave_in_float(placed, quantizers):
-        exact = constant_value(producer(find_node(unfinished.exact, name), 1))
-        if exact is not None:
-            replace_constant_input(find_node(placed, name), 1, exact)
+    return_to_float(placed, unfinished.exact, quantizers)
     final, corrected = _finish(placed, quantized.recipe, images)
     returned = set(quantizers)
     return replace(
@@ -186,12 +188,18 @@ def give_back(
 
 def _finish(placed: ov.Model, recipe: Recipe, images: Images) -> tuple[ov.Model, int]:
     """A copy with biases corrected and weights stored in INT8, and the number of these biases."""
-    model, corrected = placed.clone(), 0
-    if recipe.bias_correction == "mean_error":
-        corrected = correct_biases(model, images("correcting biases", BIAS_IMAGES))
+    model, corrected = _corrected(placed, recipe, images)
     compress_quantize_weights_transformation(model)
     model.set_friendly_name(placed.get_friendly_name())
     return model, corrected
+
+
+def _corrected(placed: ov.Model, recipe: Recipe, images: Images) -> tuple[ov.Model, int]:
+    """A copy with biases corrected if the recipe asks for it, and the number of these biases."""
+    model = placed.clone()
+    if recipe.bias_correction != "mean_error":
+        return model, 0
+    return model, correct_biases(model, images("correcting biases", BIAS_IMAGES))
 
 
 def _weigh_splits(
@@ -239,25 +247,28 @@ class _Activations:
 
 
 def _calibrate(
-    placed: ov.Model,
+    unfinished: Unfinished,
     quantizers: list[ActivationQuantizer],
     recipe: Recipe,
     images: Images,
     budget_s: float,
     progress: Progress,
 ) -> _Activations:
-    """Observe, choose and write the ranges; changes the model."""
+    """Observe, choose and write the ranges; changes the placed graph."""
+    placed = unfinished.placed
     methods = {q.name: getattr(recipe.ranges, q.part) for q in quantizers}
     if recipe.ranges.only_placement:
         return _Activations({}, methods, {})
     statistics = observe(placed, quantizers, images("observing", None), bins=recipe.ranges.bins)
+    rules = recipe.ranges.all_by(FIRST_RULE) if recipe.ranges.is_searched else recipe.ranges
     symmetric = recipe.placement == "performance"
+    ranges = choose_ranges(quantizers, statistics, rules, symmetric=symmetric)
+    write_ranges(placed, ranges)
     if not recipe.ranges.is_searched:
-        ranges = choose_ranges(quantizers, statistics, recipe.ranges, symmetric=symmetric)
-        write_ranges(placed, ranges)
         return _Activations(ranges, methods, statistics)
     found = search_ranges(
-        placed,
+        _corrected(placed, recipe, images)[0],
+        unfinished.exact,
         quantizers,
         statistics,
         recipe.ranges,
@@ -267,7 +278,7 @@ def _calibrate(
         progress=partial(progress, "searching ranges"),
     )
     write_ranges(placed, found.ranges)
-    leave_in_float(placed, found.in_float)
+    return_to_float(placed, unfinished.exact, found.in_float)
     return _Activations(found.ranges, found.methods, statistics, found)
 
 

@@ -1,11 +1,11 @@
 """Ranges chosen by measurement: each tensor's grid is the one that disturbs the output least.
 
 A rule looks at one tensor; which rule is best depends on what the network does with it, and differs
-from tensor to tensor. So every rule only proposes. A trial network takes the activation ranges as
-inputs, computes everything else in float, and is compared with the float network on a few images;
-no labels are needed. First a tensor that no INT8 grid serves is left in float where the budget
-allows it, then every group of tensors in turn tries its proposals. A change counts only if it helps
-on average and on most of the images, which keeps the search from fitting the noise of so few.
+from tensor to tensor. So every rule only proposes. A trial network, whose weights are rounded and
+whose activation ranges are inputs, is compared with the float network on a few images; no labels
+are needed. First a tensor that no INT8 grid serves is left in float where the budget allows it,
+then every group of tensors in turn tries its proposals. A change counts only if it helps by more
+than chance would have it, which keeps the search from fitting the noise of so few images.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from openvino import opset15 as ops
 
 from detq.config import RangeMethod, RangesConfig
 from detq.errors import CalibrationError
-from detq.graph.surgery import WEIGHTED, bypass, nodes_of_type
+from detq.graph.surgery import (
+    WEIGHTED,
+    bypass,
+    nodes_of_type,
+)
 from detq.quant.calibration import (
     ActivationQuantizer,
     activation_nodes,
     choose_ranges,
-    float_twin,
 )
 from detq.quant.cost import convolution_seconds, macs
 from detq.quant.histogram import ActivationStatistics
 from detq.quant.output_error import output_error
-from detq.quant.placement import readers
+from detq.quant.overflow import quantized_weights
+from detq.quant.placement import exact_constants, readers, return_to_float
 from detq.quant.ranges import Range
 
 Image = npt.NDArray[np.float32]
@@ -48,14 +52,17 @@ PROPOSALS: tuple[RangeMethod, ...] = (
     "mean_minmax",
     "minmax",
 )
+FIRST_RULE: RangeMethod = PROPOSALS[0]
+"""The ranges that biases are corrected on before the search."""
 SCALES = (0.8, 0.9, 1.1, 1.25)
 """After the rules, ranges per tensor also try these multiples of the best so far."""
-IMAGES = 8
-_FIRST = 2  # a proposal that is worse on so many images already is not tried on the others
+IMAGES = 24
+_STOPS = (2, 4, 8, 16)  # a proposal that is worse on so many images is not tried on the others
+_RANKING_IMAGES = 4
 _DISTINCT = 0.02  # proposals that differ less are the same
 _LEAST_GAIN = 0.002  # of the error, for a change of range
-_FLOAT_GAIN = 0.02  # of the error, for a tensor left in float
-_FLOAT_CANDIDATES = 8
+_FLOAT_GAIN = 0.01  # of the error, for a tensor left in float
+_FLOAT_CANDIDATES = 6
 FLOAT_MAC_SHARE = 0.045
 """At most this share of the multiplications leaves INT8, so that 95% surely stay in it."""
 _FINE = 2.0**-20  # step of a grid, relative to its range, that is as good as float
@@ -105,6 +112,7 @@ class QuantizerGroup:
 
 def search_ranges(
     placed: ov.Model,
+    exact: ov.Model,
     quantizers: Sequence[ActivationQuantizer],
     statistics: dict[str, list[ActivationStatistics]],
     config: RangesConfig,
@@ -116,10 +124,12 @@ def search_ranges(
 ) -> SearchResult:
     """The range of every activation quantizer of a placed graph, which is not changed.
 
-    ``images`` float32 [1, 3, H, W] are kept in memory; ``budget_s`` is the predicted latency that
-    tensors left in float may cost. Raises CalibrationError if there was no image.
+    The graph's weights lie on their grids and its biases are corrected; ``exact`` is the float
+    graph that it was placed on. ``images`` float32 [1, 3, H, W] are kept in memory; ``budget_s`` is
+    the predicted latency that tensors left in float may cost. Raises CalibrationError if there was
+    no image.
     """
-    trial = _Trial(placed, statistics, list(images))
+    trial = _Trial(placed, exact, statistics, list(images), frozenset(), switches=True)
     proposals = {
         rule: choose_ranges(list(quantizers), statistics, config.all_by(rule), symmetric=symmetric)
         for rule in PROPOSALS
@@ -132,6 +142,8 @@ def search_ranges(
     state, seconds = _leave_in_float(
         trial, state, proposals, groups, budget_s, lambda done: progress(done, steps)
     )
+    trial = _Trial(placed, exact, statistics, trial.images, state.in_float, switches=False)
+    state.errors = trial.errors(state.ranges, state.in_float)
     for done, group in enumerate(groups, start=len(groups) + 1):
         if not state.in_float & set(group.members):
             _improve(trial, state, group, proposals)
@@ -209,7 +221,10 @@ def _by_gain(
     """The groups without which the error is least come first."""
     rows = []
     for done, group in enumerate(groups, start=1):
-        rows.append((float(_without(trial, state, group).mean()), done, group))
+        errors = trial.errors(
+            state.ranges, state.in_float | set(group.members), first=_RANKING_IMAGES
+        )
+        rows.append((float(errors.mean()), done, group))
         progress(done)
     return [group for _, _, group in sorted(rows)]
 
@@ -245,9 +260,12 @@ def _improve(trial: _Trial, state: _State, group: QuantizerGroup, proposals: Pro
 
 
 def _is_better(errors: Errors, before: Errors) -> bool:
-    """On average by more than noise, and on half of the images or more."""
-    gains = errors.mean() < (1 - _LEAST_GAIN) * before.mean()
-    return bool(gains and (errors < before).mean() >= 0.5)
+    """On average by more than a trifle, and by more than chance would have it."""
+    if not np.isfinite(errors).all():
+        return False
+    gains = before - errors
+    chance = gains.std() / np.sqrt(len(gains))
+    return bool(gains.mean() > max(_LEAST_GAIN * before.mean(), chance))
 
 
 def _scaled(ranges: Ranges, scale: float) -> Ranges:
@@ -300,36 +318,64 @@ def quantizer_groups(
 
 
 class _Trial:
-    """A compiled network, float but for activation grids that are inputs, and its float twin."""
+    """A compiled INT8 network whose activation grids are inputs, and its float twin.
+
+    With ``switches`` any tensor can be left in float, and what reads it computes in float then;
+    this takes time, and without only those of ``in_float`` are.
+    """
 
     def __init__(
         self,
         placed: ov.Model,
+        exact: ov.Model,
         statistics: Mapping[str, list[ActivationStatistics]],
         images: Sequence[Image],
+        in_float: frozenset[str],
+        *,
+        switches: bool,
     ) -> None:
         if not images:
             raise CalibrationError("the search for ranges saw no data; give it a readable image")
         options = {"INFERENCE_PRECISION_HINT": "f32"}
-        exact = ov.compile_model(float_twin(placed), "CPU", options)
-        self._images = images
-        self._expected = [exact(image)[0].copy() for image in images]
-        model, self._names, self._shapes = _with_ranges_as_inputs(placed)
-        self._request = ov.compile_model(model, "CPU", options).create_infer_request()
+        reference = ov.compile_model(exact, "CPU", options)
+        self.images = images
+        self._expected = [reference(image)[0].copy() for image in images]
+        model = placed.clone()
+        return_to_float(model, exact, in_float)
+        self._read_by = {
+            node.get_friendly_name(): {reader.get_friendly_name() for reader in readers(node)}
+            for node in activation_nodes(model)
+        }
+        self._switched, switched = _switch_weights(model, exact) if switches else ([], [])
+        self._names, self._shapes, ranges = _ranges_as_inputs(model)
+        for node in nodes_of_type(model, "FakeQuantize"):
+            bypass(node)  # weights lie on their grids already
+        inputs = [*model.get_parameters(), *ranges, *switched]
+        trial = ov.Model(model.get_results(), inputs, "trial")
+        self._request = ov.compile_model(trial, "CPU", options).create_infer_request()
         self._wide = {
             name: [_wide(channel) for channel in channels] for name, channels in statistics.items()
         }
 
     def errors(
-        self, ranges: Ranges, in_float: frozenset[str], *, than: Errors | None = None
+        self,
+        ranges: Ranges,
+        in_float: frozenset[str],
+        *,
+        than: Errors | None = None,
+        first: int | None = None,
     ) -> Errors:
-        """The output error on each image; infinite on later ones if worse ``than`` on the first."""
-        grids = self._grids(ranges, in_float)
-        found = np.full(len(self._images), np.inf)
-        for index, (image, expected) in enumerate(zip(self._images, self._expected, strict=True)):
-            if than is not None and index == _FIRST and found[:index].sum() > than[:index].sum():
+        """The output error on each image, or on the ``first`` so many.
+
+        Infinite on the later ones if it is worse ``than`` another on the first few.
+        """
+        inputs = [*self._grids(ranges, in_float), *self._switches(in_float)]
+        images, references = self.images[:first], self._expected[:first]
+        found = np.full(len(images), np.inf)
+        for index, (image, expected) in enumerate(zip(images, references, strict=True)):
+            if index in _STOPS and than is not None and found[:index].sum() > than[:index].sum():
                 break
-            outputs = self._request.infer([image, *grids], share_inputs=True)
+            outputs = self._request.infer([image, *inputs], share_inputs=True)
             found[index] = output_error(expected, outputs[0])
         return found
 
@@ -345,6 +391,11 @@ class _Trial:
             grids += [low, high, step]
         return grids
 
+    def _switches(self, in_float: frozenset[str]) -> list[Image]:
+        """1 for each convolution with weights to switch that computes in float, else 0."""
+        returned = {reader for name in in_float for reader in self._read_by.get(name, ())}
+        return [np.array([name in returned], np.float32) for name in self._switched]
+
 
 def _wide(statistics: ActivationStatistics) -> Range:
     """A range that clips nothing, of a tensor that stays in float."""
@@ -353,15 +404,13 @@ def _wide(statistics: ActivationStatistics) -> Range:
     return Range(low - margin, high + margin)
 
 
-def _with_ranges_as_inputs(placed: ov.Model) -> tuple[ov.Model, list[str], list[list[int]]]:
-    """A copy with float weights whose activation quantizers read low, high and step from inputs.
+def _ranges_as_inputs(model: ov.Model) -> tuple[list[str], list[list[int]], list[ov.Node]]:
+    """Activation quantizers read low, high and step from new inputs; changes the model.
 
-    The inputs follow the image, three for each name returned, of the shapes returned.
+    Three inputs for each name returned, of the shapes returned.
     """
-    model = placed.clone()
-    activations = activation_nodes(model)
     names, shapes, inputs = [], [], []
-    for node in activations:
+    for node in activation_nodes(model):
         shape = list(node.input_value(1).get_shape())
         low, high, step = (ops.parameter(shape, np.float32) for _ in range(3))
         clipped = ops.minimum(ops.maximum(node.input_value(0), low), high)
@@ -370,7 +419,22 @@ def _with_ranges_as_inputs(placed: ov.Model) -> tuple[ov.Model, list[str], list[
         names.append(node.get_friendly_name())
         shapes.append(shape)
         inputs += [low, high, step]
-    for node in nodes_of_type(model, "FakeQuantize"):
-        bypass(node)
-    every = [*model.get_parameters(), *inputs]
-    return ov.Model(model.get_results(), every, "range_trial"), names, shapes
+    return names, shapes, inputs
+
+
+def _switch_weights(model: ov.Model, exact: ov.Model) -> tuple[list[str], list[ov.Node]]:
+    """Rounded weights, and the biases behind them, get a switch to exact ones; changes the model.
+
+    One input for each convolution named, 0 for rounded and 1 for exact.
+    """
+    before = {node.get_friendly_name(): node for node in exact.get_ops()}
+    names, inputs = [], []
+    for convolution, _ in quantized_weights(model):
+        switch = ops.parameter([1], np.float32)
+        for node, index, rounded, wanted in list(exact_constants(convolution, before)):
+            change = ops.multiply(ops.constant(wanted - rounded), switch)
+            mixed = ops.add(ops.constant(np.asarray(rounded, np.float32)), change)
+            node.input(index).replace_source_output(mixed.output(0))
+        names.append(convolution.get_friendly_name())
+        inputs.append(switch)
+    return names, inputs

@@ -16,6 +16,7 @@ from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
     constant_value,
+    find_node,
     nodes_of_type,
     producer,
     replace_constant_input,
@@ -27,8 +28,15 @@ from detq.quant.calibration import (
     observe,
     write_ranges,
 )
+from detq.quant.feedback import round_to_nearest
 from detq.quant.output_error import output_error
-from detq.quant.placement import drop_idle_quantizers, leave_in_float, place_quantizers, readers
+from detq.quant.placement import (
+    drop_idle_quantizers,
+    leave_in_float,
+    place_quantizers,
+    readers,
+    return_to_float,
+)
 from detq.quant.ptq import quantize_graph
 from detq.quant.search import FLOAT, PROPOSALS, SearchResult, quantizer_groups, search_ranges
 
@@ -62,10 +70,12 @@ class Searched:
 def _search(graph: DetectorGraph, *, budget_s: float = 0.0) -> Searched:
     placed = place_quantizers(graph, RECIPE, IMAGES[:1])
     drop_idle_quantizers(placed)
+    round_to_nearest(placed)
     quantizers = activation_quantizers(placed)
     statistics = observe(placed, quantizers, IMAGES, bins=2048)
     result = search_ranges(
         placed,
+        graph.model,
         quantizers,
         statistics,
         SEARCH,
@@ -86,12 +96,19 @@ def test_search_is_at_least_as_good_as_the_best_rule(build: object) -> None:
     assert set(searched.result.ranges) == set(searched.result.methods) == names
 
 
-def test_error_of_the_trial_is_that_of_the_graph_with_these_ranges() -> None:
-    """Recomputed with FakeQuantize nodes, and weights in float as in the trial."""
-    graph = pyramid()
-    searched = _search(graph)
+@pytest.mark.parametrize(("build", "budget_s"), [(pyramid, 0.0), (_tailed, 0.0), (_tailed, 1.0)])
+def test_error_of_the_trial_is_that_of_the_graph_with_these_ranges(
+    build: object, budget_s: float
+) -> None:
+    """Recomputed with FakeQuantize nodes on activations, those of rounded weights changing nothing.
+
+    In the loose budget's case some tensors and the weights that read them are in float.
+    """
+    graph = build()  # type: ignore[operator]
+    searched = _search(graph, budget_s=budget_s)
     model = searched.placed.clone()
     write_ranges(model, searched.result.ranges)
+    return_to_float(model, graph.model, searched.result.in_float)
     for node in nodes_of_type(model, "FakeQuantize"):
         if constant_value(producer(node)) is not None:
             bypass(node)
@@ -128,6 +145,7 @@ def test_without_images_it_says_so() -> None:
     with pytest.raises(CalibrationError, match="the search for ranges saw no data"):
         search_ranges(
             placed,
+            pyramid().model,
             quantizers,
             statistics,
             SEARCH,
@@ -181,6 +199,46 @@ def test_layer_left_in_float_has_float_weights_too() -> None:
     assert leave_in_float(placed, [quantizer.get_friendly_name()]) == ["backbone.reader"]
     assert producer(reader).get_type_name() != "FakeQuantize"
     assert producer(reader, 1).get_type_name() == "Constant"
+
+
+def _shuffled() -> DetectorGraph:
+    make = Layers(seed=1)
+    image = make.image()
+    one = ops.relu(make.convolution(image, 8, "backbone.one", stride=2))
+    two = ops.relu(make.convolution(image, 8, "backbone.two", stride=2))
+    mixed = ops.shuffle_channels(ops.concat([one, two], 1), 1, 2)
+    reader = ops.relu(make.convolution(mixed, 8, "neck.reader", kernel=1))
+    return detector(image, make.convolution(reader, 7, "detect.pred", kernel=1))
+
+
+def test_tensors_that_are_shuffled_together_share_a_grid_and_their_reader() -> None:
+    placed = place_quantizers(_shuffled(), RECIPE, IMAGES[:1])
+    quantizers = activation_quantizers(placed)
+    groups = [g for g in quantizer_groups(placed, quantizers) if len(g.members) == 2]
+    assert len(groups) == 1
+    assert groups[0].mac_share > 0
+
+
+def test_convolution_with_one_half_in_float_has_float_weights_too() -> None:
+    graph = _shuffled()
+    placed = place_quantizers(graph, RECIPE, IMAGES[:1])
+    (group,) = [
+        group
+        for group in quantizer_groups(placed, activation_quantizers(placed))
+        if len(group.members) == 2
+    ]
+    round_to_nearest(placed)
+    return_to_float(placed, graph.model, group.members[:1])
+    reader = find_node(placed, "neck.reader")
+    weight = constant_value(producer(reader, 1))
+    assert producer(reader, 1).get_type_name() == "Constant"
+    assert weight is not None
+    np.testing.assert_array_equal(
+        weight, constant_value(producer(find_node(graph.model, "neck.reader"), 1))
+    )
+    others = {"backbone.one", "backbone.two", "detect.pred"}
+    for name in others:
+        assert producer(find_node(placed, name), 1).get_type_name() == "FakeQuantize"
 
 
 def test_groups_know_who_reads_them() -> None:

@@ -1,0 +1,279 @@
+"""Channel equalization: channels of one tensor brought to like ranges before they share a grid.
+
+One step size for a whole tensor is set by its widest channel and coarse for all others. Dividing
+each channel by a factor, and multiplying the weights that read it by the same, changes nothing in
+float and lets narrow channels use more of the grid (SmoothQuant, arXiv 2211.10438, without its
+extra operation: the runtime folds the division into the quantizer behind it). The weights' own
+grids get coarser; how far to go is worked out for every tensor from the noise of both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset15 as ops
+
+from detq.errors import CalibrationError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import (
+    CONVOLUTIONS,
+    constant_value,
+    find_node,
+    producer,
+    replace_constant_input,
+    with_outputs,
+)
+
+Image = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Exponents of the channels' ranges: 0 leaves a tensor alone, 1 makes all its channels alike."""
+LEAST_GAIN = 0.1
+"""Share of the predicted noise that must go for a tensor to be touched."""
+LEAST_FACTOR = 2.0**-8
+SUFFIX = "/equalized"
+
+_LEVELS = 255
+_WEIGHT_LEVELS = 127
+_CHANNELWISE = {"MaxPool", "Interpolate"}
+"""Operations on each channel alone, which a positive factor passes through."""
+_PASSED = _CHANNELWISE | {"Concat"}
+_CHANNEL_AXES = (1, -3)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A convolution that reads a tensor as its input channels from ``offset`` on."""
+
+    convolution: ov.Node
+    offset: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """The output of a node that only convolutions read."""
+
+    node: ov.Node
+    readers: tuple[_Reader, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.node.get_friendly_name())
+
+    @property
+    def channels(self) -> int:
+        return int(self.node.get_output_shape(0)[1])
+
+    @property
+    def reader_names(self) -> set[str]:
+        return {reader.convolution.get_name() for reader in self.readers}
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """What was seen in each channel, (C,) each: the extremes, 0 among them, and the mean square."""
+
+    low: Vector
+    high: Vector
+    power: Vector
+
+
+def equalize(graph: DetectorGraph, images: Iterable[Image]) -> tuple[DetectorGraph, list[str]]:
+    """The same function with equalized channels where that removes noise; shares nothing.
+
+    Also the names of the nodes whose outputs are divided. ``images`` float32 [1, 3, H, W]. Raises
+    CalibrationError if there was none.
+    """
+    model = graph.model.clone()
+    groups = list(_sharing_tensors(model))
+    names = [tensor.name for tensors in groups for tensor in tensors]
+    seen = _observe(graph.model.clone(), names, images)
+    changed = []
+    for tensors in groups:
+        factors = _choose_factors(tensors, [seen[tensor.name] for tensor in tensors])
+        for tensor, factor in zip(tensors, factors, strict=False):
+            _divide(tensor, factor.astype(np.float32))
+            changed.append(tensor.name)
+    model.validate_nodes_and_infer_types()
+    return DetectorGraph(model, graph.spec), changed
+
+
+def _sharing_tensors(model: ov.Model) -> Iterator[list[_Tensor]]:
+    """Groups of tensors that meet in front of convolutions, and so share one grid.
+
+    Left out are groups that something else is read with, and those that only depthwise
+    convolutions read, which have a grid for every channel anyway.
+    """
+    left = [
+        _Tensor(node, tuple(readers))
+        for node in model.get_ordered_ops()
+        if node.get_type_name() not in _PASSED | {"Constant", "Parameter"}
+        and node.get_output_size() == 1
+        and len(node.get_output_shape(0)) == 4
+        and (readers := _readers(node))
+    ]
+    while left:
+        group, names = [left.pop(0)], set[str]()
+        while names != (names := set[str]().union(*(tensor.reader_names for tensor in group))):
+            group += [tensor for tensor in left if names & tensor.reader_names]
+            left = [tensor for tensor in left if not names & tensor.reader_names]
+        convolutions = [reader.convolution for tensor in group for reader in tensor.readers]
+        if _covers_inputs(group) and any(
+            node.get_type_name() == "Convolution" for node in convolutions
+        ):
+            yield group
+
+
+def _readers(node: ov.Node, offset: int = 0) -> list[_Reader] | None:
+    """The convolutions that read a node's channels; None if anything else does."""
+    found = []
+    for target in node.output(0).get_target_inputs():
+        user, index = target.get_node(), target.get_index()
+        more = None
+        if user.get_type_name() in CONVOLUTIONS and constant_value(producer(user, 1)) is not None:
+            more = [_Reader(user, offset)]
+        elif user.get_type_name() in _CHANNELWISE:
+            more = _readers(user, offset)
+        elif user.get_type_name() == "Concat" and user.get_attributes()["axis"] in _CHANNEL_AXES:
+            before = sum(int(user.get_input_shape(other)[1]) for other in range(index))
+            more = _readers(user, offset + before)
+        if more is None:
+            return None
+        found += more
+    return found
+
+
+def _covers_inputs(group: Sequence[_Tensor]) -> bool:
+    """True if every input channel of every convolution that reads the group is one of its own."""
+    covered, wanted = defaultdict[str, int](int), {}
+    for tensor in group:
+        for reader in tensor.readers:
+            name = reader.convolution.get_name()
+            covered[name] += tensor.channels
+            wanted[name] = int(reader.convolution.get_input_shape(0)[1])
+    return dict(covered) == wanted
+
+
+def _observe(
+    model: ov.Model, names: Sequence[str], images: Iterable[Image]
+) -> dict[str, _Channels]:
+    """Statistics of the outputs of the named nodes over the images; uses the model up."""
+    axes = ops.constant([0, 2, 3])
+    taps = []
+    for tensor in (find_node(model, name).output(0) for name in names):
+        square = ops.multiply(tensor, tensor)
+        for reduced in (
+            ops.reduce_min(tensor, axes),
+            ops.reduce_max(tensor, axes),
+            ops.reduce_mean(square, axes),
+        ):
+            taps.append(reduced.output(0))
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = ov.compile_model(with_outputs(model, taps), "CPU", options)
+    low, high, power = ([np.zeros(1)] * len(names) for _ in range(3))
+    count = 0
+    for image in images:
+        values = [value.astype(np.float64) for value in compiled(image).values()]
+        low = [np.minimum(a, b) for a, b in zip(low, values[::3], strict=True)]
+        high = [np.maximum(a, b) for a, b in zip(high, values[1::3], strict=True)]
+        power = [a + b for a, b in zip(power, values[2::3], strict=True)]
+        count += 1
+    if count == 0:
+        raise CalibrationError("equalization saw no data; give it at least one readable image")
+    rows = zip(names, low, high, power, strict=True)
+    return {name: _Channels(least, most, total / count) for name, least, most, total in rows}
+
+
+def _choose_factors(tensors: Sequence[_Tensor], seen: Sequence[_Channels]) -> list[Vector]:
+    """What to divide the channels of each tensor of a group by; empty if that gains too little."""
+    widths = [channels.high - channels.low for channels in seen]
+    widest = max(float(width.max()) for width in widths)
+    if widest <= 0:
+        return []
+    shares = [np.maximum(width / widest, LEAST_FACTOR) for width in widths]
+    noise = {
+        strength: _noise(tensors, seen, [share**strength for share in shares])
+        for strength in STRENGTHS
+    }
+    best = min(noise, key=noise.__getitem__)
+    if noise[best] > (1 - LEAST_GAIN) * noise[0.0]:
+        return []
+    return [share**best for share in shares]
+
+
+def _noise(
+    tensors: Sequence[_Tensor], seen: Sequence[_Channels], factors: Sequence[Vector]
+) -> float:
+    """Rounding noise in the outputs of a group's readers, relative to their signal, summed.
+
+    Of the one grid that the divided tensors share, and of the weights multiplied, each rounded to
+    nearest and independent of all others.
+    """
+    pairs = list(zip(seen, factors, strict=True))
+    low = min(float((channels.low / factor).min()) for channels, factor in pairs)
+    high = max(float((channels.high / factor).max()) for channels, factor in pairs)
+    variance = ((high - low) / _LEVELS) ** 2 / 12
+    weights: dict[str, npt.NDArray[np.float32]] = {}
+    powers, factor_of = dict[str, Vector](), dict[str, Vector]()
+    for tensor, (channels, factor) in zip(tensors, pairs, strict=True):
+        for reader in tensor.readers:
+            name = reader.convolution.get_name()
+            if name not in weights:
+                weights[name] = _by_input(reader.convolution)
+                inputs = int(reader.convolution.get_input_shape(0)[1])
+                powers[name], factor_of[name] = np.zeros(inputs), np.ones(inputs)
+            part = slice(reader.offset, reader.offset + tensor.channels)
+            powers[name][part], factor_of[name][part] = channels.power, factor
+    return sum(
+        _relative_noise(weight, powers[name], factor_of[name], variance)
+        for name, weight in weights.items()
+    )
+
+
+def _relative_noise(
+    weight: npt.NDArray[np.float32], power: Vector, factor: Vector, variance: float
+) -> float:
+    """One convolution's: ``weight`` (I, outputs, taps), ``power`` and ``factor`` (I,).
+
+    ``variance`` is that of the rounded input.
+    """
+    square = np.square(weight, dtype=np.float64).sum(axis=2)
+    signal = float((square * power[:, None]).sum())
+    rounded_input = variance * float((square * factor[:, None] ** 2).sum())
+    steps = (np.abs(weight).max(axis=2) * factor[:, None]).max(axis=0) / _WEIGHT_LEVELS
+    seen = weight.shape[2] * float((power / factor**2).sum())
+    rounded_weight = float((steps**2).sum()) / 12 * seen
+    return (rounded_input + rounded_weight) / signal if signal > 0 else 0.0
+
+
+def _by_input(convolution: ov.Node) -> npt.NDArray[np.float32]:
+    """A convolution's weights as (input channels, outputs that read each, taps)."""
+    weight = np.asarray(constant_value(producer(convolution, 1)), np.float32)
+    groups = weight.shape[0] if weight.ndim == 5 else 1
+    split = weight.reshape(groups, -1, *weight.shape[-3:])  # (G, O, I, kH, kW)
+    inputs, taps = groups * split.shape[2], math.prod(weight.shape[-2:])
+    return split.swapaxes(1, 2).reshape(inputs, split.shape[1], taps)
+
+
+def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32]) -> None:
+    """Divide a tensor's channels and multiply its readers' weights; changes the model."""
+    targets = tensor.node.output(0).get_target_inputs()
+    divided = ops.multiply(tensor.node, ops.constant((1 / factor).reshape(1, -1, 1, 1)))
+    divided.set_friendly_name(f"{tensor.name}{SUFFIX}")
+    for target in targets:
+        target.replace_source_output(divided.output(0))
+    for reader in tensor.readers:
+        weight = np.array(constant_value(producer(reader.convolution, 1)), np.float32)
+        groups = weight.shape[0] if weight.ndim == 5 else 1
+        multipliers = np.ones(int(reader.convolution.get_input_shape(0)[1]), np.float32)
+        multipliers[reader.offset : reader.offset + tensor.channels] = factor
+        split = weight.reshape(groups, -1, *weight.shape[-3:])
+        split = split * multipliers.reshape(groups, 1, -1, 1, 1)
+        replace_constant_input(reader.convolution, 1, split.reshape(weight.shape))

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from openvino import opset15 as ops
+from small_graphs import (
+    Layers,
+    Source,
+    detector,
+    fingerprint,
+    images,
+    pyramid,
+    relative_error,
+    repvgg_like,
+    run,
+)
+
+from detq.config import Recipe
+from detq.errors import CalibrationError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.surgery import constant_value, find_node, producer, replace_constant_input
+from detq.quant.equalization import SUFFIX, equalize
+from detq.quant.ptq import quantize_graph
+
+IMAGES = images(6)
+
+
+def _uneven(*, reach: float = 200.0, grouped: bool = False) -> DetectorGraph:
+    """Two branches that are joined, one of whose channels reaches far and hardly matters."""
+    make = Layers(seed=2)
+    image = make.image()
+    stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
+    scale = np.ones((1, 16, 1, 1), np.float32)
+    scale[:, 3] = reach
+    wide = ops.relu(ops.multiply(stem, ops.constant(scale)))
+    wide.set_friendly_name("wide")
+    other = ops.relu(make.convolution(image, 8, "backbone.other", stride=2))
+    other.set_friendly_name("other")
+    joined = ops.concat([other, wide], 1)
+    reader = make.convolution(joined, 16, "neck.reader")
+    second = make.convolution(joined, 24, "neck.second", groups=24 if grouped else 1)
+    for add in (reader, second):
+        convolution = producer(add)
+        weight = np.array(constant_value(producer(convolution, 1)))
+        if weight.ndim == 5:
+            weight[8 + 3] /= reach
+        else:
+            weight[:, 8 + 3] /= reach
+        replace_constant_input(convolution, 1, weight)
+    deep = ops.relu(ops.concat([reader, second], 1))
+    return detector(image, make.convolution(deep, 7, "detect.pred", kernel=1))
+
+
+@pytest.mark.parametrize(
+    "graph", [_uneven(), _uneven(grouped=True), pyramid(), repvgg_like()], ids=str
+)
+def test_function_is_the_same_in_float_and_the_graph_given_unchanged(graph: DetectorGraph) -> None:
+    before = fingerprint(graph.model)
+    equal, _ = equalize(graph, IMAGES)
+    assert fingerprint(graph.model) == before
+    assert relative_error(run(equal.model, IMAGES), run(graph.model, IMAGES)) < 1e-5
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_branches_that_meet_are_divided_towards_one_range(grouped: bool) -> None:
+    graph = _uneven(grouped=grouped)
+    equal, changed = equalize(graph, IMAGES)
+    assert {"wide", "other"} <= set(changed)
+    peaks = []
+    for name in ("wide", "other"):
+        divided = find_node(equal.model, f"{name}{SUFFIX}")
+        factor = constant_value(producer(divided, 1))
+        assert factor is not None
+        assert factor.min() >= 1  # a grid never gets wider than it was
+        peaks.append(factor.max())
+    assert max(peaks) > 10
+
+
+def test_channels_alike_are_left_alone() -> None:
+    make = Layers(seed=2)
+    image = make.image()
+    stem = ops.relu(make.convolution(image, 4, "backbone.stem", stride=2))
+    copies = ops.concat([stem, stem], 1)  # read twice by one convolution: nothing to tell apart
+    one = ops.relu(make.convolution(copies, 8, "backbone.one", kernel=1))
+    first = np.array(constant_value(producer(producer(producer(one)), 1)))
+    replace_constant_input(producer(producer(one)), 1, np.repeat(first[:1], 8, axis=0))
+    bias = producer(one)
+    index = 1 if constant_value(producer(bias, 1)) is not None else 0
+    replace_constant_input(bias, index, np.zeros((1, 8, 1, 1), np.float32))
+    graph = detector(image, make.convolution(one, 7, "detect.pred", kernel=1))
+    _, changed = equalize(graph, IMAGES)
+    assert one.get_friendly_name() not in changed
+
+
+def test_tensor_that_arithmetic_reads_too_is_left_alone() -> None:
+    make = Layers(seed=2)
+    image = make.image()
+    stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
+    scale = np.geomspace(1, 99, 16, dtype=np.float32).reshape(1, 16, 1, 1)
+    scaled = ops.relu(ops.multiply(stem, ops.constant(scale)))
+    scaled.set_friendly_name("scaled")
+    branch = make.convolution(scaled, 16, "neck.branch")
+    graph = detector(
+        image, make.convolution(ops.relu(ops.add(branch, scaled)), 7, "detect.pred", kernel=1)
+    )
+    _, changed = equalize(graph, IMAGES)
+    assert "scaled" not in changed
+
+
+def test_int8_error_falls_where_channels_differ() -> None:
+    graph = _uneven()
+    exact = run(graph.model, IMAGES)
+    errors = []
+    for equalized in (False, True):
+        recipe = Recipe(name="test", equalize_channels=equalized, ranges={"head": "minmax"})
+        recipe = recipe.model_copy(update={"ranges": recipe.ranges.all_by("minmax")})
+        found = run(quantize_graph(graph, recipe, Source(IMAGES)).graph.model, IMAGES)
+        errors.append(float(np.square(found - exact).mean()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_without_images_it_says_so() -> None:
+    with pytest.raises(CalibrationError, match="equalization saw no data"):
+        equalize(_uneven(), [])
