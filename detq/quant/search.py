@@ -4,8 +4,9 @@ A rule looks at one tensor; which rule is best depends on what the network does 
 from tensor to tensor. So every rule only proposes. A trial network, whose weights are rounded and
 whose activation ranges are inputs, is compared with the float network on a few images; no labels
 are needed. First a tensor that no INT8 grid serves is left in float where the budget allows it,
-then every group of tensors in turn tries its proposals. A change counts only if it helps by more
-than chance would have it, which keeps the search from fitting the noise of so few images.
+then every group of tensors that float would help tries its proposals. A change counts only if it
+helps by more than chance would have it, which keeps the search from fitting the noise of so few
+images.
 """
 
 from __future__ import annotations
@@ -139,13 +140,13 @@ def search_ranges(
     progress(0, steps)
     state, start = _best_uniform_rule(trial, proposals, frozenset())
     start_error = state.error
-    state, seconds = _leave_in_float(
+    state, seconds, gains = _leave_in_float(
         trial, state, proposals, groups, budget_s, lambda done: progress(done, steps)
     )
     trial = _Trial(placed, exact, statistics, trial.images, state.in_float, switches=False)
     state.errors = trial.errors(state.ranges, state.in_float)
     for done, group in enumerate(groups, start=len(groups) + 1):
-        if not state.in_float & set(group.members):
+        if gains[group] > _LEAST_GAIN * state.error and not state.in_float & set(group.members):
             _improve(trial, state, group, proposals)
         progress(done, steps)
     return SearchResult(
@@ -177,18 +178,19 @@ def _leave_in_float(
     groups: Sequence[QuantizerGroup],
     budget_s: float,
     progress: Callable[[int], None],
-) -> tuple[_State, float]:
+) -> tuple[_State, float, dict[QuantizerGroup, float]]:
     """Take out of INT8 what gains most for its share of the budget, while that lasts.
 
     One tensor that no grid serves can make the wrong rule the best for all others, so the rules
-    are compared anew each time. Returns the state reached and the seconds spent.
+    are compared anew each time. Returns the state reached, the seconds spent, and how much error
+    each group would take along.
     """
     spent, share = 0.0, 0.0
-    promising = _by_gain(trial, state, groups, progress)
+    gains = _gains(trial, state, groups, progress)
     while True:
         promising = [
             group
-            for group in promising
+            for group in sorted(gains, key=lambda group: -gains[group])
             if not state.in_float & set(group.members)
             and spent + group.seconds <= budget_s
             and share + group.mac_share <= FLOAT_MAC_SHARE
@@ -200,7 +202,7 @@ def _leave_in_float(
             if state.error - float(errors.mean()) > _FLOAT_GAIN * state.error
         }
         if not worth:
-            return state, spent
+            return state, spent, gains
         best = max(worth, key=lambda group: worth[group])
         spent, share = spent + best.seconds, share + best.mac_share
         state.in_float |= set(best.members)
@@ -209,24 +211,24 @@ def _leave_in_float(
         other, _ = _best_uniform_rule(trial, proposals, state.in_float)
         if other.error < state.error:
             state = other
-            promising = _by_gain(trial, state, promising, lambda done: None)
+            gains.update(_gains(trial, state, promising, lambda done: None))
 
 
-def _by_gain(
+def _gains(
     trial: _Trial,
     state: _State,
     groups: Sequence[QuantizerGroup],
     progress: Callable[[int], None],
-) -> list[QuantizerGroup]:
-    """The groups without which the error is least come first."""
-    rows = []
+) -> dict[QuantizerGroup, float]:
+    """How much less the error is without each group's grid, roughly: on the first few images."""
+    before = float(state.errors[:_RANKING_IMAGES].mean())
+    gains = {}
     for done, group in enumerate(groups, start=1):
-        errors = trial.errors(
-            state.ranges, state.in_float | set(group.members), first=_RANKING_IMAGES
-        )
-        rows.append((float(errors.mean()), done, group))
+        returned = state.in_float | set(group.members)
+        errors = trial.errors(state.ranges, returned, first=_RANKING_IMAGES)
+        gains[group] = before - float(errors.mean())
         progress(done)
-    return [group for _, _, group in sorted(rows)]
+    return gains
 
 
 def _price(group: QuantizerGroup, budget_s: float) -> float:
