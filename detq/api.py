@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.artifact import read_artifact, write_artifact
-from detq.benchmark import bench as measure_latency
+from detq.benchmark import bench as measure_speed
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
@@ -411,12 +411,16 @@ def bench(
     *,
     imgsz: ImageSize | None = None,
     rounds: int = 50,
+    bursts: int = 0,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[BenchResult]:
-    """Latency of several models, measured in turns (:mod:`detq.benchmark`)."""
+    """Latency of several models, and throughput if ``bursts`` of it are wanted, measured in turns.
+
+    See :mod:`detq.benchmark`.
+    """
     graphs = [_open(model, imgsz) for model in models]
-    return measure_latency(graphs, rounds=rounds, threads=threads, progress=progress)
+    return measure_speed(graphs, rounds=rounds, bursts=bursts, threads=threads, progress=progress)
 
 
 def has_ground_truth(data: DataSource, split: str) -> bool:

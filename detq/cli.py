@@ -190,27 +190,47 @@ def bench(
     models: Models,
     imgsz: ImageSize = None,
     rounds: Annotated[int, typer.Option(min=1, help="Inferences per model.")] = 50,
+    bursts: Annotated[
+        int, typer.Option(min=0, help="Bursts of half a second to measure throughput with.")
+    ] = 3,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also show where each model spends its time.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
-    """Latency of one or more models, measured in turns so that the comparison is fair."""
+    """Speed of one or more models, measured in turns so that the comparison is fair."""
     from detq import api, console
+    from detq.runtime.layer_times import layer_times
+    from detq.runtime.machine import describe_machine
 
     console.check_file(json_file)
     size = _size(imgsz)
     with console.progress_bars() as report:
         graphs = [api.load(model, imgsz=size, progress=report) for model in models]
+        machine = describe_machine(threads=threads)
         results = api.bench(
             graphs,
             rounds=rounds,
+            bursts=bursts,
             threads=threads,
             progress=partial(report, "measuring"),
         )
     rows = [replace(row, model=str(model)) for row, model in zip(results, models, strict=True)]
-    console.print_bench(rows)
-    console.write_json(json_file, {"models": [asdict(row) for row in rows]})
+    console.print_bench(rows, machine)
+    document: dict[str, Any] = {
+        "machine": asdict(machine),
+        "models": [asdict(row) for row in rows],
+    }
+    if layers:
+        document["layers"] = {}
+        for graph, row in zip(graphs, rows, strict=True):
+            times = layer_times(graph, rounds=rounds, threads=threads)
+            console.print_layer_times(row.model, times)
+            document["layers"][row.model] = [asdict(time) for time in times]
+    console.write_json(json_file, document)
 
 
 @app.command()

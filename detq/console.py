@@ -27,10 +27,12 @@ from detq.api import Progress as ProgressCallback
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
 from detq.quickstart import Quickstart
-from detq.records import BenchResult, EvalResult, Prediction
+from detq.records import BenchResult, EvalResult, LayerTime, Machine, Prediction
 from detq.report.layers import LayerReport
 
 SCHEMA = 1
+SLOWEST = 15
+"""Operations that a layer table shows one by one."""
 FILE_WIDTH = 160
 """Columns when the output goes to a file or pipe; a terminal says its own."""
 
@@ -107,21 +109,78 @@ def print_evaluations(results: Sequence[EvalResult]) -> None:
     stdout.print(table)
 
 
-def print_bench(results: Sequence[BenchResult]) -> None:
-    """Latency table; speed-up is against the first model."""
+def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
+    """The machine, then a table; speed-up is against the first model."""
+    print_machine(machine)
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
-    for heading in ("median ms", "p90 ms", "speed-up", "precision", "INT8 MACs", "MB"):
+    headings = ("median ms", "p90", "p99", "speed-up", "images/s", "precision", "INT8 MACs")
+    for heading in (*headings, "GMAC/s", "of peak", "MB"):
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
             escape(result.model),
             f"{result.latency_ms:.2f}",
             f"{result.latency_p90_ms:.2f}",
+            f"{result.latency_p99_ms:.2f}",
             f"{result.speedup:.2f}x",
+            _number(result.images_per_s, 1),
             result.precision,
             f"{100 * result.int8_share:.1f}%",
+            f"{result.macs_per_s / 1e9:.0f}",
+            f"{100 * result.macs_per_s / machine.int8_macs_per_s:.0f}%",
             f"{result.size_mb:.1f}",
+        )
+    stdout.print(table)
+
+
+def print_machine(machine: Machine) -> None:
+    """One line, and a warning where figures would mean little."""
+    features = ", ".join(machine.features) or "none of the instructions that INT8 gains from"
+    stdout.print(
+        f"{machine.cpu}, {features}; {machine.threads} threads, load {machine.load:.1f}, "
+        f"INT8 peak {machine.int8_macs_per_s / 1e9:.0f} GMAC/s",
+        markup=False,
+        highlight=False,
+    )
+    if machine.is_busy:
+        stderr.print(
+            f"warning: {machine.load:.1f} processes were busy on {machine.cores} cores; "
+            "stop them and measure again",
+            style="yellow",
+        )
+
+
+def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:
+    """Time by kind and precision, then the slowest operations."""
+    kinds: dict[tuple[str, str], list[LayerTime]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.kind, layer.precision), []).append(layer)
+    stdout.print(f"\n{model}: {len(layers)} operations", markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "precision"):
+        table.add_column(heading)
+    for heading in ("count", "ms", "share"):
+        table.add_column(heading, justify="right")
+    for (kind, precision), some in sorted(
+        kinds.items(), key=lambda item: -sum(layer.ms for layer in item[1])
+    ):
+        time_ms, share = sum(layer.ms for layer in some), sum(layer.share for layer in some)
+        table.add_row(kind, precision, str(len(some)), f"{time_ms:.3f}", f"{100 * share:.1f}%")
+    stdout.print(table)
+    table = Table(box=None, pad_edge=False, title=f"slowest {SLOWEST}", title_justify="left")
+    table.add_column("operation", overflow="fold")
+    for heading in ("kind", "kernel"):
+        table.add_column(heading)
+    for heading in ("ms", "share"):
+        table.add_column(heading, justify="right")
+    for layer in sorted(layers, key=lambda layer: -layer.ms)[:SLOWEST]:
+        table.add_row(
+            escape(layer.name),
+            layer.kind,
+            layer.kernel,
+            f"{layer.ms:.3f}",
+            f"{100 * layer.share:.1f}%",
         )
     stdout.print(table)
 

@@ -145,19 +145,58 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Latency of one model. ``speedup`` is the median over rounds of first model's time / its own.
+    """Speed of one model. ``speedup`` is the median over rounds of first model's time / its own.
 
-    ``int8_share`` is the share of convolution multiply-accumulates that execute in INT8, 0..1.
+    ``int8_share`` is the share of convolution multiply-accumulates that execute in INT8, 0..1;
+    ``macs_per_s`` are all of one image over the median latency. ``images_per_s``, with
+    ``requests`` images in flight at once, is None if it was not measured.
     """
 
     model: str
     latency_ms: float
     latency_p90_ms: float
+    latency_p99_ms: float
     speedup: float
     precision: str
     int8_share: float
+    macs_per_s: float
     size_mb: float
+    images_per_s: float | None = None
+    requests: int | None = None
 
     def __post_init__(self) -> None:
         if not self.latency_ms > 0:
             raise DetqError(f"BenchResult of {self.model}: latency must be positive")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What speed was measured on. ``features`` are those that INT8 depends on; ``load`` is the
+    average number of busy processes in the minute before.
+
+    ``int8_macs_per_s`` is what a large INT8 convolution reached, in the same run.
+    """
+
+    cpu: str
+    features: tuple[str, ...]
+    cores: int
+    threads: int
+    load: float
+    int8_macs_per_s: float
+
+    @property
+    def is_busy(self) -> bool:
+        """True if other processes took so much of the machine that figures mean little."""
+        return self.load > 0.5 * self.cores
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One operation of the compiled model: median time per inference and share of all."""
+
+    name: str
+    kind: str
+    kernel: str
+    precision: str
+    ms: float
+    share: float

@@ -28,10 +28,18 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Clocked:
         executed_precision = "fp32"
         int8_share = 0.25
+        macs = 1000
 
-        def __init__(self, graph: DetectorGraph, *, requests: int, threads: int | None) -> None:
-            assert (requests, threads) == (1, 3)
-            self.graph, self.spec = graph, graph.spec
+        def __init__(self, graph: DetectorGraph, *, threads: int | None, requests: int = 4) -> None:
+            assert threads == 3
+            self.graph, self.spec, self.requests = graph, graph.spec, requests
+
+        def infer_all(self, inputs: list[Image]) -> None:
+            """Four at once: as many images in a quarter of the time."""
+            nonlocal now_ms
+            assert len(inputs) >= 8
+            now_ms += len(inputs) * len(self.spec.name) / 4
+            turns.append(f"{self.spec.name} burst")
 
         def infer(self, image: Image) -> None:
             nonlocal now_ms
@@ -81,15 +89,39 @@ def test_results_are_medians_in_order_with_ratios_to_the_first(
         own, first = rounds + len(name), rounds + len(names[0])
         assert result.latency_ms == pytest.approx(np.median(own))
         assert result.latency_p90_ms == pytest.approx(np.percentile(own, 90))
+        assert result.latency_p99_ms == pytest.approx(np.percentile(own, 99))
+        assert result.macs_per_s == pytest.approx(1000 / np.median(own) * 1000)
+        assert (result.images_per_s, result.requests) == (None, None)
         assert result.speedup == pytest.approx(np.median(first / own))
         assert (result.precision, result.int8_share) == ("fp32", 0.25)
     assert results[0].speedup == 1
 
 
+def test_throughput_is_measured_in_turns_after_latency(
+    turns: list[str], named: Callable[[str], DetectorGraph]
+) -> None:
+    reports: list[tuple[int, int]] = []
+    names = ["a", "bb"]
+    results = bench(
+        [named(name) for name in names],
+        rounds=2,
+        bursts=3,
+        threads=3,
+        progress=lambda done, total: reports.append((done, total)),
+    )
+    assert turns[-8:] == ["a burst", "bb burst"] * 4  # one of them to warm up
+    assert reports == [(step, 8) for step in range(1, 9)]
+    for name, result in zip(names, results, strict=True):
+        assert result.images_per_s == pytest.approx(4000 / len(name))
+        assert result.requests == 4
+
+
 def test_real_models_are_measured(colour_graph: DetectorGraph) -> None:
-    first, second = bench([colour_graph, colour_graph], rounds=2, threads=1)
+    first, second = bench([colour_graph, colour_graph], rounds=2, bursts=1, threads=1)
     assert first.speedup == 1
     assert min(first.latency_ms, second.latency_ms, second.speedup) > 0
+    assert first.images_per_s is not None
+    assert first.images_per_s > 0
     assert (first.precision, first.int8_share) == ("fp32", 0)
 
 

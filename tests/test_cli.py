@@ -236,19 +236,28 @@ def test_float_model_is_inspected_and_the_exported_one_refused(
 def test_bench_of_float_and_int8(
     detq: Command, exported: Exported, bccd_float: Path, tmp_path: Path
 ) -> None:
-    outcome = detq("bench", bccd_float, exported.directory, "--rounds", "2", "--json", "b.json")
+    options = ("--rounds", "2", "--bursts", "1", "--layers", "--json", "b.json")
+    outcome = detq("bench", bccd_float, exported.directory, *options)
     assert outcome.status == 0
-    first, second = _json(tmp_path / "b.json")["models"]
+    document = _json(tmp_path / "b.json")
+    first, second = document["models"]
     assert [row["model"] for row in (first, second)] == [str(bccd_float), str(exported.directory)]
     assert list(first) == [
-        *("model", "latency_ms", "latency_p90_ms", "speedup", "precision", "int8_share"),
-        "size_mb",
+        *("model", "latency_ms", "latency_p90_ms", "latency_p99_ms", "speedup", "precision"),
+        *("int8_share", "macs_per_s", "size_mb", "images_per_s", "requests"),
     ]
+    assert first["images_per_s"] > 0
+    assert document["machine"]["int8_macs_per_s"] > first["macs_per_s"] > 0
+    times = document["layers"][str(exported.directory)]
+    assert sum(layer["share"] for layer in times) == pytest.approx(1)
+    convolutions = [layer for layer in times if layer["kind"] == "Convolution"]
+    assert {layer["precision"] for layer in convolutions} == {"int8"}
     assert first["speedup"] == 1
     assert (first["precision"], second["precision"]) == ("fp32", "int8")
     assert first["int8_share"] == 0
     assert second["int8_share"] >= 0.95
-    assert len(_lines(outcome.out)) == 3
+    assert _lines(outcome.out)[0].endswith("GMAC/s")
+    assert "slowest" in outcome.out
 
 
 def _lines(text: str) -> list[str]:

@@ -83,6 +83,11 @@ class Detector:
         return precision_shares(self.executed_convolutions).get("int8", 0.0)
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all convolutions for one image."""
+        return sum(convolution_macs(self.graph.model).values())
+
+    @property
     def executed_precision(self) -> str:
         """The precision that most of the convolution work executes in: int8, bf16, fp16 or fp32."""
         shares = precision_shares(self.executed_convolutions)
@@ -91,6 +96,13 @@ class Detector:
     def infer(self, network_input: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """float32 [1, 3, H, W] RGB in 0..1 -> predictions [1, 4 + nc, N]: the bare network."""
         return np.asarray(self._compiled(network_input)[0], np.float32)
+
+    def infer_all(self, network_inputs: Iterable[npt.NDArray[np.float32]]) -> None:
+        """The bare network over all inputs, several at once; what it finds is thrown away."""
+        queue = ov.AsyncInferQueue(self._compiled, self.requests)
+        for network_input in network_inputs:
+            queue.start_async({0: network_input}, share_inputs=True)
+        queue.wait_all()
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
         """uint8 [H, W, 3] BGR of any size -> detections in its pixels.

@@ -1,0 +1,87 @@
+"""The machine that speed is measured on: its CPU, how busy it is, and its measured INT8 peak."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from openvino import opset15 as ops
+
+from detq.records import Machine
+
+FEATURES = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "dot product",
+    "i8mm": "I8MM",
+}
+"""Flags of /proc/cpuinfo that decide how fast INT8 is, from slow to fast."""
+_CPUINFO = Path("/proc/cpuinfo")
+_CHANNELS, _SIDE = 512, 64
+_ROUNDS = 15
+
+
+def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) -> Machine:
+    """Measures the INT8 peak, which takes about a second."""
+    load = os.getloadavg()[0]  # before this process adds to it
+    cores = len(os.sched_getaffinity(0))
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    fields = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in reversed(text.splitlines()))
+    }
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return Machine(
+        cpu=fields.get("model name") or platform.processor() or platform.machine(),
+        features=tuple(name for flag, name in FEATURES.items() if flag in flags),
+        cores=cores,
+        threads=threads or cores,
+        load=load,
+        int8_macs_per_s=_int8_peak(threads),
+    )
+
+
+def _int8_peak(threads: int | None) -> float:
+    """Multiply-accumulates per second of one large pointwise convolution in INT8, at its best."""
+    image = ops.parameter([1, _CHANNELS, _SIDE, _SIDE], np.float32)
+    above: ov.Node = image
+    count = 3
+    for _ in range(count):  # the middle one reads and writes INT8
+        weight = np.random.default_rng(0).normal(size=(_CHANNELS, _CHANNELS, 1, 1))
+        bound = float(np.abs(weight).max())
+        kernel = _rounded(ops.constant(weight.astype(np.float32)), -bound, bound, levels=255)
+        above = ops.convolution(
+            _rounded(above, 0.0, 255.0, levels=256), kernel, [1, 1], [0, 0], [0, 0], [1, 1]
+        )
+        above = ops.relu(above)
+    model = ov.Model([ops.result(ops.reduce_max(above, ops.constant([2, 3])))], [image], "peak")
+    properties: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERF_COUNT": "YES",
+    }
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    request = ov.compile_model(model, "CPU", properties).create_infer_request()
+    data = np.random.default_rng(0).random((1, _CHANNELS, _SIDE, _SIDE), np.float32)
+    seconds = []
+    for _ in range(_ROUNDS):
+        request.infer([data], share_inputs=True)
+        seconds += [
+            layer.real_time.total_seconds()
+            for layer in request.profiling_info
+            if layer.node_type == "Convolution"
+        ]
+    fastest = float(np.percentile(seconds, 10))
+    return _CHANNELS**2 * _SIDE**2 / fastest
+
+
+def _rounded(node: ov.Node, low: float, high: float, *, levels: int) -> ov.Node:
+    ends = [ops.constant(np.float32(end)) for end in (low, high, low, high)]
+    return ops.fake_quantize(node, *ends, levels)
