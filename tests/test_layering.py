@@ -25,7 +25,7 @@ ROWS = {
     "models": 2,
     "data": 2,
     "downloads": 2,
-    "quant.arithmetic": 2,  # cfws, histogram, ranges: no OpenVINO
+    "quant.arithmetic": 2,  # no OpenVINO
     "graph": 3,
     "adapters": 3,
     "quant": 4,
@@ -40,7 +40,7 @@ ROWS = {
     "cli": 9,
     "detq": 10,  # the package itself re-exports what api offers
 }
-ARITHMETIC = {"cfws", "histogram", "ranges"}
+ARITHMETIC = {"cfws", "histogram", "output_error", "ranges", "rounding"}
 TORCH_ROOMS = {"models", "adapters"}
 NEVER = {"torchvision", "ultralytics", "yolov6"}
 

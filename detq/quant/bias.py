@@ -17,6 +17,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from detq.errors import CalibrationError
+from detq.graph.execute import compile_exact
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
@@ -40,8 +41,7 @@ def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
     pairs = _biases_and_ends(placed)
     if not pairs:
         return 0
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.compile_model(_error_model(placed, pairs), "CPU", options)
+    compiled = compile_exact(_error_model(placed, pairs))
     total = [np.zeros(output.get_shape(), np.float64) for output in compiled.outputs]
     count = 0
     for image in images:

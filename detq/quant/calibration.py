@@ -13,6 +13,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from detq.config import RangesConfig
+from detq.graph.execute import compile_exact
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
@@ -110,9 +111,7 @@ def observe(
     for node in nodes_of_type(twin, "FakeQuantize"):
         bypass(node)
     taps, tap_of = _unique_outputs(sources)
-    compiled = ov.compile_model(
-        with_outputs(twin, taps), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    compiled = compile_exact(with_outputs(twin, taps))
     groups = _tap_groups(quantizers, tap_of)
     observers = {
         leader: [HistogramObserver(bins) for _ in range(_width(taps[members[0]], axis))]

@@ -21,6 +21,7 @@ from openvino import opset15 as ops
 
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.execute import compile_exact
 from detq.graph.surgery import (
     CONVOLUTIONS,
     constant_value,
@@ -175,8 +176,7 @@ def _observe(
             ops.reduce_mean(square, axes),
         ):
             taps.append(reduced.output(0))
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.compile_model(with_outputs(model, taps), "CPU", options)
+    compiled = compile_exact(with_outputs(model, taps))
     low, high, power = ([np.zeros(1)] * len(names) for _ in range(3))
     count = 0
     for image in images:

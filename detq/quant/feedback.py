@@ -15,6 +15,7 @@ import openvino as ov
 from numpy.lib.stride_tricks import sliding_window_view
 
 from detq.errors import CalibrationError, GraphError
+from detq.graph.execute import compile_exact
 from detq.graph.surgery import (
     constant_value,
     find_node,
@@ -156,8 +157,7 @@ def observe_moments(
     """
     twin = float_twin(model)
     taps = [find_node(twin, layer.name).input_value(0) for layer in layers]
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.compile_model(with_outputs(twin, taps), "CPU", options)
+    compiled = compile_exact(with_outputs(twin, taps))
     random = np.random.default_rng(0)
     total = {
         layer.name: [np.zeros((size, size), np.float32) for size in layer.inputs]

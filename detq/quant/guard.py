@@ -20,6 +20,7 @@ import openvino as ov
 
 from detq.errors import AccuracyError, ArtifactError
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.execute import compile_exact
 from detq.quant.calibration import activation_quantizers, float_twin
 from detq.quant.output_error import output_error
 from detq.quant.placement import leave_in_float
@@ -185,7 +186,7 @@ def _error(expected: list[Image], sample: list[Image], model: ov.Model) -> float
 
 
 def _outputs(model: ov.Model, sample: list[Image]) -> list[Image]:
-    compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = compile_exact(model)
     return [np.array(compiled(image)[0]) for image in sample]
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from detq.errors import CalibrationError
+from detq.graph.execute import compile_exact
 from detq.graph.surgery import with_outputs
 from detq.quant.calibration import activation_nodes, float_twin
 from detq.quant.ptq import QuantizedDetector
@@ -43,10 +44,7 @@ def tensor_noise(quantized: QuantizedDetector, images: Iterable[Image]) -> list[
         for node in activation_nodes(quantized.unfinished.placed)
     }
     exact = _observed_in_float(quantized, names, before)
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    rounded = ov.compile_model(
-        with_outputs(int8, [node.output(0) for node in nodes]), "CPU", options
-    )
+    rounded = compile_exact(with_outputs(int8, [node.output(0) for node in nodes]))
     signal, noise = np.zeros(len(names)), np.zeros(len(names))
     seen = False
     for image in images:
@@ -78,4 +76,4 @@ def _observed_in_float(
             port = source.input_value(0)
             source = port.get_node()
         taps.append(nodes[source.get_friendly_name()].output(port.get_index()))
-    return ov.compile_model(with_outputs(twin, taps), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compile_exact(with_outputs(twin, taps))

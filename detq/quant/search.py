@@ -22,6 +22,7 @@ from openvino import opset15 as ops
 
 from detq.config import RangeMethod, RangesConfig
 from detq.errors import CalibrationError
+from detq.graph.execute import compile_exact
 from detq.graph.surgery import (
     WEIGHTED,
     bypass,
@@ -338,8 +339,7 @@ class _Trial:
     ) -> None:
         if not images:
             raise CalibrationError("the search for ranges saw no data; give it a readable image")
-        options = {"INFERENCE_PRECISION_HINT": "f32"}
-        reference = ov.compile_model(exact, "CPU", options)
+        reference = compile_exact(exact)
         self.images = images
         self._expected = [reference(image)[0].copy() for image in images]
         model = placed.clone()
@@ -354,7 +354,7 @@ class _Trial:
             bypass(node)  # weights lie on their grids already
         inputs = [*model.get_parameters(), *ranges, *switched]
         trial = ov.Model(model.get_results(), inputs, "trial")
-        self._request = ov.compile_model(trial, "CPU", options).create_infer_request()
+        self._request = compile_exact(trial).create_infer_request()
         self._wide = {
             name: [_wide(channel) for channel in channels] for name, channels in statistics.items()
         }

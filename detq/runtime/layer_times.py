@@ -25,14 +25,7 @@ def layer_times(
     """
     if rounds < 1:
         raise DetqError(f"layer times: rounds must be 1 or more, got {rounds}")
-    properties: dict[str, str | int] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERF_COUNT": "YES",
-    }
-    if threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = threads
-    request = ov.compile_model(graph.model, "CPU", properties).create_infer_request()
+    request = profiled_request(graph.model, threads)
     image = np.random.default_rng(0).random((1, 3, *graph.spec.size_hw), np.float32)
     times = defaultdict[tuple[str, str, str], list[float]](list)
     for number in range(-WARM_UP, rounds):
@@ -47,6 +40,18 @@ def layer_times(
         LayerTime(name, kind, kernel, _precision(kernel), ms, ms / total)
         for (name, kind, kernel), ms in medians.items()
     ]
+
+
+def profiled_request(model: ov.Model, threads: int | None) -> ov.InferRequest:
+    """One image at a time, float operations in float32, every operation timed."""
+    properties: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERF_COUNT": "YES",
+    }
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    return ov.compile_model(model, "CPU", properties).create_infer_request()
 
 
 def _precision(kernel: str) -> str:

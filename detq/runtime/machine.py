@@ -11,6 +11,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from detq.records import Machine
+from detq.runtime.layer_times import profiled_request
 
 FEATURES = {
     "avx2": "AVX2",
@@ -61,14 +62,7 @@ def _int8_peak(threads: int | None) -> float:
         )
         above = ops.relu(above)
     model = ov.Model([ops.result(ops.reduce_max(above, ops.constant([2, 3])))], [image], "peak")
-    properties: dict[str, str | int] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERF_COUNT": "YES",
-    }
-    if threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = threads
-    request = ov.compile_model(model, "CPU", properties).create_infer_request()
+    request = profiled_request(model, threads)
     data = np.random.default_rng(0).random((1, _CHANNELS, _SIDE, _SIDE), np.float32)
     seconds = []
     for _ in range(_ROUNDS):
