@@ -99,8 +99,8 @@ def _rates(
 
 
 def _noise(detector: Detector) -> np.ndarray:
-    shape = (1, 3, *detector.spec.size_hw)
-    return np.random.default_rng(0).random(shape, dtype=np.float32)
+    shape = (1, *detector.spec.size_hw, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def _result(detector: Detector, own_ms: Milliseconds, first_ms: Milliseconds) -> BenchResult:

@@ -43,7 +43,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def infer(self, image: Image) -> None:
             nonlocal now_ms
-            assert image.shape == (1, 3, *self.spec.size_hw)
+            assert (image.shape, image.dtype) == ((1, *self.spec.size_hw, 3), np.uint8)
             now_ms += len(self.spec.name) + turns.count(self.spec.name)
             turns.append(self.spec.name)
 

@@ -107,8 +107,8 @@ class Preprocess:
             pad_left=(self.size_hw[1] - resized[1]) // 2,
         )
 
-    def apply(self, image: ImageBGR) -> tuple[npt.NDArray[np.float32], Letterbox]:
-        """uint8 [h, w, 3] BGR -> float32 [1, 3, H, W] RGB in 0..1, and the image's place in it."""
+    def place(self, image: ImageBGR) -> tuple[npt.NDArray[np.uint8], Letterbox]:
+        """uint8 [h, w, 3] BGR -> uint8 [1, H, W, 3] BGR, and the image's place in it."""
         plan = self.plan((image.shape[0], image.shape[1]))
         height, width = plan.resized_hw
         resized = image
@@ -116,13 +116,16 @@ class Preprocess:
             shrinks = self._ratio(plan.original_hw) < 1
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
-        white = np.float32(255)
-        network_input = np.full((1, 3, *self.size_hw), PADDING_GREY / white, dtype=np.float32)
-        inside = network_input[
-            0, :, plan.pad_top : plan.pad_top + height, plan.pad_left : plan.pad_left + width
-        ]
-        np.divide(resized[..., ::-1].transpose(2, 0, 1), white, out=inside)  # HWC BGR -> CHW RGB
-        return network_input, plan
+        pixels = np.full((1, *self.size_hw, 3), PADDING_GREY, dtype=np.uint8)
+        rows = slice(plan.pad_top, plan.pad_top + height)
+        pixels[0, rows, plan.pad_left : plan.pad_left + width] = resized
+        return pixels, plan
+
+    def apply(self, image: ImageBGR) -> tuple[npt.NDArray[np.float32], Letterbox]:
+        """uint8 [h, w, 3] BGR -> float32 [1, 3, H, W] RGB in 0..1, and the image's place in it."""
+        pixels, plan = self.place(image)
+        channels = pixels[..., ::-1].transpose(0, 3, 1, 2)  # NHWC BGR -> NCHW RGB
+        return np.divide(channels, np.float32(255), order="C", dtype=np.float32), plan
 
     def _ratio(self, original_hw: SizeHW) -> float:
         return min(

@@ -26,6 +26,7 @@ from detq.runtime.execution import (
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
 
 FloatPrecision = Literal["f32", "bf16", "f16"]
+Pixels = npt.NDArray[np.uint8]
 
 
 class Detector:
@@ -93,15 +94,15 @@ class Detector:
         shares = precision_shares(self.executed_convolutions)
         return next(iter(shares), "fp32")
 
-    def infer(self, network_input: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """float32 [1, 3, H, W] RGB in 0..1 -> predictions [1, 4 + nc, N]: the bare network."""
-        return np.asarray(self._compiled(network_input)[0], np.float32)
+    def infer(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """uint8 [1, H, W, 3] BGR of the graph's size -> predictions [1, 4 + nc, N]."""
+        return np.asarray(self._compiled(pixels)[0], np.float32)
 
-    def infer_all(self, network_inputs: Iterable[npt.NDArray[np.float32]]) -> None:
-        """The bare network over all inputs, several at once; what it finds is thrown away."""
+    def infer_all(self, frames: Iterable[Pixels]) -> None:
+        """As :meth:`infer` on each frame, several at once; what it finds is thrown away."""
         queue = ov.AsyncInferQueue(self._compiled, self.requests)
-        for network_input in network_inputs:
-            queue.start_async({0: network_input}, share_inputs=True)
+        for pixels in frames:
+            queue.start_async({0: pixels}, share_inputs=True)
         queue.wait_all()
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
@@ -141,8 +142,8 @@ class Detector:
             raise DataError(
                 f"expected an image of uint8 [H, W, 3], got {image.dtype} {list(image.shape)}"
             )
-        network_input, letterbox = self.preprocess.apply(image)
-        request.start_async({0: network_input}, share_inputs=True)
+        pixels, letterbox = self.preprocess.place(image)
+        request.start_async({0: pixels}, share_inputs=True)
         return _Job(request, letterbox)
 
     def _finish(self, job: _Job) -> Detections:
@@ -181,7 +182,23 @@ def _compile(
     if requests is not None:
         properties["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
     try:
-        return ov.Core().compile_model(graph.model, "CPU", properties)
+        return ov.Core().compile_model(_fed_with_pixels(graph.model), "CPU", properties)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None
+
+
+def _fed_with_pixels(model: ov.Model) -> ov.Model:
+    """A copy whose input is uint8 [1, H, W, 3] BGR: colour order, layout, scale are in the graph.
+
+    There the runtime folds them into what follows: an INT8 model quantizes the image by reading it.
+    """
+    builder = ov.preprocess.PrePostProcessor(model.clone())
+    image = builder.input(0)
+    image.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(
+        ov.preprocess.ColorFormat.BGR
+    )
+    image.model().set_layout(ov.Layout("NCHW"))
+    steps = image.preprocess().convert_element_type(ov.Type.f32)
+    steps.convert_color(ov.preprocess.ColorFormat.RGB).scale(255.0)
+    return builder.build()
