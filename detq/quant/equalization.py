@@ -255,11 +255,15 @@ def _relative_noise(
 
 def _by_input(convolution: ov.Node) -> npt.NDArray[np.float32]:
     """A convolution's weights as (input channels, outputs that read each, taps)."""
+    grouped = _grouped_weight(convolution)
+    groups, outputs, inputs, *kernel = grouped.shape
+    return grouped.swapaxes(1, 2).reshape(groups * inputs, outputs, math.prod(kernel))
+
+
+def _grouped_weight(convolution: ov.Node) -> npt.NDArray[np.float32]:
+    """A convolution's weights as (G, O, I, kH, kW), with one group if it has none."""
     weight = np.asarray(constant_value(producer(convolution, 1)), np.float32)
-    groups = weight.shape[0] if weight.ndim == 5 else 1
-    split = weight.reshape(groups, -1, *weight.shape[-3:])  # (G, O, I, kH, kW)
-    inputs, taps = groups * split.shape[2], math.prod(weight.shape[-2:])
-    return split.swapaxes(1, 2).reshape(inputs, split.shape[1], taps)
+    return weight if weight.ndim == 5 else weight[None]
 
 
 def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32]) -> None:
@@ -270,10 +274,9 @@ def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32]) -> None:
     for target in targets:
         target.replace_source_output(divided.output(0))
     for reader in tensor.readers:
-        weight = np.array(constant_value(producer(reader.convolution, 1)), np.float32)
-        groups = weight.shape[0] if weight.ndim == 5 else 1
+        grouped = _grouped_weight(reader.convolution)
         multipliers = np.ones(int(reader.convolution.get_input_shape(0)[1]), np.float32)
         multipliers[reader.offset : reader.offset + tensor.channels] = factor
-        split = weight.reshape(groups, -1, *weight.shape[-3:])
-        split = split * multipliers.reshape(groups, 1, -1, 1, 1)
-        replace_constant_input(reader.convolution, 1, split.reshape(weight.shape))
+        equalized = grouped * multipliers.reshape(len(grouped), 1, -1, 1, 1)
+        shape = reader.convolution.get_input_shape(1)
+        replace_constant_input(reader.convolution, 1, equalized.reshape(shape))

@@ -131,7 +131,12 @@ def search_ranges(
     the predicted latency that tensors left in float may cost. Raises CalibrationError if there was
     no image.
     """
-    trial = _Trial(placed, exact, statistics, list(images), frozenset(), switches=True)
+    seen = list(images)
+    if not seen:
+        raise CalibrationError("the search for ranges saw no data; give it a readable image")
+    reference = compile_exact(exact)
+    samples = [(image, reference(image)[0].copy()) for image in seen]
+    trial = _Trial(placed, exact, statistics, samples, frozenset(), switches=True)
     proposals = {
         rule: choose_ranges(list(quantizers), statistics, config.all_by(rule), symmetric=symmetric)
         for rule in PROPOSALS
@@ -144,7 +149,7 @@ def search_ranges(
     state, seconds, gains = _leave_in_float(
         trial, state, proposals, groups, budget_s, lambda done: progress(done, steps)
     )
-    trial = _Trial(placed, exact, statistics, trial.images, state.in_float, switches=False)
+    trial = _Trial(placed, exact, statistics, samples, state.in_float, switches=False)
     state.errors = trial.errors(state.ranges, state.in_float)
     for done, group in enumerate(groups, start=len(groups) + 1):
         if gains[group] > _LEAST_GAIN * state.error and not state.in_float & set(group.members):
@@ -321,10 +326,11 @@ def quantizer_groups(
 
 
 class _Trial:
-    """A compiled INT8 network whose activation grids are inputs, and its float twin.
+    """A compiled INT8 network whose activation grids are inputs.
 
-    With ``switches`` any tensor can be left in float, and what reads it computes in float then;
-    this takes time, and without only those of ``in_float`` are.
+    ``samples`` are images and what the float network makes of them. With ``switches`` any tensor
+    can be left in float, and what reads it computes in float then; this takes time, and without
+    only those of ``in_float`` are.
     """
 
     def __init__(
@@ -332,16 +338,12 @@ class _Trial:
         placed: ov.Model,
         exact: ov.Model,
         statistics: Mapping[str, list[ActivationStatistics]],
-        images: Sequence[Image],
+        samples: Sequence[tuple[Image, Image]],
         in_float: frozenset[str],
         *,
         switches: bool,
     ) -> None:
-        if not images:
-            raise CalibrationError("the search for ranges saw no data; give it a readable image")
-        reference = compile_exact(exact)
-        self.images = images
-        self._expected = [reference(image)[0].copy() for image in images]
+        self._samples = samples
         model = placed.clone()
         return_to_float(model, exact, in_float)
         self._read_by = {
@@ -372,9 +374,9 @@ class _Trial:
         Infinite on the later ones if it is worse ``than`` another on the first few.
         """
         inputs = [*self._grids(ranges, in_float), *self._switches(in_float)]
-        images, references = self.images[:first], self._expected[:first]
-        found = np.full(len(images), np.inf)
-        for index, (image, expected) in enumerate(zip(images, references, strict=True)):
+        samples = self._samples[:first]
+        found = np.full(len(samples), np.inf)
+        for index, (image, expected) in enumerate(samples):
             if index in _STOPS and than is not None and found[:index].sum() > than[:index].sum():
                 break
             outputs = self._request.infer([image, *inputs], share_inputs=True)

@@ -17,7 +17,8 @@ _CONVOLUTIONS = {
     "GroupConvolutionBackpropData": False,
 }
 _EXECUTED_CONVOLUTIONS = frozenset({"Convolution", "Deconvolution"})
-_PRECISIONS = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
+PRECISIONS = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
+"""OpenVINO's element types -> what detq calls the precision of a kernel."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def executed_convolutions(
         executed.append(
             ExecutedConvolution(
                 name=node.get_friendly_name(),
-                precision=_PRECISIONS.get(kernel, kernel),
+                precision=PRECISIONS.get(kernel, kernel),
                 macs=sum(known) if known else _own_macs(node),
             )
         )

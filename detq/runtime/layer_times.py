@@ -11,9 +11,9 @@ import openvino as ov
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import LayerTime
+from detq.runtime.execution import PRECISIONS
 
 WARM_UP = 3
-_PRECISIONS = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
 
 
 def layer_times(
@@ -57,4 +57,4 @@ def profiled_request(model: ov.Model, threads: int | None) -> ov.InferRequest:
 def _precision(kernel: str) -> str:
     """``brgconv_avx512_1x1_i8`` -> ``int8``."""
     suffix = re.split("[_:]", kernel.lower())[-1]
-    return _PRECISIONS.get(suffix, suffix)
+    return PRECISIONS.get(suffix, suffix)

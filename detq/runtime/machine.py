@@ -52,8 +52,7 @@ def _int8_peak(threads: int | None) -> float:
     """Multiply-accumulates per second of one large pointwise convolution in INT8, at its best."""
     image = ops.parameter([1, _CHANNELS, _SIDE, _SIDE], np.float32)
     above: ov.Node = image
-    count = 3
-    for _ in range(count):  # the middle one reads and writes INT8
+    for _ in range(3):  # the middle one reads and writes INT8
         weight = np.random.default_rng(0).normal(size=(_CHANNELS, _CHANNELS, 1, 1))
         bound = float(np.abs(weight).max())
         kernel = _rounded(ops.constant(weight.astype(np.float32)), -bound, bound, levels=255)

@@ -61,6 +61,13 @@ class Layers:
         return ops.add(node, ops.constant(shift))
 
 
+def stretched(above: ov.Node, channel: int, reach: float) -> ov.Node:
+    """One channel of [1, C, H, W] multiplied by ``reach``."""
+    scale = np.ones((1, above.get_output_shape(0)[1], 1, 1), np.float32)
+    scale[:, channel] = reach
+    return ops.multiply(above, ops.constant(scale))
+
+
 def detector(
     image: ov.Node, features: ov.Node, reparameterized: Iterable[ReparamConvolution] = ()
 ) -> DetectorGraph:

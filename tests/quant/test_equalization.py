@@ -13,6 +13,7 @@ from small_graphs import (
     relative_error,
     repvgg_like,
     run,
+    stretched,
 )
 
 from detq.config import Recipe
@@ -30,9 +31,7 @@ def _uneven(*, reach: float = 200.0, grouped: bool = False) -> DetectorGraph:
     make = Layers(seed=2)
     image = make.image()
     stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
-    scale = np.ones((1, 16, 1, 1), np.float32)
-    scale[:, 3] = reach
-    wide = ops.relu(ops.multiply(stem, ops.constant(scale)))
+    wide = ops.relu(stretched(stem, 3, reach))
     wide.set_friendly_name("wide")
     other = ops.relu(make.convolution(image, 8, "backbone.other", stride=2))
     other.set_friendly_name("other")

@@ -6,7 +6,7 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as ops
-from small_graphs import Layers, Source, detector, images, pyramid, repvgg_like, run
+from small_graphs import Layers, Source, detector, images, pyramid, repvgg_like, run, stretched
 
 from detq.api import load_recipe
 from detq.config import RangesConfig, Recipe
@@ -50,9 +50,7 @@ def _tailed(reach: float = 300.0) -> DetectorGraph:
     make = Layers(seed=4)
     image = make.image()
     stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
-    scale = np.ones((1, 16, 1, 1), np.float32)
-    scale[:, 0] = reach
-    wide = ops.relu(ops.multiply(stem, ops.constant(scale)))
+    wide = ops.relu(stretched(stem, 0, reach))
     reader = make.convolution(wide, 16, "backbone.reader", kernel=1)
     weight = np.array(constant_value(producer(producer(reader), 1)))
     weight[:, 0] /= reach**1.5
