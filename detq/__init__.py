@@ -4,10 +4,11 @@
 
     import detq
 
-    detector = detq.load("yolov6s.pt", imgsz=640)
-    result = detq.quantize(detector, data="coco.yaml")
+    result = detq.quantize("yolov6s.pt", data="coco.yaml")
     result.save("yolov6s_int8_openvino_model")
     detq.evaluate("yolov6s_int8_openvino_model", data="coco.yaml")
+    detector = detq.detector("yolov6s_int8_openvino_model")
+    detector.detect(image_bgr)
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ from typing import Any
 
 from detq.errors import DetqError
 
-_API = frozenset({"bench", "evaluate", "load", "predict", "quantize"})
-__all__ = ["DetqError", "bench", "evaluate", "load", "predict", "quantize"]
+__all__ = [
+    "DetqError",
+    "RuntimeOptions",
+    "bench",
+    "detect_stream",
+    "detector",
+    "evaluate",
+    "load",
+    "predict",
+    "quantize",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of :mod:`detq.api`, imported on first use: torch and OpenVINO take seconds."""
-    if name not in _API:
+    """What a user calls, imported on first use: torch and OpenVINO take seconds."""
+    if name not in __all__:
         raise AttributeError(f"module 'detq' has no attribute {name!r}")
     from detq import api  # noqa: PLC0415
 

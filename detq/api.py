@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
-from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.artifact import read_artifact, write_artifact
+from detq.benchmark import DEFAULT_OPTIONS
 from detq.benchmark import bench as measure_speed
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.calibration import CalibrationImages, readable_images
@@ -46,6 +46,8 @@ from detq.report.draw import draw_detections
 from detq.report.figures import ObservedTensor
 from detq.report.page import Evidence, render_report
 from detq.runtime.detector import Detector
+from detq.runtime.options import RuntimeOptions
+from detq.runtime.pipeline import detect_stream
 from detq.runtime.postprocess import EVALUATION, PREDICTION
 
 if TYPE_CHECKING:
@@ -374,6 +376,27 @@ def evaluate(
     )
 
 
+def detector(
+    model: ModelSource,
+    *,
+    imgsz: ImageSize | None = None,
+    confidence: float = PREDICTION.confidence,
+    iou: float = PREDICTION.iou,
+    options: RuntimeOptions | None = None,
+) -> Detector:
+    """A model ready to find objects: ``detector(model).detect(image_bgr)``.
+
+    For many images, or a video, see :func:`detq.detect_stream`. Raises a DetqError for bad input.
+    """
+    graph = _open(model, imgsz)
+    return Detector(
+        graph,
+        preprocess=default_preprocess(graph),
+        postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
+        options=options,
+    )
+
+
 def predict(
     model: ModelSource,
     source: str | Path,
@@ -391,17 +414,14 @@ def predict(
     """
     paths = _images_outside(Path(source), Path(output))
     pictures = _picture_paths(Path(source), paths, Path(output))
-    graph = _open(model, imgsz)
-    options = replace(PREDICTION, confidence=confidence, iou=iou)
-    detector = Detector(graph, preprocess=default_preprocess(graph), postprocess=options)
+    found_by = detector(model, imgsz=imgsz, confidence=confidence, iou=iou)
     predictions = []
     report = progress or _silent
-    names = graph.spec.class_names
-    inferred, shown = tee(read_images(paths))  # holds what is in flight, not all images
-    rows = zip(paths, pictures, detector.detect_many(inferred), shown, strict=True)
-    for path, picture, detections, image in rows:
-        write_image(picture, draw_detections(image, detections, names))
-        predictions.append(Prediction(str(path), detections.named(names)))
+    names = found_by.spec.class_names
+    frames = detect_stream(found_by, read_images(paths))
+    for path, picture, frame in zip(paths, pictures, frames, strict=True):
+        write_image(picture, draw_detections(frame.image, frame.detections, names))
+        predictions.append(Prediction(str(path), frame.detections.named(names)))
         report("detecting", len(predictions), len(paths))
     return predictions
 
@@ -412,7 +432,7 @@ def bench(
     imgsz: ImageSize | None = None,
     rounds: int = 50,
     bursts: int = 0,
-    threads: int | None = None,
+    options: RuntimeOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[BenchResult]:
     """Latency of several models, and throughput if ``bursts`` of it are wanted, measured in turns.
@@ -420,7 +440,13 @@ def bench(
     See :mod:`detq.benchmark`.
     """
     graphs = [_open(model, imgsz) for model in models]
-    return measure_speed(graphs, rounds=rounds, bursts=bursts, threads=threads, progress=progress)
+    return measure_speed(
+        graphs,
+        rounds=rounds,
+        bursts=bursts,
+        options=options or DEFAULT_OPTIONS,
+        progress=progress,
+    )
 
 
 def has_ground_truth(data: DataSource, split: str) -> bool:

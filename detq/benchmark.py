@@ -14,11 +14,13 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.records import BenchResult
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
+from detq.runtime.options import RuntimeOptions
 
 WARM_UP = 5
 BURST_S = 0.5
 """Throughput is measured over bursts of about that length."""
 
+DEFAULT_OPTIONS = RuntimeOptions()
 Milliseconds = np.ndarray
 Progress = Callable[[int, int], None]
 
@@ -28,18 +30,18 @@ def bench(
     *,
     rounds: int = 50,
     bursts: int = 0,
-    threads: int | None = None,
+    options: RuntimeOptions = DEFAULT_OPTIONS,
     progress: Progress | None = None,
 ) -> list[BenchResult]:
     """Latency of bare inference, one image at a time, model after model in every round.
 
     Then, if ``bursts`` are wanted, throughput with as many images at once as suits the machine,
-    also in turns. ``threads`` defaults to all cores. Results come in the order of ``graphs``;
-    ratios are against the first. Raises DetqError for fewer than one round.
+    also in turns. Results come in the order of ``graphs``; ratios are against the first. Raises
+    DetqError for fewer than one round.
     """
     if rounds < 1:
         raise DetqError(f"bench: rounds must be 1 or more, got {rounds}")
-    detectors = [Detector(graph, requests=1, threads=threads) for graph in graphs]
+    detectors = [Detector(graph, options=replace(options, requests=1)) for graph in graphs]
     steps = rounds + bursts * len(graphs)
     tell = progress or _silent
     latencies_ms = _latencies(detectors, rounds, lambda done: tell(done, steps))
@@ -49,7 +51,7 @@ def bench(
     ]
     if bursts < 1:
         return results
-    rates = _rates(graphs, results, bursts, threads, lambda done: tell(rounds + done, steps))
+    rates = _rates(graphs, results, bursts, options, lambda done: tell(rounds + done, steps))
     return [
         replace(result, images_per_s=rate, requests=requests)
         for result, (rate, requests) in zip(results, rates, strict=True)
@@ -77,11 +79,11 @@ def _rates(
     graphs: Sequence[DetectorGraph],
     latencies: Sequence[BenchResult],
     bursts: int,
-    threads: int | None,
+    options: RuntimeOptions,
     progress: Callable[[int], None],
 ) -> list[tuple[float, int]]:
     """Images per second of each model, and how many were in flight: medians of the bursts."""
-    detectors = [Detector(graph, threads=threads) for graph in graphs]
+    detectors = [Detector(graph, options=options) for graph in graphs]
     inputs = [_noise(detector) for detector in detectors]
     rates = np.zeros((bursts, len(graphs)))
     for number in range(-1, bursts):  # the first warms up

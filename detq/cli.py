@@ -33,8 +33,8 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-LATENCY_ROUNDS = 20
 """What Typer makes of a KeyboardInterrupt."""
+LATENCY_ROUNDS = 20
 
 _MODEL_HELP = (
     "A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml; or a "
@@ -47,6 +47,15 @@ Data = Annotated[
 ]
 ImageSize = Annotated[
     str | None, typer.Option(metavar="N|HxW", help="Network input size in pixels.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
+]
+Streams = Annotated[
+    int | None, typer.Option(min=1, help="Images that compute side by side; OpenVINO's choice.")
+]
+Pin = Annotated[
+    bool | None, typer.Option("--pin/--no-pin", help="Tie threads to cores; OpenVINO's choice.")
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
 Preset = Annotated[
@@ -193,8 +202,16 @@ def bench(
     bursts: Annotated[
         int, typer.Option(min=0, help="Bursts of half a second to measure throughput with.")
     ] = 3,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
+    threads: Threads = None,
+    streams: Streams = None,
+    pin: Pin = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="A video or images: also measure from file to boxes, start-up, memory."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="With --source: ultralytics, onnxruntime or benchmark_app beside detq."),
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also show where each model spends its time.")
@@ -203,10 +220,15 @@ def bench(
 ) -> None:
     """Speed of one or more models, measured in turns so that the comparison is fair."""
     from detq import api, console
+    from detq.programs import measure_programs
     from detq.runtime.layer_times import layer_times
     from detq.runtime.machine import describe_machine
+    from detq.runtime.options import RuntimeOptions
 
     console.check_file(json_file)
+    if peer and source is None:
+        raise ConfigError("--peer: needs --source, a video or images to run the programs on")
+    options = RuntimeOptions(threads=threads, streams=streams, pinning=pin)
     size = _size(imgsz)
     with console.progress_bars() as report:
         graphs = [api.load(model, imgsz=size, progress=report) for model in models]
@@ -215,14 +237,28 @@ def bench(
             graphs,
             rounds=rounds,
             bursts=bursts,
-            threads=threads,
+            options=options,
             progress=partial(report, "measuring"),
         )
+        programs = []
+        if source is not None:
+            named = zip(map(str, models), models, graphs, strict=True)
+            programs = measure_programs(
+                {name: (path, graph) for name, path, graph in named},
+                source,
+                peers=peer or (),
+                rounds=max(bursts, 1),
+                options=options,
+                progress=partial(report, "measuring programs"),
+            )
     rows = [replace(row, model=str(model)) for row, model in zip(results, models, strict=True)]
     console.print_bench(rows, machine)
+    if programs:
+        console.print_programs(programs)
     document: dict[str, Any] = {
         "machine": asdict(machine),
         "models": [asdict(row) for row in rows],
+        "programs": [asdict(row) for row in programs],
     }
     if layers:
         document["layers"] = {}

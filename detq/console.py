@@ -26,6 +26,7 @@ from rich.table import Table
 from detq.api import Progress as ProgressCallback
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
+from detq.programs import ProgramSpeed
 from detq.quickstart import Quickstart
 from detq.records import BenchResult, EvalResult, LayerTime, Machine, Prediction
 from detq.report.layers import LayerReport
@@ -130,6 +131,28 @@ def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
             f"{result.macs_per_s / 1e9:.0f}",
             f"{100 * result.macs_per_s / machine.int8_macs_per_s:.0f}%",
             f"{result.size_mb:.1f}",
+        )
+    stdout.print(table)
+
+
+def print_programs(speeds: Sequence[ProgramSpeed]) -> None:
+    """From file to boxes: each program's throughput, start-up and memory."""
+    stdout.print("\nfrom file to boxes, one process each")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("program")
+    table.add_column("model", overflow="fold")
+    for heading in ("images/s", "bare", "of bare", "first s", "peak MB"):
+        table.add_column(heading, justify="right")
+    for speed in speeds:
+        share = speed.share_of_bare
+        table.add_row(
+            speed.program,
+            escape(speed.model),
+            _number(speed.end_to_end_per_s, 1),
+            _number(speed.bare_per_s, 1),
+            "-" if share is None else f"{100 * share:.0f}%",
+            _number(speed.first_s, 2),
+            _number(speed.peak_mb, 0),
         )
     stdout.print(table)
 

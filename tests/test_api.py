@@ -31,7 +31,10 @@ def _config(folder: Path, **splits: str) -> DatasetConfig:
 def test_public_functions_are_all_there() -> None:
     assert sorted(detq.__all__) == [
         "DetqError",
+        "RuntimeOptions",
         "bench",
+        "detect_stream",
+        "detector",
         "evaluate",
         "load",
         "predict",
@@ -328,7 +331,9 @@ def test_any_kind_of_image(colour_model: Path, tmp_path: Path, image: np.ndarray
 
 def test_bench_opens_models_and_keeps_their_order(colour_model: Path) -> None:
     graph = detq.load(colour_model)
-    results = detq.bench([colour_model / "colours.xml", graph], rounds=1, threads=1)
+    results = detq.bench(
+        [colour_model / "colours.xml", graph], rounds=1, options=detq.RuntimeOptions(threads=1)
+    )
     assert [result.model for result in results] == ["colours", "colours"]
 
 

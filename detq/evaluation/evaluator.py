@@ -17,6 +17,7 @@ from detq.evaluation.protocol import PROTOCOLS, Protocol
 from detq.records import Detections, EvalResult, ModelSpec
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
+from detq.runtime.pipeline import detect_stream
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
@@ -40,8 +41,8 @@ def run_detector(
     """
     found = []
     started_s = time.perf_counter()
-    for detections in detector.detect_many(read_images(paths)):
-        found.append(detections)
+    for frame in detect_stream(detector, read_images(paths)):
+        found.append(frame.detections)
         if progress is not None:
             progress(len(found), len(paths))
     return Run(tuple(found), time.perf_counter() - started_s)

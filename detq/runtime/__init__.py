@@ -1,6 +1,6 @@
 """A detector graph at work: compiled, fed with images, its output turned into detections."""
 
-from detq.runtime.detector import Detector, FloatPrecision
+from detq.runtime.detector import Detector
 from detq.runtime.execution import (
     ExecutedConvolution,
     constant_bytes,
@@ -8,6 +8,8 @@ from detq.runtime.execution import (
     executed_convolutions,
     precision_shares,
 )
+from detq.runtime.options import RuntimeOptions
+from detq.runtime.pipeline import Frame, detect_stream
 from detq.runtime.postprocess import (
     EVALUATION,
     PREDICTION,
@@ -21,10 +23,12 @@ __all__ = [
     "PREDICTION",
     "Detector",
     "ExecutedConvolution",
-    "FloatPrecision",
+    "Frame",
     "PostprocessOptions",
+    "RuntimeOptions",
     "constant_bytes",
     "convolution_macs",
+    "detect_stream",
     "executed_convolutions",
     "postprocess",
     "precision_shares",

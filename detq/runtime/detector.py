@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +22,18 @@ from detq.runtime.execution import (
     executed_convolutions,
     precision_shares,
 )
+from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
 
-FloatPrecision = Literal["f32", "bf16", "f16"]
 Pixels = npt.NDArray[np.uint8]
 
 
 class Detector:
     """A detector graph compiled for the CPU, with its preprocessing and post-processing.
 
-    ``preprocess`` defaults to a plain letterbox of the graph's size. ``threads`` and ``requests``
-    (images in flight at once) default to what OpenVINO finds best for throughput; one request asks
-    for the lowest latency instead. ``float_precision`` is what operations that are not quantized
-    compute in. A request that takes longer than ``timeout_s`` seconds is an error.
-
-    One detector may be used from several threads.
+    ``preprocess`` defaults to a plain letterbox of the graph's size. One detector may be used from
+    several threads. Raises DetqError if the sizes contradict each other, GraphError if OpenVINO
+    cannot compile the graph.
     """
 
     def __init__(
@@ -46,25 +42,19 @@ class Detector:
         *,
         preprocess: Preprocess | None = None,
         postprocess: PostprocessOptions = EVALUATION,
-        threads: int | None = None,
-        requests: int | None = None,
-        float_precision: FloatPrecision = "f32",
-        timeout_s: float = 60.0,
+        options: RuntimeOptions | None = None,
     ) -> None:
-        for option, value in (("threads", threads), ("requests", requests), ("timeout", timeout_s)):
-            if value is not None and value <= 0:
-                raise DetqError(f"{graph.spec.name}: {option} must be positive, got {value}")
         self.graph = graph
         self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
         self.postprocess = postprocess
-        self.timeout_s = timeout_s
+        self.options = options or RuntimeOptions()
         if self.preprocess.size_hw != graph.spec.size_hw:
             raise DetqError(
                 f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
                 f"preprocessing makes {self.preprocess.size_hw}"
             )
-        self._compiled = _compile(graph, threads, requests, float_precision)
-        self.requests: int = requests or self._compiled.get_property(
+        self._compiled = _compile(graph, self.options)
+        self.requests: int = self.options.requests or self._compiled.get_property(
             "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
         )
 
@@ -110,79 +100,71 @@ class Detector:
 
         Raises RuntimeTimeoutError if inference does not finish in time.
         """
-        return next(self.detect_many([image_bgr]))
+        return self.start(self.place(image_bgr), self.create_request()).finish()
 
-    def detect_many(self, images_bgr: Iterable[ImageBGR]) -> Iterator[Detections]:
-        """Detections of each image, in order; several images are in flight at once.
-
-        No more images are drawn from ``images_bgr`` than can be in flight. Raises as
-        :meth:`detect` does.
-        """
-        idle: list[ov.InferRequest] = []
-        busy: deque[_Job] = deque()
-        created = 0
-        try:
-            for image in images_bgr:
-                if not idle and created < self.requests:
-                    idle.append(self._compiled.create_infer_request())
-                    created += 1
-                elif not idle:
-                    yield self._finish(busy[0])
-                    idle.append(busy.popleft().request)
-                busy.append(self._start(idle.pop(), image))
-            while busy:
-                yield self._finish(busy[0])
-                busy.popleft()
-        finally:
-            for job in busy:  # the caller stopped early, or a request failed
-                job.request.cancel()
-
-    def _start(self, request: ov.InferRequest, image: ImageBGR) -> _Job:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8" or not image.size:
+    def place(self, image_bgr: ImageBGR) -> PlacedImage:
+        """uint8 [H, W, 3] BGR of any size -> what :meth:`start` takes. Raises DataError."""
+        shape = image_bgr.shape
+        if len(shape) != 3 or shape[2] != 3 or image_bgr.dtype != "uint8" or not image_bgr.size:
             raise DataError(
-                f"expected an image of uint8 [H, W, 3], got {image.dtype} {list(image.shape)}"
+                f"expected an image of uint8 [H, W, 3], got {image_bgr.dtype} {list(shape)}"
             )
-        pixels, letterbox = self.preprocess.place(image)
-        request.start_async({0: pixels}, share_inputs=True)
-        return _Job(request, letterbox)
+        return PlacedImage(*self.preprocess.place(image_bgr))
 
-    def _finish(self, job: _Job) -> Detections:
-        left_s = self.timeout_s - (time.monotonic() - job.started_s)
-        try:
-            in_time = job.request.wait_for(max(int(left_s * 1000), 0))
-        except RuntimeError as error:
-            raise DetqError(f"{self.spec.name}: inference failed ({error})") from None
-        if not in_time:
-            raise RuntimeTimeoutError(
-                f"{self.spec.name}: no result after {self.timeout_s:g} s; the machine is too busy "
-                "or the runtime hangs: use fewer threads, or allow more time"
-            )
-        predictions = job.request.get_output_tensor(0).data[0]  # [4 + nc, N]
-        return postprocess(predictions, job.letterbox, self.postprocess)
+    def create_request(self) -> ov.InferRequest:
+        """Room for one image in flight."""
+        return self._compiled.create_infer_request()
+
+    def start(self, placed: PlacedImage, request: ov.InferRequest) -> Job:
+        """Begin inference and return at once. ``request`` must be idle."""
+        request.start_async({0: placed.pixels}, share_inputs=True)
+        return Job(self, request, placed)
 
 
-class _Job:
+@dataclass(frozen=True)
+class PlacedImage:
+    """uint8 [1, H, W, 3] BGR of the network's size, and where in it the image lies."""
+
+    pixels: Pixels
+    letterbox: Letterbox
+
+
+class Job:
     """An image in flight."""
 
-    def __init__(self, request: ov.InferRequest, letterbox: Letterbox) -> None:
+    def __init__(self, detector: Detector, request: ov.InferRequest, placed: PlacedImage) -> None:
         self.request = request
-        self.letterbox = letterbox
-        self.started_s = time.monotonic()
+        self._detector = detector
+        self._placed = placed  # the runtime reads its pixels
+        self._started_s = time.monotonic()
+
+    def finish(self) -> Detections:
+        """Wait for the network, then post-process; the request is idle afterwards.
+
+        Raises RuntimeTimeoutError if that takes longer than the detector's limit.
+        """
+        self.wait()
+        predictions = self.request.get_output_tensor(0).data[0]  # [4 + nc, N]
+        return postprocess(predictions, self._placed.letterbox, self._detector.postprocess)
+
+    def wait(self) -> None:
+        """Return when the network is done. Raises RuntimeTimeoutError."""
+        name, limit_s = self._detector.spec.name, self._detector.options.timeout_s
+        left_s = limit_s - (time.monotonic() - self._started_s)
+        try:
+            in_time = self.request.wait_for(max(int(left_s * 1000), 0))
+        except RuntimeError as error:
+            raise DetqError(f"{name}: inference failed ({error})") from None
+        if not in_time:
+            raise RuntimeTimeoutError(
+                f"{name}: no result after {limit_s:g} s; the machine is too busy or the runtime "
+                "hangs: use fewer threads, or allow more time"
+            )
 
 
-def _compile(
-    graph: DetectorGraph, threads: int | None, requests: int | None, float_precision: str
-) -> ov.CompiledModel:
-    properties: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT",
-        "INFERENCE_PRECISION_HINT": float_precision,
-    }
-    if threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = threads
-    if requests is not None:
-        properties["PERFORMANCE_HINT_NUM_REQUESTS"] = requests
+def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
-        return ov.Core().compile_model(_fed_with_pixels(graph.model), "CPU", properties)
+        return ov.Core().compile_model(_fed_with_pixels(graph.model), "CPU", options.properties())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None

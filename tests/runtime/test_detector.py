@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from detq.errors import DataError, DetqError, RuntimeTimeoutError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.records import ModelSpec
 from detq.runtime.detector import Detector
+from detq.runtime.options import RuntimeOptions
 
 Image = npt.NDArray[np.uint8]
 
@@ -47,51 +48,10 @@ def test_colours_and_places_survive_the_whole_way(colour_graph: DetectorGraph, c
     np.testing.assert_allclose(found.scores, [0.8], atol=1e-4)
 
 
-@pytest.mark.parametrize("requests", [None, 1, 3])
-def test_order_is_kept_whatever_is_in_flight(
-    colour_graph: DetectorGraph, requests: int | None
-) -> None:
-    detector = Detector(colour_graph, requests=requests)
-    colours = np.random.default_rng(0).integers(0, 3, 50).tolist()
-    found = detector.detect_many(_image(colour, height=16 + 16 * colour) for colour in colours)
-    assert [detections.class_ids[0] for detections in found] == colours
-
-
-def test_no_more_images_are_drawn_than_are_in_flight(colour_graph: DetectorGraph) -> None:
-    drawn = 0
-
-    def images() -> Iterator[Image]:
-        nonlocal drawn
-        while True:
-            drawn += 1
-            yield _image(0)
-
-    detector = Detector(colour_graph, requests=2)
-    found = detector.detect_many(images())
-    for _ in range(5):
-        next(found)
-    assert drawn <= 5 + 2
-    found.close()  # type: ignore[attr-defined]
-    assert len(detector.detect(_image(1))) == 1
-
-
-def test_no_images_are_no_detections(colour_graph: DetectorGraph) -> None:
-    assert list(Detector(colour_graph).detect_many([])) == []
-
-
 def test_slow_request_is_a_timeout() -> None:
-    detector = Detector(_slow_graph(), requests=1, timeout_s=0.005)
+    detector = Detector(_slow_graph(), options=RuntimeOptions(requests=1, timeout_s=0.005))
     with pytest.raises(RuntimeTimeoutError, match=r"slow: no result after 0\.005 s"):
         detector.detect(_image(0))
-
-
-def test_failing_source_is_not_swallowed(colour_graph: DetectorGraph) -> None:
-    def images() -> Iterator[Image]:
-        yield _image(0)
-        raise DataError("b.png: cannot be decoded")
-
-    with pytest.raises(DataError, match=r"b\.png"):
-        list(Detector(colour_graph).detect_many(images()))
 
 
 @pytest.mark.parametrize(
@@ -109,10 +69,37 @@ def test_preprocessing_of_another_size_is_an_error(colour_graph: DetectorGraph) 
         Detector(colour_graph, preprocess=Preprocess((64, 64)))
 
 
-@pytest.mark.parametrize("option", ["threads", "requests", "timeout_s"])
-def test_options_must_be_positive(colour_graph: DetectorGraph, option: str) -> None:
-    with pytest.raises(DetqError, match="must be positive"):
-        Detector(colour_graph, **{option: 0})  # type: ignore[arg-type]
+@pytest.mark.parametrize("option", ["threads", "requests", "streams", "timeout_s"])
+def test_options_must_be_positive(option: str) -> None:
+    with pytest.raises(DetqError, match=f"{option} must be positive, got 0"):
+        RuntimeOptions(**{option: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        RuntimeOptions(threads=1),
+        RuntimeOptions(requests=1),
+        RuntimeOptions(streams=2),
+        RuntimeOptions(pinning=False),
+    ],
+    ids=["threads", "requests", "streams", "pinning"],
+)
+def test_options_change_no_result(colour_graph: DetectorGraph, options: RuntimeOptions) -> None:
+    found, usual = (
+        Detector(colour_graph, options=each).detect(_image(1)) for each in (options, None)
+    )
+    np.testing.assert_array_equal(found.scores, usual.scores)
+
+
+def test_compiled_model_is_kept_in_the_cache_directory(
+    colour_graph: DetectorGraph, tmp_path: Path
+) -> None:
+    options = RuntimeOptions(cache_dir=tmp_path / "compiled")
+    first = Detector(colour_graph, options=options).detect(_image(2))
+    assert list((tmp_path / "compiled").iterdir())
+    again = Detector(colour_graph, options=options).detect(_image(2))
+    np.testing.assert_array_equal(first.scores, again.scores)
 
 
 def test_float_model_executes_float(colour_graph: DetectorGraph) -> None:

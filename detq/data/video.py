@@ -1,0 +1,48 @@
+"""Frames of a video file, or the images of a folder, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from detq.data.images import IMAGE_SUFFIXES, ImageBGR, list_images, read_images
+from detq.errors import DataError
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+
+def read_frames(source: Path) -> Iterator[ImageBGR]:
+    """The frames of a video, or the images of a file or folder, decoded ahead of the caller.
+
+    Raises DataError, at once for what is neither, and in its turn for an image that is damaged.
+    """
+    if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
+        return read_video(source)
+    if source.is_file() and source.suffix.lower() not in IMAGE_SUFFIXES:
+        known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise DataError(f"{source}: neither a video nor an image; known endings: {known}")
+    return read_images(list_images(source))
+
+
+def read_video(path: Path) -> Iterator[ImageBGR]:
+    """Every frame of a video file. Raises DataError at once if there is none to be had."""
+    capture = cv2.VideoCapture(str(path)) if path.is_file() else cv2.VideoCapture()
+    found, frame = capture.read()
+    if not found:
+        capture.release()
+        raise DataError(f"{path}: no frames; not a video that OpenCV can decode, or no such file")
+    return _frames(capture, np.asarray(frame, np.uint8))
+
+
+def _frames(capture: cv2.VideoCapture, frame: ImageBGR) -> Iterator[ImageBGR]:
+    try:
+        found = True
+        while found:
+            yield frame
+            found, decoded = capture.read()
+            frame = np.asarray(decoded, np.uint8)
+    finally:
+        capture.release()

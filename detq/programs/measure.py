@@ -1,0 +1,262 @@
+"""From file to boxes: programs measured in turns, so that the machine's mood hits all alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import openvino as ov
+
+from detq.artifact import write_artifact
+from detq.data.video import read_frames
+from detq.errors import ConfigError, DetqError
+from detq.graph.detector_graph import DetectorGraph
+from detq.runtime.options import RuntimeOptions
+
+PEERS: Mapping[str, str] = {
+    "ultralytics": "ultralytics",
+    "onnxruntime": "onnxruntime",
+    "benchmark_app": "openvino",
+}
+"""Other programs that run the same models, and the package that each needs."""
+SECONDS = "2"
+"""What benchmark_app is given."""
+MAX_FRAMES = 300
+"""So many images of a source, at most, are one round."""
+
+
+@dataclass(frozen=True)
+class ProgramSpeed:
+    """One program on one model: medians over rounds; None where it was not measured.
+
+    ``first_s`` is from starting the process to the first detections, ``peak_mb`` the most memory
+    that it held. ``share_of_bare`` is the median over rounds of end-to-end / bare throughput.
+    """
+
+    program: str
+    model: str
+    first_s: float | None = None
+    peak_mb: float | None = None
+    bare_per_s: float | None = None
+    end_to_end_per_s: float | None = None
+    share_of_bare: float | None = None
+
+
+def measure_programs(
+    models: Mapping[str, tuple[Path, DetectorGraph]],
+    source: Path,
+    *,
+    peers: Sequence[str] = (),
+    rounds: int = 3,
+    options: RuntimeOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ProgramSpeed]:
+    """Every model through detq, and through each peer that can run it, in turns.
+
+    ``models`` maps a name to the file it was read from and its graph. ``source`` is a video, an
+    image or a folder of images. Raises ConfigError for a peer that is unknown, not installed, or
+    that can run none of the models; DataError for the source; DetqError if a program fails.
+    """
+    tell, chosen = progress or _silent, options or RuntimeOptions()
+    next(iter(read_frames(source)))  # what is wrong with it is said before the long run
+    jobs = list(_jobs(models, peers))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="detq-bench-")))
+        runs = [
+            (job, stack.enter_context(_started(job, source, folder / str(number), chosen)))
+            for number, job in enumerate(jobs)
+        ]
+        answers: list[list[_Answer]] = [[] for _ in runs]
+        for done in range(rounds):
+            for (_, program), own in zip(runs, answers, strict=True):
+                own.append(program.answer())
+            tell(done + 1, rounds)
+        return [
+            _speed(job, program, own) for (job, program), own in zip(runs, answers, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A program and the model that it is to run; ``graph`` if it needs detq's."""
+
+    program: str
+    model: str
+    path: Path
+    graph: DetectorGraph
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One round: images per second."""
+
+    bare: float | None
+    end_to_end: float | None
+
+
+class _Program(Protocol):
+    first_s: float | None
+    peak_mb: float | None
+
+    def answer(self) -> _Answer: ...
+
+
+def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]) -> Iterator[_Job]:
+    """In the order of the table: detq first, model by model, and its peers behind it."""
+    takes: dict[str, Callable[[Path], bool]] = {
+        "ultralytics": lambda path: path.is_dir(),
+        "onnxruntime": lambda path: path.suffix == ".onnx",
+        "benchmark_app": lambda path: True,
+    }
+    needs = {
+        "ultralytics": "an exported directory",
+        "onnxruntime": "an .onnx file",
+        "benchmark_app": "a model",
+    }
+    for peer in peers:
+        if peer not in PEERS:
+            raise ConfigError(f"peer {peer!r}: expected one of {', '.join(PEERS)}")
+        if find_spec(PEERS[peer]) is None:
+            raise ConfigError(f"peer {peer}: is not installed here; pip install {PEERS[peer]}")
+        if not any(takes[peer](path) for path, _ in models.values()):
+            raise ConfigError(f"peer {peer}: runs {needs[peer]}, and none is among the models")
+    for name, (path, graph) in models.items():
+        yield _Job("detq", name, path, graph)
+        for peer in peers:
+            if takes[peer](path):
+                yield _Job(peer, name, path, graph)
+
+
+@contextmanager
+def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> Iterator[_Program]:
+    """The program at work, with files of its own in ``folder``."""
+    if job.program == "benchmark_app":
+        folder.mkdir(parents=True)
+        yield _BenchmarkApp(job.graph, folder, options)
+        return
+    path = job.path
+    if job.program == "detq" and not path.is_dir():
+        path = folder / f"{job.graph.spec.name}_openvino_model"
+        write_artifact(job.graph, path)
+    with _Worker(job.program, path, source, options) as worker:
+        yield worker
+
+
+class _Worker:
+    """A process of :mod:`detq.programs.worker`; a context manager that ends it."""
+
+    def __init__(self, program: str, path: Path, source: Path, options: RuntimeOptions) -> None:
+        module = [sys.executable, "-m", "detq.programs.worker"]
+        arguments = [program, str(path), str(source), str(MAX_FRAMES), json.dumps(_plain(options))]
+        self._name = program
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        started_s = time.perf_counter()
+        self._process = subprocess.Popen(
+            [*module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self._orders: list[str] = self._read()["orders"]
+        self.first_s: float | None = time.perf_counter() - started_s
+        self.peak_mb: float | None = None
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def answer(self) -> _Answer:
+        rates = {}
+        for order in self._orders:
+            print(order, file=self._process.stdin, flush=True)
+            answer = self._read()
+            rates[order] = answer["images"] / answer["seconds"]
+            self.peak_mb = answer["peak_mb"]
+        return _Answer(rates.get("bare"), rates.get("end_to_end"))
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if line:
+            return dict(json.loads(line))
+        self._log.seek(0)
+        last = (self._log.read().strip().splitlines() or ["no message"])[-1]
+        self.__exit__()
+        raise DetqError(f"{self._name}: stopped while it was measured ({last})")
+
+
+class _BenchmarkApp:
+    """OpenVINO's own tool, started anew for every round."""
+
+    first_s: float | None = None
+    peak_mb: float | None = None
+
+    def __init__(self, graph: DetectorGraph, folder: Path, options: RuntimeOptions) -> None:
+        self._model = folder / "model.xml"
+        self._folder = folder
+        self._options = options
+        ov.save_model(graph.model, self._model, compress_to_fp16=False)
+
+    def answer(self) -> _Answer:
+        hint = "latency" if self._options.requests == 1 else "throughput"
+        command = [sys.executable, "-m", "openvino.tools.benchmark.main", "-m", str(self._model)]
+        command += ["-hint", hint, "-t", SECONDS, "-infer_precision", "f32"]
+        command += [
+            "-json_stats",
+            "-report_type",
+            "no_counters",
+            "-report_folder",
+            str(self._folder),
+        ]
+        if self._options.threads is not None:
+            command += ["-nthreads", str(self._options.threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DetqError(f"benchmark_app: {done.stdout.strip().splitlines()[-1]}")
+        results = json.loads((self._folder / "benchmark_report.json").read_text())
+        return _Answer(float(results["execution_results"]["throughput"]), None)
+
+
+def _speed(job: _Job, program: _Program, answers: Sequence[_Answer]) -> ProgramSpeed:
+    shares = [
+        answer.end_to_end / answer.bare
+        for answer in answers
+        if answer.end_to_end is not None and answer.bare is not None
+    ]
+    return ProgramSpeed(
+        program=job.program,
+        model=job.model,
+        first_s=program.first_s,
+        peak_mb=program.peak_mb,
+        bare_per_s=_median(answer.bare for answer in answers),
+        end_to_end_per_s=_median(answer.end_to_end for answer in answers),
+        share_of_bare=_median(shares),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _plain(options: RuntimeOptions) -> dict[str, Any]:
+    directory = options.cache_dir
+    return {**asdict(options), "cache_dir": None if directory is None else str(directory)}
+
+
+def _silent(done: int, total: int) -> None:
+    pass

@@ -1,0 +1,128 @@
+"""One program under measurement, in a process of its own: ``python -m detq.programs.worker``.
+
+Memory and start-up can only be told apart that way, and programs that set up threads and libraries
+each in their own fashion cannot disturb one another. The worker finds objects in one image, says
+so, then obeys: each line on its standard input is an order, each answer one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+BURST_S = 1.0
+"""Bare inference is measured over about that long."""
+Order = Callable[[], dict[str, Any]]
+
+
+def main(program: str, model: Path, source: Path, limit: int, options: dict[str, Any]) -> None:
+    """Answer orders until there are no more."""
+    answers = _own_output()
+    orders = PROGRAMS[program](model, source, limit, options)
+    _say(answers, {"orders": list(orders)})
+    for line in sys.stdin:
+        _say(answers, orders[line.strip()]())
+
+
+def _own_output() -> TextIO:
+    """Where answers go; whatever else is printed goes to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def _say(answers: TextIO, answer: dict[str, Any]) -> None:
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({**answer, "peak_mb": peak_kib * 1024 / 1e6}), file=answers, flush=True)
+
+
+def _detq(model: Path, source: Path, limit: int, options: dict[str, Any]) -> dict[str, Order]:
+    """Bare inference as ``detq bench`` measures it, and the pipeline from file to boxes."""
+    import detq  # noqa: PLC0415 - start-up is part of what is measured
+    from detq.data.video import read_frames  # noqa: PLC0415
+
+    directory = options["cache_dir"]
+    options = {**options, "cache_dir": None if directory is None else Path(directory)}
+    chosen = detq.RuntimeOptions(**options)
+    detector = detq.detector(model, options=chosen)
+    detector.detect(next(iter(read_frames(source))))
+    noise = np.random.default_rng(0).integers(0, 256, (1, *detector.spec.size_hw, 3), np.uint8)
+
+    def bare() -> dict[str, Any]:
+        started_s, images = time.perf_counter(), 0
+        while time.perf_counter() - started_s < BURST_S:
+            batch = 8 * detector.requests
+            detector.infer_all([noise] * batch)
+            images += batch
+        return {"images": images, "seconds": time.perf_counter() - started_s}
+
+    def end_to_end() -> dict[str, Any]:
+        started_s, images, boxes = time.perf_counter(), 0, 0
+        for frame in detq.detect_stream(detector, islice(read_frames(source), limit)):
+            images += 1
+            boxes += len(frame.detections)
+        return {"images": images, "boxes": boxes, "seconds": time.perf_counter() - started_s}
+
+    return {"bare": bare, "end_to_end": end_to_end}
+
+
+def _ultralytics(
+    model: Path, source: Path, limit: int, options: dict[str, Any]
+) -> dict[str, Order]:
+    """The same exported directory through Ultralytics' predict, with detq's thresholds."""
+    from ultralytics import YOLO  # noqa: PLC0415 - a peer, only where a user has installed it
+
+    yolo = YOLO(model, task="detect")
+
+    def end_to_end() -> dict[str, Any]:
+        started_s, images, boxes = time.perf_counter(), 0, 0
+        found = yolo.predict(source, stream=True, conf=0.25, iou=0.45, verbose=False)
+        for result in islice(found, limit):
+            images += 1
+            boxes += len(result.boxes)
+        return {"images": images, "boxes": boxes, "seconds": time.perf_counter() - started_s}
+
+    next(iter(yolo.predict(source, stream=True, verbose=False)))
+    return {"end_to_end": end_to_end}
+
+
+def _onnxruntime(
+    model: Path, source: Path, limit: int, options: dict[str, Any]
+) -> dict[str, Order]:
+    """Bare inference, one image after another."""
+    import onnxruntime  # noqa: PLC0415 - a peer, only where a user has installed it
+
+    session_options = onnxruntime.SessionOptions()
+    if options.get("threads"):
+        session_options.intra_op_num_threads = options["threads"]
+    session = onnxruntime.InferenceSession(
+        model, session_options, providers=["CPUExecutionProvider"]
+    )
+    entry = session.get_inputs()[0]
+    noise = np.random.default_rng(0).random(entry.shape, np.float32)
+    session.run(None, {entry.name: noise})
+
+    def bare() -> dict[str, Any]:
+        started_s, images = time.perf_counter(), 0
+        while time.perf_counter() - started_s < BURST_S:
+            session.run(None, {entry.name: noise})
+            images += 1
+        return {"images": images, "seconds": time.perf_counter() - started_s}
+
+    return {"bare": bare}
+
+
+PROGRAMS = {"detq": _detq, "ultralytics": _ultralytics, "onnxruntime": _onnxruntime}
+
+if __name__ == "__main__":
+    _, name, model_path, source_path, frames, chosen_options = sys.argv
+    main(name, Path(model_path), Path(source_path), int(frames), json.loads(chosen_options))
