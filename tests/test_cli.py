@@ -17,7 +17,7 @@ from command_line import COMMAND, Command, Exported
 from PIL import Image
 
 from detq import artifact, cli
-from detq.data.images import read_image_bgr
+from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec
 
@@ -58,7 +58,7 @@ def test_help_is_light_and_lists_every_command() -> None:
     [
         ("quantize", "data recipe imgsz calib-images split compare output json"),
         ("eval", "data split imgsz preset json"),
-        ("bench", "imgsz rounds threads json"),
+        ("bench", "imgsz rounds threads streams pin source peer layers json"),
         ("predict", "output imgsz confidence iou json"),
         ("inspect", "imgsz plot json"),
     ],
@@ -236,7 +236,10 @@ def test_float_model_is_inspected_and_the_exported_one_refused(
 def test_bench_of_float_and_int8(
     detq: Command, exported: Exported, bccd_float: Path, tmp_path: Path
 ) -> None:
+    pictures = exported.directory.parent / "bench_pictures"
+    write_image(pictures / "grey.png", np.full((240, 320, 3), 128, np.uint8))
     options = ("--rounds", "2", "--bursts", "1", "--layers", "--json", "b.json")
+    options += ("--source", pictures, "--streams", "1", "--no-pin")
     outcome = detq("bench", bccd_float, exported.directory, *options)
     assert outcome.status == 0
     document = _json(tmp_path / "b.json")
@@ -247,6 +250,9 @@ def test_bench_of_float_and_int8(
         *("int8_share", "macs_per_s", "size_mb", "images_per_s", "requests"),
     ]
     assert first["images_per_s"] > 0
+    floats, int8 = document["programs"]
+    assert (floats["program"], int8["model"]) == ("detq", str(exported.directory))
+    assert int8["end_to_end_per_s"] > 0
     assert document["machine"]["int8_macs_per_s"] > first["macs_per_s"] > 0
     times = document["layers"][str(exported.directory)]
     assert sum(layer["share"] for layer in times) == pytest.approx(1)

@@ -39,10 +39,11 @@ def read_video(path: Path) -> Iterator[ImageBGR]:
 
 def _frames(capture: cv2.VideoCapture, frame: ImageBGR) -> Iterator[ImageBGR]:
     try:
-        found = True
-        while found:
+        while True:
             yield frame
             found, decoded = capture.read()
+            if not found:
+                return
             frame = np.asarray(decoded, np.uint8)
     finally:
         capture.release()

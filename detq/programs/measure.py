@@ -212,23 +212,22 @@ class _BenchmarkApp:
         ov.save_model(graph.model, self._model, compress_to_fp16=False)
 
     def answer(self) -> _Answer:
-        hint = "latency" if self._options.requests == 1 else "throughput"
-        command = [sys.executable, "-m", "openvino.tools.benchmark.main", "-m", str(self._model)]
-        command += ["-hint", hint, "-t", SECONDS, "-infer_precision", "f32"]
-        command += [
-            "-json_stats",
-            "-report_type",
-            "no_counters",
-            "-report_folder",
-            str(self._folder),
-        ]
-        if self._options.threads is not None:
-            command += ["-nthreads", str(self._options.threads)]
+        command = [str(Path(sys.executable).with_name("benchmark_app")), "-m", str(self._model)]
+        command += ["-t", SECONDS, "-infer_precision", "f32"]
+        command += ["-json_stats", "-report_type", "no_counters"]
+        command += ["-report_folder", str(self._folder), *self._tuning()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DetqError(f"benchmark_app: {done.stdout.strip().splitlines()[-1]}")
         results = json.loads((self._folder / "benchmark_report.json").read_text())
         return _Answer(float(results["execution_results"]["throughput"]), None)
+
+    def _tuning(self) -> list[str]:
+        """It takes a hint or numbers, not both."""
+        threads = self._options.threads
+        if threads is not None:
+            return ["-hint", "none", "-nthreads", str(threads), "-nstreams", str(threads)]
+        return ["-hint", "latency" if self._options.requests == 1 else "throughput"]
 
 
 def _speed(job: _Job, program: _Program, answers: Sequence[_Answer]) -> ProgramSpeed:

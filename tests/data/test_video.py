@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detq.data.images import write_image
+from detq.data.video import read_frames, read_video
+from detq.errors import DataError
+
+GREYS = (30, 110, 200)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Three grey frames of 64 x 48."""
+    path = tmp_path / "greys.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for grey in GREYS:
+        writer.write(np.full((48, 64, 3), grey, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("read", [read_video, read_frames])
+def test_every_frame_in_order(video: Path, read: object) -> None:
+    frames = list(read(video))  # type: ignore[operator]
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
+    np.testing.assert_allclose([frame.mean() for frame in frames], GREYS, atol=3)
+
+
+def test_frames_are_not_one_buffer(video: Path) -> None:
+    first, second, _ = read_video(video)
+    assert abs(float(first.mean()) - float(second.mean())) > 50
+
+
+def test_folder_is_its_images_in_order(tmp_path: Path) -> None:
+    for index, grey in enumerate(GREYS):
+        write_image(tmp_path / f"{index}.png", np.full((8, 8, 3), grey, np.uint8))
+    assert [int(frame.mean()) for frame in read_frames(tmp_path)] == list(GREYS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing.mp4", None, "no frames"),
+        ("broken.mp4", b"not a video", "no frames"),
+        ("notes.txt", b"text", "neither a video nor an image"),
+        ("missing", None, "no such image or folder"),
+    ],
+)
+def test_what_is_no_source_is_an_error_at_once(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_frames(tmp_path / name)

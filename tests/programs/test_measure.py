@@ -1,0 +1,76 @@
+"""Real programs in processes of their own, on a small model and few images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detq import api
+from detq.data.images import write_image
+from detq.errors import ConfigError, DataError, DetqError
+from detq.programs import measure_programs
+from detq.runtime.options import RuntimeOptions
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for index in range(3):
+        write_image(folder / f"{index}.png", np.full((32, 64, 3), 50 * index, np.uint8))
+    return folder
+
+
+def _models(path: Path) -> dict[str, tuple[Path, api.DetectorGraph]]:
+    return {"colours": (path, api.load(path))}
+
+
+def test_programs_are_measured_from_file_to_boxes(colour_model: Path, pictures: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    found = measure_programs(
+        _models(colour_model / "colours.xml"),  # no directory, so one is written
+        pictures,
+        peers=["benchmark_app"],
+        rounds=2,
+        options=RuntimeOptions(threads=1),
+        progress=lambda *step: steps.append(step),
+    )
+    own, peer = found
+    assert (own.program, own.model, peer.program) == ("detq", "colours", "benchmark_app")
+    assert steps == [(1, 2), (2, 2)]
+    for value in (own.first_s, own.bare_per_s, own.end_to_end_per_s, peer.bare_per_s):
+        assert value is not None
+        assert value > 0
+    assert own.share_of_bare is not None
+    assert own.peak_mb is not None
+    assert own.peak_mb > 50  # Python and OpenVINO alone need more
+    assert (peer.first_s, peer.end_to_end_per_s) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("peers", "said"),
+    [
+        (["yolact"], "peer 'yolact': expected one of ultralytics, onnxruntime, benchmark_app"),
+        (["onnxruntime"], "peer onnxruntime: (is not installed|runs an .onnx file, and none)"),
+    ],
+    ids=["unknown", "cannot"],
+)
+def test_peer_that_cannot_run_is_an_error(
+    colour_model: Path, pictures: Path, peers: Sequence[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        measure_programs(_models(colour_model), pictures, peers=peers)
+
+
+def test_missing_source_is_an_error(colour_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such image or folder"):
+        measure_programs(_models(colour_model), tmp_path / "none")
+
+
+def test_program_that_fails_says_why(colour_model: Path, pictures: Path) -> None:
+    """The first picture can be read, so it starts; the second cannot."""
+    (pictures / "1.png").write_bytes(b"broken")
+    with pytest.raises(DetqError, match=r"detq: stopped while it was measured .*1\.png"):
+        measure_programs(_models(colour_model), pictures, rounds=1)
