@@ -116,10 +116,13 @@ class Preprocess:
             shrinks = self._ratio(plan.original_hw) < 1
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
-        pixels = np.full((1, *self.size_hw, 3), PADDING_GREY, dtype=np.uint8)
-        rows = slice(plan.pad_top, plan.pad_top + height)
-        pixels[0, rows, plan.pad_left : plan.pad_left + width] = resized
-        return pixels, plan
+        bottom = self.size_hw[0] - height - plan.pad_top
+        right = self.size_hw[1] - width - plan.pad_left
+        grey = (PADDING_GREY,) * 3
+        padded = cv2.copyMakeBorder(
+            resized, plan.pad_top, bottom, plan.pad_left, right, cv2.BORDER_CONSTANT, value=grey
+        )
+        return np.asarray(padded, np.uint8)[None], plan
 
     def apply(self, image: ImageBGR) -> tuple[npt.NDArray[np.float32], Letterbox]:
         """uint8 [h, w, 3] BGR -> float32 [1, 3, H, W] RGB in 0..1, and the image's place in it."""

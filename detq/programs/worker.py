@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -41,8 +40,15 @@ def _own_output() -> TextIO:
 
 
 def _say(answers: TextIO, answer: dict[str, Any]) -> None:
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({**answer, "peak_mb": peak_kib * 1024 / 1e6}), file=answers, flush=True)
+    print(json.dumps({**answer, "peak_mb": _peak_mb()}), file=answers, flush=True)
+
+
+def _peak_mb() -> float | None:
+    """Of this program; ``getrusage`` would count the process that started it. Linux only."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]  # KiB
+    return peaks[0] * 1024 / 1e6 if peaks else None
 
 
 def _detq(model: Path, source: Path, limit: int, options: dict[str, Any]) -> dict[str, Order]:

@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 MAX_CANDIDATES = 30_000
+_BLOCK = 128  # candidates that are compared each with each at once
 _CLASS_OFFSET_PX = np.float32(4096)
 
 
@@ -77,20 +78,40 @@ def suppress(boxes_xyxy: Floats, *, iou: float, limit: int) -> Indices:
     Exact in float32, as torchvision is. ``cv2.dnn.NMSBoxesBatched`` works in float64 and takes any
     two boxes without area for the same one.
     """
-    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T)
-    areas = (right - left) * (bottom - top)
-    remaining = np.arange(len(boxes_xyxy), dtype=np.int64)
-    kept: list[int] = []
-    while remaining.size and len(kept) < limit:
-        best, remaining = remaining[0], remaining[1:]
-        kept.append(int(best))
-        width = np.minimum(right[best], right[remaining]) - np.maximum(left[best], left[remaining])
-        height = np.minimum(bottom[best], bottom[remaining]) - np.maximum(top[best], top[remaining])
-        shared = np.maximum(width, 0) * np.maximum(height, 0)
-        with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 overlaps nothing
-            overlap = shared / (areas[best] + areas[remaining] - shared)
-        remaining = remaining[~(overlap > iou)]
-    return np.array(kept, dtype=np.int64)
+    kept = np.empty(0, np.int64)
+    for start in range(0, len(boxes_xyxy), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(boxes_xyxy)))
+        if kept.size:
+            block = block[~_overlap(boxes_xyxy[kept], boxes_xyxy[block], iou).any(axis=0)]
+        kept = np.concatenate([kept, block[_survivors(boxes_xyxy[block], iou)]])
+        if len(kept) >= limit:
+            return kept[:limit]
+    return kept
+
+
+def _survivors(boxes_xyxy: Floats, iou: float) -> list[int]:
+    """Non-maximum suppression by the matrix of all overlaps; best first."""
+    overlaps = _overlap(boxes_xyxy, boxes_xyxy, iou)
+    alive = np.ones(len(boxes_xyxy), bool)
+    survivors = []
+    for index, row in enumerate(overlaps):
+        if alive[index]:
+            survivors.append(index)
+            alive &= ~row
+    return survivors
+
+
+def _overlap(boxes: Floats, others: Floats, iou: float) -> npt.NDArray[np.bool_]:
+    """[n, 4] and [m, 4] corners -> [n, m], True where two overlap by more than ``iou``."""
+    low, high = np.split(np.ascontiguousarray(boxes.T), 2)  # [2, n]: left and top, right and bottom
+    other_low, other_high = np.split(np.ascontiguousarray(others.T), 2)
+    sides = np.minimum(high[:, :, None], other_high[:, None])
+    sides -= np.maximum(low[:, :, None], other_low[:, None])
+    shared = np.multiply(*np.maximum(sides, 0, out=sides))
+    areas, other_areas = np.multiply(*(high - low)), np.multiply(*(other_high - other_low))
+    with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 overlaps nothing
+        overlap: Floats = shared / (areas[:, None] + other_areas - shared)
+        return overlap > iou
 
 
 def _candidates(scores: Floats, options: PostprocessOptions) -> tuple[Indices, Indices]:
