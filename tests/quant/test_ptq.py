@@ -68,6 +68,27 @@ def test_real_network_executes_int8(real: tuple[DetectorGraph, QuantizedDetector
     assert _int8_share(result.graph.model) >= 0.95
 
 
+@pytest.mark.parametrize("name", ["yolov6m", "yolov6n_opt", "yolov6s_mbla", "yolov6_lite_s"])
+def test_no_family_has_a_float_convolution_unasked(
+    golden_graph: Callable[[str], DetectorGraph], name: str
+) -> None:
+    """But for squeeze and excite, which sees one pixel and is nothing to speed up."""
+    graph = golden_graph(name)
+    height, width = graph.spec.size_hw
+    samples = images(2, size=(height, width))
+    result = quantize_graph(graph, load_recipe("cfws_kl"), Source(samples))
+    macs = convolution_macs(result.graph.model)
+    compiled = ov.Core().compile_model(
+        result.graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    in_float = [
+        convolution.name
+        for convolution in executed_convolutions(compiled, macs)
+        if convolution.precision != "int8" and ".se." not in convolution.name
+    ]
+    assert not in_float
+
+
 def test_decode_of_a_real_network_stays_float(
     real: tuple[DetectorGraph, QuantizedDetector],
 ) -> None:
