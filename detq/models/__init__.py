@@ -1,6 +1,7 @@
-"""YOLOv6 networks in torch: what they look like, how they are built, how they are fused."""
+"""YOLOv6 networks in torch, how they are built; and how any network is fused."""
 
 from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture, Stage
+from detq.models.branches import FoundBlock, FusedBranches, fuse_branches
 from detq.models.configurations import OFFICIAL_NAMES, from_document, official
 from detq.models.fuse import Fused, fuse
 from detq.models.yolov6 import YOLOv6, build
@@ -9,12 +10,15 @@ __all__ = [
     "OFFICIAL_NAMES",
     "AnyArchitecture",
     "Architecture",
+    "FoundBlock",
     "Fused",
+    "FusedBranches",
     "LiteArchitecture",
     "Stage",
     "YOLOv6",
     "build",
     "from_document",
     "fuse",
+    "fuse_branches",
     "official",
 ]
