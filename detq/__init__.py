@@ -21,6 +21,7 @@ from detq.errors import DetqError
 __all__ = [
     "DetqError",
     "RuntimeOptions",
+    "adapt",
     "bench",
     "detect_stream",
     "detector",

@@ -51,6 +51,8 @@ from detq.runtime.pipeline import detect_stream
 from detq.runtime.postprocess import EVALUATION, PREDICTION
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from detq.adapters import StoredModel
 
 DEFAULT_RECIPE = "measured"
@@ -205,6 +207,29 @@ def load(
         raise DownloadError(f"{error}; the download was removed: try again") from None
     float_model = fuse_model(stored)
     return from_torch(float_model.module, float_model.spec)
+
+
+def adapt(
+    module: nn.Module,
+    *,
+    class_names: Sequence[str],
+    strides: Sequence[int],
+    imgsz: ImageSize,
+    name: str = "detector",
+) -> DetectorGraph:
+    """A detector of your own, a ``torch.nn.Module``, fused and ready for every other function.
+
+    Re-parameterized blocks are found by what they are. ``forward`` maps images [B, 3, H, W] (RGB,
+    0..1) to predictions [B, 4 + nc, N]: centre x, centre y, width, height in input pixels, then a
+    score per class in 0..1 (docs/adapters.md). Raises GraphError, DetqError.
+    """
+    from detq.adapters import adapt_module  # noqa: PLC0415 - torch takes seconds
+
+    size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    model = adapt_module(
+        module, name=name, class_names=class_names, strides=strides, size_hw=size_hw
+    )
+    return from_torch(model.module, model.spec)
 
 
 def load_dataset(data: str | Path, *, progress: Progress | None = None) -> DatasetConfig:

@@ -32,6 +32,7 @@ def test_public_functions_are_all_there() -> None:
     assert sorted(detq.__all__) == [
         "DetqError",
         "RuntimeOptions",
+        "adapt",
         "bench",
         "detect_stream",
         "detector",

@@ -58,10 +58,14 @@ class FusedBranches:
 
     @property
     def reparameterized(self) -> tuple[ReparamConvolution, ...]:
-        """The blocks for a ``ModelSpec``; neck and head are told by the first name of the path."""
+        """The blocks for a ``ModelSpec``, those that have a centre tap to split off.
+
+        Neck and head are told by the first name of the path.
+        """
         return tuple(
             ReparamConvolution(block.name, _PARTS.get(block.name.split(".", 1)[0], "backbone"))
             for block in self.blocks
+            if _has_centre_tap(cast(nn.Conv2d, self.module.get_submodule(block.name)))
         )
 
 
@@ -437,6 +441,13 @@ def _is_changed_in_place(source: fx.Node) -> bool:
         ):
             return True
     return False
+
+
+def _has_centre_tap(conv: nn.Conv2d) -> bool:
+    """True if one tap of several lies on the output pixel."""
+    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    odd = all(side % 2 for side in conv.kernel_size)
+    return odd and any(reach) and conv.padding == tuple(side // 2 for side in reach)
 
 
 def _is_lopsided(conv: nn.Conv2d) -> bool:
