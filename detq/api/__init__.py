@@ -1,0 +1,63 @@
+"""What a Python user calls. The command line is a thin layer over these functions."""
+
+from detq.api.quantization import (
+    DEFAULT_RECIPE,
+    LEAST_AGREEMENT,
+    QuantizationResult,
+    calibration_overlap,
+    hold_accuracy,
+    quantize,
+)
+from detq.api.running import (
+    bench,
+    default_preprocess,
+    detector,
+    evaluate,
+    has_ground_truth,
+    measurement,
+    predict,
+)
+from detq.api.sources import (
+    EMBEDDED,
+    HANDWRITING,
+    Progress,
+    adapt,
+    builtin_recipes,
+    convert,
+    load,
+    load_dataset,
+    load_recipe,
+)
+from detq.graph.detector_graph import DetectorGraph
+from detq.runtime.detector import Detector
+from detq.runtime.options import RuntimeOptions
+from detq.runtime.pipeline import detect_stream
+
+__all__ = [
+    "DEFAULT_RECIPE",
+    "EMBEDDED",
+    "HANDWRITING",
+    "LEAST_AGREEMENT",
+    "Detector",
+    "DetectorGraph",
+    "Progress",
+    "QuantizationResult",
+    "RuntimeOptions",
+    "adapt",
+    "bench",
+    "builtin_recipes",
+    "calibration_overlap",
+    "convert",
+    "default_preprocess",
+    "detect_stream",
+    "detector",
+    "evaluate",
+    "has_ground_truth",
+    "hold_accuracy",
+    "load",
+    "load_dataset",
+    "load_recipe",
+    "measurement",
+    "predict",
+    "quantize",
+]

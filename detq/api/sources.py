@@ -1,0 +1,167 @@
+"""Opening what a user names: models, data sets, recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detq.artifact import read_artifact
+from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
+from detq.downloads.cache import forget, obtain_dataset, obtain_model
+from detq.downloads.catalog import DATASETS, MODELS
+from detq.errors import CheckpointError, ConfigError, DownloadError
+from detq.graph.convert import from_onnx, from_torch, resized
+from detq.graph.detector_graph import DetectorGraph
+from detq.records import SizeHW
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detq.adapters import StoredModel
+
+EMBEDDED = Path(str(files("detq.weights")))
+"""The models that detq brings along, and what belongs to them."""
+HANDWRITING = EMBEDDED / "handwriting.jpg"
+"""A page of handwriting for the digits model, made without its data set's generator."""
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the number of images done and the number of all."""
+ModelSource = str | Path | DetectorGraph
+DataSource = str | Path | DatasetConfig
+RecipeSource = str | Path | Recipe
+ImageSize = int | tuple[int, int]
+
+
+def load(
+    model: str | Path, *, imgsz: ImageSize | None = None, progress: Progress | None = None
+) -> DetectorGraph:
+    """A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml.
+
+    A bare name that is no file is a model that detq knows: its own ``digits_yolov6n``, or an
+    official YOLOv6 release, which is downloaded once. ``imgsz`` is a side or (H, W) in pixels; by
+    default the size that the file states, or its family's usual one. Raises CheckpointError for a
+    file that cannot be read, and nothing in it is executed; DownloadError.
+    """
+    path, size_hw = _model_file(model, progress), size_of(imgsz)
+    if path.suffix == ".onnx":
+        return from_onnx(path, size_hw=size_hw)
+    if path.is_dir() or path.suffix == ".xml":
+        graph = read_artifact(path)
+        return resized(graph, size_hw or graph.spec.size_hw)
+    from detq.adapters import fuse_model, load_checkpoint  # noqa: PLC0415 - torch takes seconds
+
+    try:
+        stored = load_checkpoint(path, size_hw=size_hw)
+    except CheckpointError as error:
+        if not forget(path):
+            raise
+        raise DownloadError(f"{error}; the download was removed: try again") from None
+    float_model = fuse_model(stored)
+    return from_torch(float_model.module, float_model.spec)
+
+
+def adapt(
+    module: nn.Module,
+    *,
+    class_names: Sequence[str],
+    strides: Sequence[int],
+    imgsz: ImageSize,
+    name: str = "detector",
+) -> DetectorGraph:
+    """A detector of your own, a ``torch.nn.Module``, fused and ready for every other function.
+
+    Re-parameterized blocks are found by what they are. ``forward`` maps images [B, 3, H, W] (RGB,
+    0..1) to predictions [B, 4 + nc, N]: centre x, centre y, width, height in input pixels, then a
+    score per class in 0..1 (docs/adapters.md). Raises GraphError, DetqError.
+    """
+    from detq.adapters import adapt_module  # noqa: PLC0415 - torch takes seconds
+
+    size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    model = adapt_module(
+        module, name=name, class_names=class_names, strides=strides, size_hw=size_hw
+    )
+    return from_torch(model.module, model.spec)
+
+
+def convert(
+    checkpoint: str | Path, output: str | Path, *, progress: Progress | None = None
+) -> StoredModel:
+    """Write a checkpoint that detq reads as ``.safetensors``: nothing in that can be executed.
+
+    The network stays in training form. Raises CheckpointError, ArtifactError.
+    """
+    from detq.adapters import convert as convert_file  # noqa: PLC0415 - torch takes seconds
+
+    return convert_file(_model_file(checkpoint, progress), Path(output))
+
+
+def load_dataset(data: str | Path, *, progress: Progress | None = None) -> DatasetConfig:
+    """A data set's YAML, or a known name (``coco128``, ``coco``), which is downloaded once.
+
+    Raises ConfigError for a file that is missing or wrong, DownloadError.
+    """
+    name, path = str(data), Path(data)
+    if name not in DATASETS or path.exists():
+        return read_dataset(path)
+    folder = obtain_dataset(name, progress=progress)
+    config = read_dataset(Path(str(files("detq.configs"))) / "data" / f"{name}.yaml")
+    return config.model_copy(update={"path": folder})
+
+
+def load_recipe(recipe: RecipeSource) -> Recipe:
+    """A built-in recipe by name, or a YAML file. Raises ConfigError for anything else."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    names = {path.stem: path for path in builtin_recipes()}
+    if str(recipe) in names:
+        return read_recipe(names[str(recipe)])
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"recipe {str(recipe)!r}: expected a .yaml file or one of {', '.join(names)}"
+        )
+    return read_recipe(path)
+
+
+def builtin_recipes() -> list[Path]:
+    """The recipe files that detq ships, sorted by name."""
+    folder = Path(str(files("detq.configs")))
+    return sorted(folder.glob("*.yaml"))
+
+
+def open_graph(model: ModelSource, imgsz: ImageSize | None) -> DetectorGraph:
+    """:func:`load`, but for a graph that is there already: that one, resized if need be."""
+    if not isinstance(model, DetectorGraph):
+        return load(model, imgsz=imgsz)
+    return resized(model, size_of(imgsz) or model.spec.size_hw)
+
+
+def open_dataset(data: DataSource) -> DatasetConfig:
+    """:func:`load_dataset`, but for a description that is there already."""
+    return data if isinstance(data, DatasetConfig) else load_dataset(data)
+
+
+def size_of(imgsz: ImageSize | None) -> SizeHW | None:
+    """A side or (H, W) in pixels -> (H, W); None stays None."""
+    return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A :data:`Progress` that tells nobody."""
+
+
+def _model_file(model: str | Path, progress: Progress | None) -> Path:
+    """The path given, or where the model of that name lies."""
+    name, path = str(model), Path(model)
+    if path.exists():
+        return path
+    embedded = EMBEDDED / f"{name}.safetensors"
+    if path.name == name and embedded.is_file():
+        return embedded
+    if name in MODELS:
+        return obtain_model(name, progress=progress)
+    if path.name == name and not path.suffix:
+        known = sorted({*(file.stem for file in EMBEDDED.glob("*.safetensors")), *MODELS})
+        raise CheckpointError(f"{name}: no such file, nor a known model: {', '.join(known)}")
+    return path
