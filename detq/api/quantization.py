@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,15 @@ from detq.artifact import write_artifact
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
+from detq.downloads.cache import cache_folder
 from detq.errors import CalibrationError, DataError
 from detq.evaluation.agreement import MIN_SCORE, agreement
 from detq.evaluation.evaluator import run_detector
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.digest import digest
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
 from detq.quant.noise import tensor_noise
+from detq.quant.observation_store import ObservationStore
 from detq.quant.ptq import QuantizedDetector, quantize_graph
 from detq.report.disagreement import worst_disagreements
 from detq.report.figures import ObservedTensor
@@ -190,15 +192,20 @@ def quantize(
     )
     held_back = len(kept) >= LEAST_HELD_BACK
     judges = _readable(kept, graph) if held_back else calibration.paths[:AGREEMENT_IMAGES]
+    seen = fingerprint(calibration.paths)
     quantized = quantize_graph(
-        graph, chosen, lambda stage, count: _reported(calibration, stage, count, report), report
+        graph,
+        chosen,
+        lambda stage, count: _reported(calibration, stage, count, report),
+        report,
+        ObservationStore(cache_folder() / "observations", f"{seen} {calibration.preprocess}"),
     )
     int8 = evaluation_detector(quantized.graph)
     return QuantizationResult(
         float_graph=graph,
         quantized=quantized,
         calibration=calibration,
-        calibration_fingerprint=fingerprint(calibration.paths),
+        calibration_fingerprint=seen,
         agreement=_checked_agreement(evaluation_detector(graph), int8, judges, report),
         judges=judges,
         held_back=held_back,
@@ -239,7 +246,7 @@ def hold_accuracy(
 
     exact = measure(float_graph) if labelled else 100.0
     recipe = result.quantized.recipe.model_dump_json()
-    key = f"{recipe} {result.calibration_fingerprint} {split} {preset} {_digest(float_graph)}"
+    key = f"{recipe} {result.calibration_fingerprint} {split} {preset} {digest(float_graph.model)}"
     guard = hold_drop(
         result.quantized,
         lambda stage, count: _reported(result.calibration, stage, count, report),
@@ -302,15 +309,6 @@ def _agreement(
         )
     except DataError:
         return None
-
-
-def _digest(graph: DetectorGraph) -> str:
-    """Of the weights of a graph, by which it is told from another."""
-    digest = sha256()
-    for node in graph.model.get_ordered_ops():
-        if node.get_type_name() == "Constant":
-            digest.update(np.ascontiguousarray(node.get_data()).tobytes())
-    return digest.hexdigest()
 
 
 def _reported(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
 import openvino as ov
+
+Array = npt.NDArray[np.float32]
 
 
 def compile_exact(model: ov.Model) -> ov.CompiledModel:
@@ -11,3 +17,31 @@ def compile_exact(model: ov.Model) -> ov.CompiledModel:
     Left to itself, OpenVINO takes bfloat16 on machines with AMX.
     """
     return ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def outputs_of(compiled: ov.CompiledModel, images: Iterable[Array]) -> Iterator[list[Array]]:
+    """For each image (float32 [1, 3, H, W]) all outputs, in order.
+
+    The network computes the next image while the caller works on this one's outputs, which are
+    overwritten when the one after that is asked for: copy what is to be kept.
+    """
+    requests = [compiled.create_infer_request() for _ in range(2)]
+    busy: ov.InferRequest | None = None
+    try:
+        for image in images:
+            idle = requests.pop()
+            idle.start_async({0: np.ascontiguousarray(image)})
+            if busy is not None:
+                yield _finished(busy)
+                requests.append(busy)
+            busy = idle
+        if busy is not None:
+            yield _finished(busy)
+    finally:
+        if busy is not None:
+            busy.wait()
+
+
+def _finished(request: ov.InferRequest) -> list[Array]:
+    request.wait()
+    return [tensor.data for tensor in request.output_tensors]

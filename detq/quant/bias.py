@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from detq.errors import CalibrationError
-from detq.graph.execute import compile_exact
+from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
@@ -44,9 +44,8 @@ def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
     compiled = compile_exact(_error_model(placed, pairs))
     total = [np.zeros(output.get_shape(), np.float64) for output in compiled.outputs]
     count = 0
-    for image in images:
-        errors = compiled(image)
-        total = [mean + errors[index] for index, mean in enumerate(total)]
+    for errors in outputs_of(compiled, images):
+        total = [mean + error for mean, error in zip(total, errors, strict=True)]
         count += 1
     if count == 0:
         raise CalibrationError("bias correction saw no data; give it at least one readable image")

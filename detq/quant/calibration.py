@@ -1,19 +1,13 @@
-"""Observing activations in the placed graph, and writing the ranges chosen from them back into
-it.
-"""
+"""The activation quantizers of a placed graph, and the ranges that are chosen for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 
 from detq.config import RangesConfig
-from detq.graph.execute import compile_exact
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
@@ -24,13 +18,10 @@ from detq.graph.surgery import (
     producers,
     replace_constant_input,
     upstream,
-    with_outputs,
 )
-from detq.quant.histogram import ActivationStatistics, HistogramObserver
+from detq.quant.histogram import ActivationStatistics
 from detq.quant.ranges import Range, choose_range
 from detq.records import Part
-
-Image = npt.NDArray[np.float32]
 
 SHARING_OPERATIONS = frozenset(
     {
@@ -89,45 +80,6 @@ def float_twin(placed: ov.Model) -> ov.Model:
     for node in nodes_of_type(twin, "FakeQuantize"):
         bypass(node)
     return twin
-
-
-def observe(
-    placed: ov.Model,
-    quantizers: list[ActivationQuantizer],
-    images: Iterable[Image],
-    *,
-    bins: int,
-    threads: int = 2,
-) -> dict[str, list[ActivationStatistics]]:
-    """Statistics of what each quantizer would see in float: one entry, or one per channel.
-
-    Streams over ``images`` (float32 [1, 3, H, W]); memory does not grow with their number.
-    Quantizers of one group share the statistics of all their tensors. Raises CalibrationError if
-    there was no image.
-    """
-    twin = placed.clone()
-    by_name = {node.get_friendly_name(): node for node in twin.get_ops()}
-    sources = [by_name[quantizer.name].input_value(0) for quantizer in quantizers]
-    for node in nodes_of_type(twin, "FakeQuantize"):
-        bypass(node)
-    taps, tap_of = _unique_outputs(sources)
-    compiled = compile_exact(with_outputs(twin, taps))
-    groups = _tap_groups(quantizers, tap_of)
-    observers = {
-        leader: [HistogramObserver(bins) for _ in range(_width(taps[members[0]], axis))]
-        for (leader, axis), members in groups.items()
-    }
-    with ThreadPoolExecutor(threads) as pool:
-        for image in images:
-            tensors = compiled(image)
-            tasks = [
-                pool.submit(_update, observers[leader], [tensors[tap] for tap in members], axis)
-                for (leader, axis), members in groups.items()
-            ]
-            for task in tasks:
-                task.result()
-    statistics = {leader: [o.statistics() for o in group] for leader, group in observers.items()}
-    return {quantizer.name: statistics[quantizer.group] for quantizer in quantizers}
 
 
 def choose_ranges(
@@ -209,43 +161,3 @@ def _quantizers_above(node: ov.Node) -> set[str]:
         elif above.get_type_name() in SHARING_OPERATIONS:
             found |= _quantizers_above(above)
     return found
-
-
-def _unique_outputs(sources: list[ov.Output]) -> tuple[list[ov.Output], list[int]]:
-    """Each distinct output once, and for every source the index of its output."""
-    taps: list[ov.Output] = []
-    index: dict[tuple[str, int], int] = {}
-    positions = []
-    for source in sources:
-        key = (source.get_node().get_name(), source.get_index())
-        if key not in index:
-            index[key] = len(taps)
-            taps.append(source)
-        positions.append(index[key])
-    return taps, positions
-
-
-def _tap_groups(
-    quantizers: list[ActivationQuantizer], tap_of: list[int]
-) -> dict[tuple[str, int | None], list[int]]:
-    """(group, channel axis) -> the distinct taps that its members read."""
-    groups: dict[tuple[str, int | None], list[int]] = {}
-    for quantizer, tap in zip(quantizers, tap_of, strict=True):
-        members = groups.setdefault((quantizer.group, quantizer.channel_axis), [])
-        if tap not in members:
-            members.append(tap)
-    return groups
-
-
-def _width(tap: ov.Output, channel_axis: int | None) -> int:
-    return 1 if channel_axis is None else int(tap.get_shape()[channel_axis])
-
-
-def _update(
-    observers: list[HistogramObserver], tensors: list[Image], channel_axis: int | None
-) -> None:
-    if channel_axis is None:
-        observers[0].update(*tensors)
-        return
-    for channel, observer in enumerate(observers):
-        observer.update(*(np.take(tensor, [channel], axis=channel_axis) for tensor in tensors))

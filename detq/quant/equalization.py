@@ -21,7 +21,8 @@ from openvino import opset15 as ops
 
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.execute import compile_exact
+from detq.graph.digest import digest
+from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import (
     CONVOLUTIONS,
     constant_value,
@@ -30,6 +31,7 @@ from detq.graph.surgery import (
     replace_constant_input,
     with_outputs,
 )
+from detq.quant.observation_store import ObservationStore
 
 Image = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -86,16 +88,18 @@ class _Channels:
     power: Vector
 
 
-def equalize(graph: DetectorGraph, images: Iterable[Image]) -> tuple[DetectorGraph, list[str]]:
+def equalize(
+    graph: DetectorGraph, images: Iterable[Image], store: ObservationStore | None = None
+) -> tuple[DetectorGraph, list[str]]:
     """The same function with equalized channels where that removes noise; shares nothing.
 
-    Also the names of the nodes whose outputs are divided. ``images`` float32 [1, 3, H, W]. Raises
-    CalibrationError if there was none.
+    Also the names of the nodes whose outputs are divided. ``images`` float32 [1, 3, H, W]; none is
+    read if ``store`` has what was seen in them. Raises CalibrationError if there was none.
     """
     model = graph.model.clone()
     groups = list(_sharing_tensors(model))
     names = [tensor.name for tensors in groups for tensor in tensors]
-    seen = _observe(graph.model.clone(), names, images)
+    seen = _observed(graph.model, names, images, store)
     changed = []
     for tensors in groups:
         factors = _choose_factors(tensors, [seen[tensor.name] for tensor in tensors])
@@ -162,10 +166,27 @@ def _covers_inputs(group: Sequence[_Tensor]) -> bool:
     return dict(covered) == wanted
 
 
-def _observe(
-    model: ov.Model, names: Sequence[str], images: Iterable[Image]
+def _observed(
+    model: ov.Model, names: Sequence[str], images: Iterable[Image], store: ObservationStore | None
 ) -> dict[str, _Channels]:
-    """Statistics of the outputs of the named nodes over the images; uses the model up."""
+    """Statistics of the outputs of the named nodes over the images, or from the store."""
+    about = f"{len(names)} tensors' channels in {digest(model)}"
+    arrays = None if store is None else store.read(about)
+    if arrays is None:
+        arrays = _observe(model.clone(), names, images)
+        if store is not None:
+            store.write(about, arrays)
+    return {
+        name: _Channels(*(arrays[f"{index} {field}"] for field in ("low", "high", "power")))
+        for index, name in enumerate(names)
+    }
+
+
+def _observe(model: ov.Model, names: Sequence[str], images: Iterable[Image]) -> dict[str, Vector]:
+    """For the output of each named node, by its number, the fields of its :class:`_Channels`.
+
+    Uses the model up.
+    """
     axes = ops.constant([0, 2, 3])
     taps = []
     for tensor in (find_node(model, name).output(0) for name in names):
@@ -179,16 +200,18 @@ def _observe(
     compiled = compile_exact(with_outputs(model, taps))
     low, high, power = ([np.zeros(1)] * len(names) for _ in range(3))
     count = 0
-    for image in images:
-        values = [value.astype(np.float64) for value in compiled(image).values()]
+    for outputs in outputs_of(compiled, images):
+        values = [value.astype(np.float64) for value in outputs]
         low = [np.minimum(a, b) for a, b in zip(low, values[::3], strict=True)]
         high = [np.maximum(a, b) for a, b in zip(high, values[1::3], strict=True)]
         power = [a + b for a, b in zip(power, values[2::3], strict=True)]
         count += 1
     if count == 0:
         raise CalibrationError("equalization saw no data; give it at least one readable image")
-    rows = zip(names, low, high, power, strict=True)
-    return {name: _Channels(least, most, total / count) for name, least, most, total in rows}
+    found: dict[str, Vector] = {}
+    for index, (least, most, total) in enumerate(zip(low, high, power, strict=True)):
+        found |= {f"{index} low": least, f"{index} high": most, f"{index} power": total / count}
+    return found
 
 
 def _choose_factors(tensors: Sequence[_Tensor], seen: Sequence[_Channels]) -> list[Vector]:

@@ -15,7 +15,7 @@ import openvino as ov
 from numpy.lib.stride_tricks import sliding_window_view
 
 from detq.errors import CalibrationError, GraphError
-from detq.graph.execute import compile_exact
+from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import (
     constant_value,
     find_node,
@@ -164,8 +164,7 @@ def observe_moments(
         for layer in layers
     }
     count = 0
-    for image in images:
-        tensors = compiled(image)
+    for tensors in outputs_of(compiled, images):
         count += 1
         for index, layer in enumerate(layers):
             patches = _patches(tensors[index][0], layer, random)

@@ -8,6 +8,7 @@ lost or moved.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -18,6 +19,8 @@ from detq.errors import CalibrationError
 
 Counts = npt.NDArray[np.float64]
 
+_VALUES = ("bin_width", "low", "high", "mean_low", "mean_high", "zeros", "images")
+
 EXACT_COUNT = 2**24
 """calcHist counts in float32, which holds every integer up to here."""
 
@@ -27,7 +30,8 @@ class ActivationStatistics:
     """What calibration knows about one tensor, or one channel of it.
 
     ``positive`` and ``negative`` count values by magnitude, without the exact zeros, in bins of
-    ``bin_width``; both have the same length, which covers the largest magnitude seen.
+    ``bin_width``; both have the same length, which covers the largest magnitude seen. They may
+    count a sample of the values; ``low`` and ``high`` are the extremes of all.
     ``mean_low`` and ``mean_high`` are the means over images of each image's minimum and maximum.
     """
 
@@ -52,6 +56,38 @@ class ActivationStatistics:
         return max(self.high, -self.low)
 
 
+def pack(statistics: Sequence[ActivationStatistics]) -> dict[str, Counts]:
+    """Statistics as arrays, to be kept in a file; :func:`unpack` is the way back."""
+    return {
+        "positive": np.concatenate([each.positive for each in statistics]),
+        "negative": np.concatenate([each.negative for each in statistics]),
+        "values": np.array(
+            [
+                [len(each.positive), *(getattr(each, name) for name in _VALUES)]
+                for each in statistics
+            ]
+        ),
+    }
+
+
+def unpack(arrays: Mapping[str, Counts]) -> list[ActivationStatistics]:
+    """What :func:`pack` was given. Raises KeyError or ValueError for anything else."""
+    counts = arrays["values"][:, 0].astype(int)
+    ends = np.cumsum(counts)[:-1]
+    rows = zip(
+        np.split(arrays["positive"], ends),
+        np.split(arrays["negative"], ends),
+        arrays["values"][:, 1:].tolist(),
+        strict=True,
+    )
+    return [
+        ActivationStatistics(
+            positive=positive, negative=negative, **dict(zip(_VALUES, values, strict=True))
+        )
+        for positive, negative, values in rows
+    ]
+
+
 @dataclass
 class HistogramObserver:
     """Collects :class:`ActivationStatistics` image by image.
@@ -67,13 +103,18 @@ class HistogramObserver:
     _highs: list[float] = field(default_factory=list)
     _zeros: int = 0
 
-    def update(self, *tensors: npt.NDArray[np.float32]) -> None:
+    def update(
+        self,
+        *tensors: npt.NDArray[np.float32],
+        extremes: Sequence[float] = (),
+    ) -> None:
         """Add one image's values: float32 tensors of any shape, several where they share a grid.
 
-        Raises CalibrationError for an infinite or undefined value.
+        ``extremes`` are the image's if ``tensors`` hold a sample of its values only. Raises
+        CalibrationError for an infinite or undefined value.
         """
-        low = float(np.min([values.min() for values in tensors]))
-        high = float(np.max([values.max() for values in tensors]))
+        low = float(np.min([*(values.min() for values in tensors), *extremes]))
+        high = float(np.max([*(values.max() for values in tensors), *extremes]))
         peak = max(high, -low)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise CalibrationError(

@@ -28,7 +28,6 @@ from detq.quant.calibration import (
     activation_nodes,
     activation_quantizers,
     choose_ranges,
-    observe,
     write_ranges,
 )
 from detq.quant.cost import convolution_seconds
@@ -36,6 +35,8 @@ from detq.quant.equalization import equalize
 from detq.quant.feedback import round_to_nearest, round_weights
 from detq.quant.histogram import ActivationStatistics
 from detq.quant.layer_choice import SplitChoice, choose_layers
+from detq.quant.observation import observe
+from detq.quant.observation_store import ObservationStore
 from detq.quant.overflow import limit_weight_pairs
 from detq.quant.placement import drop_idle_quantizers, place_quantizers, return_to_float
 from detq.quant.ranges import Range
@@ -99,11 +100,15 @@ class QuantizedDetector:
 
 
 def quantize_graph(
-    graph: DetectorGraph, recipe: Recipe, images: Images, progress: Progress | None = None
+    graph: DetectorGraph,
+    recipe: Recipe,
+    images: Images,
+    progress: Progress | None = None,
+    store: ObservationStore | None = None,
 ) -> QuantizedDetector:
     """Float detector graph -> INT8 detector graph; the one given is not changed.
 
-    ``progress`` hears of stages that do not read images.
+    ``progress`` hears of stages that do not read images; ``store`` keeps what was observed.
 
     Raises CalibrationError if ``images`` gives none, or unusable activations, and GraphError for a
     graph that is quantized already.
@@ -116,7 +121,7 @@ def quantize_graph(
     )
     exact = graph
     if recipe.equalize_channels:
-        exact, _ = equalize(graph, images("observing channels", None))
+        exact, _ = equalize(graph, images("observing channels", None), store)
     choices = _weigh_splits(exact, recipe, images, budget_s)
     chosen = {choice.name for choice in choices if choice.chosen}
     layers = chosen if recipe.weights.layers == "measured" else None
@@ -142,7 +147,7 @@ def quantize_graph(
         round_to_nearest(placed)
     unfinished = Unfinished(placed, split.graph.model)
     activations = _calibrate(
-        unfinished, quantizers, recipe, images, budget_s - spent_s, progress or _silent
+        unfinished, quantizers, recipe, images, store, budget_s - spent_s, progress or _silent
     )
     final, corrected = _finish(placed, recipe, images)
     return QuantizedDetector(
@@ -253,6 +258,7 @@ def _calibrate(
     quantizers: list[ActivationQuantizer],
     recipe: Recipe,
     images: Images,
+    store: ObservationStore | None,
     budget_s: float,
     progress: Progress,
 ) -> _Activations:
@@ -261,7 +267,9 @@ def _calibrate(
     methods = {q.name: getattr(recipe.ranges, q.part) for q in quantizers}
     if recipe.ranges.only_placement:
         return _Activations({}, methods, {})
-    statistics = observe(placed, quantizers, images("observing", None), bins=recipe.ranges.bins)
+    statistics = observe(
+        placed, quantizers, images("observing", None), bins=recipe.ranges.bins, store=store
+    )
     rules = recipe.ranges.all_by(FIRST_RULE) if recipe.ranges.is_searched else recipe.ranges
     symmetric = recipe.placement == "performance"
     ranges = choose_ranges(quantizers, statistics, rules, symmetric=symmetric)

@@ -25,10 +25,10 @@ from detq.quant.calibration import (
     activation_nodes,
     activation_quantizers,
     choose_ranges,
-    observe,
     write_ranges,
 )
 from detq.quant.feedback import round_to_nearest
+from detq.quant.observation import observe
 from detq.quant.output_error import output_error
 from detq.quant.placement import (
     drop_idle_quantizers,
