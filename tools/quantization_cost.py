@@ -1,33 +1,40 @@
-"""Wall time and peak memory of ``detq quantize`` beside ``nncf.quantize``: same graph, same images.
+"""Wall time and peak memory of detq's quantizer beside ``nncf.quantize``: same graph, same images.
 
-    python tools/quantization_cost.py IMAGES --model yolov6s --imgsz 640 --images 300 --rounds 3
+    python tools/quantization_cost.py IMAGES --recipe cfws_kl --recipe cfws_mse --rounds 3
 
-IMAGES is a folder (searched with its subfolders). The network has random weights and BatchNorm
-statistics of those images: time and memory do not depend on what was learned. Each run is a fresh
-process; the two tools take turns, so that a busy machine slows both.
+From a float IR on disk to an INT8 IR on disk. IMAGES is a folder (searched with its subfolders).
+The network has random weights and BatchNorm statistics of those images: time and memory do not
+depend on what was learned. Each run is a fresh process; the tools take turns, so that a busy
+machine slows both. In each round the first recipe observes the images, the others find its
+observations where they can use them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from detq.adapters import FloatModel, fuse_model
+from detq.api import load_recipe
 from detq.artifact import read_artifact, write_artifact
+from detq.data.calibration import readable_images
 from detq.data.images import list_images, read_image_bgr
 from detq.data.letterbox import Preprocess
 from detq.graph.convert import from_torch
 from detq.models import build, official
+from detq.quant.observation_store import ObservationStore
+from detq.quant.ptq import quantize_graph
 from detq.records import ModelSpec, placeholder_names
 
 WARM_UP_IMAGES = 8
@@ -64,6 +71,20 @@ def quantize_with_nncf(directory: Path, listing: Path) -> None:
     ov.save_model(model, directory.parent / "nncf.xml", compress_to_fp16=False)
 
 
+def quantize_with_detq(directory: Path, listing: Path, recipe: str) -> None:
+    """The same with detq; observations are kept beside the graph."""
+    import openvino as ov  # noqa: PLC0415
+
+    graph = read_artifact(directory)
+    paths = [Path(line) for line in listing.read_text().splitlines()]
+    calibration = readable_images(paths, Preprocess(graph.spec.size_hw))
+    store = ObservationStore(directory.parent / "observations", "these")
+    quantized = quantize_graph(
+        graph, load_recipe(recipe), lambda _, count: calibration.inputs(count), store=store
+    )
+    ov.save_model(quantized.graph.model, directory.parent / "detq.xml", compress_to_fp16=False)
+
+
 def cost_of(*command: str | Path) -> tuple[float, float]:
     """Seconds of wall time and peak memory in GiB of a process that must succeed."""
     started = time.monotonic()
@@ -82,11 +103,15 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recipe", default="cfws_kl")
-    parser.add_argument("--nncf", nargs=2, type=Path, metavar="ARGUMENT", help=argparse.SUPPRESS)
+    parser.add_argument("--recipe", action="append", help="may be repeated; cfws_kl by default")
+    parser.add_argument("--one", nargs=3, metavar="ARGUMENT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.nncf:
-        quantize_with_nncf(*arguments.nncf)
+    if arguments.one:
+        recipe, directory, listing = arguments.one[0], *map(Path, arguments.one[1:])
+        if recipe == "nncf.quantize":
+            quantize_with_nncf(directory, listing)
+        else:
+            quantize_with_detq(directory, listing, recipe)
         return
     paths = list(list_images(arguments.source))[: arguments.images]
     if len(paths) < arguments.images:
@@ -95,30 +120,17 @@ def main() -> None:
         directory, listing = Path(folder) / "float_openvino_model", Path(folder) / "images.txt"
         write_random_model(arguments.model, arguments.imgsz, paths, directory)
         listing.write_text("\n".join(str(path.resolve()) for path in paths))
-        data = Path(folder) / "data.yaml"
-        names = list(placeholder_names(80))
-        data.write_text(json.dumps({"train": "images.txt", "names": names}))  # JSON is YAML
-        detq = (sys.executable, "-c", "from detq.cli import main; main()", "quantize", directory)
-        options = ("--data", data, "--recipe", arguments.recipe, "--output", f"{folder}/int8")
-        commands = {
-            f"detq {arguments.recipe}": (*detq, *options, "--calib-images", arguments.images),
-            "nncf.quantize": (
-                sys.executable,
-                __file__,
-                arguments.source,
-                "--nncf",
-                directory,
-                listing,
-            ),
-        }
-        costs: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}
+        own = (sys.executable, __file__, arguments.source)
+        costs: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(arguments.rounds):
-            for label, command in commands.items():
-                costs[label].append(cost_of(*command))
+            shutil.rmtree(Path(folder) / "observations", ignore_errors=True)
+            for tool in ("nncf.quantize", *(arguments.recipe or ("cfws_kl",))):
+                costs[tool].append(cost_of(*own, "--one", tool, directory, listing))
+                print(f"{tool}: {costs[tool][-1][0]:.1f} s", file=sys.stderr, flush=True)
     print(f"{arguments.model} at {arguments.imgsz}, {arguments.images} images, medians:")
-    for label, values in costs.items():
+    for tool, values in costs.items():
         seconds, memory = (statistics.median(each) for each in zip(*values, strict=True))
-        print(f"  {label:18} {seconds:7.1f} s {memory:6.2f} GiB peak")
+        print(f"  {tool:18} {seconds:7.1f} s {memory:6.2f} GiB peak")
 
 
 if __name__ == "__main__":

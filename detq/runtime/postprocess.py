@@ -7,9 +7,12 @@ suppression is torchvision's (float32, overlap without "+1", equal scores in the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import openvino as ov
+from openvino import opset15 as ops
 
 from detq.data.letterbox import Letterbox
 from detq.errors import DetqError
@@ -19,7 +22,6 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 MAX_CANDIDATES = 30_000
-_BLOCK = 128  # candidates that are compared each with each at once
 _CLASS_OFFSET_PX = np.float32(4096)
 
 
@@ -58,13 +60,13 @@ def postprocess(
     """
     rows, class_ids = _candidates(predictions[4:], options)
     scores = predictions[4 + class_ids, rows]
-    # Best first; equal scores by location, then class.
-    order = np.lexsort((class_ids, rows, -scores))[:MAX_CANDIDATES]
-    rows, class_ids, scores = rows[order], class_ids[order], scores[order]
+    if len(scores) > MAX_CANDIDATES:
+        best = np.sort(np.argsort(-scores, kind="stable")[:MAX_CANDIDATES])
+        rows, class_ids, scores = rows[best], class_ids[best], scores[best]
     boxes = _corners(predictions[:4, rows])
     # Far apart, boxes of different classes cannot suppress each other.
     offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
-    kept = suppress(boxes + offsets, iou=options.iou, limit=options.max_detections)
+    kept = suppress(boxes + offsets, scores, iou=options.iou, limit=options.max_detections)
     return Detections(
         boxes_xyxy_px=letterbox.to_original(boxes[kept]),
         scores=scores[kept],
@@ -72,53 +74,48 @@ def postprocess(
     )
 
 
-def suppress(boxes_xyxy: Floats, *, iou: float, limit: int) -> Indices:
-    """Greedy non-maximum suppression of [n, 4] boxes, best first -> indices of at most ``limit``.
+def suppress(boxes_xyxy: Floats, scores: Floats, *, iou: float, limit: int) -> Indices:
+    """Greedy non-maximum suppression of [n, 4] boxes with (n,) scores -> at most ``limit`` indices.
 
-    Exact in float32, as torchvision is. ``cv2.dnn.NMSBoxesBatched`` works in float64 and takes any
-    two boxes without area for the same one.
+    Best first, and of equal scores the first. By OpenVINO, in float32 as torchvision's is;
+    ``cv2.dnn.NMSBoxesBatched`` works in float64 and takes any two boxes without area for the same
+    one.
     """
-    kept = np.empty(0, np.int64)
-    for start in range(0, len(boxes_xyxy), _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, len(boxes_xyxy)))
-        if kept.size:
-            block = block[~_overlap(boxes_xyxy[kept], boxes_xyxy[block], iou).any(axis=0)]
-        kept = np.concatenate([kept, block[_survivors(boxes_xyxy[block], iou)]])
-        if len(kept) >= limit:
-            return kept[:limit]
-    return kept
+    if not len(boxes_xyxy):
+        return np.empty(0, np.int64)
+    request = _suppressor().create_infer_request()
+    request.infer(
+        {
+            "boxes": boxes_xyxy[None],
+            "scores": scores[None, None],
+            "limit": np.array(limit),
+            # OpenVINO also suppresses at an overlap of exactly its threshold.
+            "iou": np.nextafter(np.array(iou, np.float32), np.float32(np.inf)),
+        }
+    )
+    return np.array(request.get_output_tensor(0).data[:, 2], np.int64)  # (batch, class, index)
 
 
-def _survivors(boxes_xyxy: Floats, iou: float) -> list[int]:
-    """Non-maximum suppression by the matrix of all overlaps; best first."""
-    overlaps = _overlap(boxes_xyxy, boxes_xyxy, iou)
-    alive = np.ones(len(boxes_xyxy), bool)
-    survivors = []
-    for index, row in enumerate(overlaps):
-        if alive[index]:
-            survivors.append(index)
-            alive &= ~row
-    return survivors
-
-
-def _overlap(boxes: Floats, others: Floats, iou: float) -> npt.NDArray[np.bool_]:
-    """[n, 4] and [m, 4] corners -> [n, m], True where two overlap by more than ``iou``."""
-    low, high = np.split(np.ascontiguousarray(boxes.T), 2)  # [2, n]: left and top, right and bottom
-    other_low, other_high = np.split(np.ascontiguousarray(others.T), 2)
-    sides = np.minimum(high[:, :, None], other_high[:, None])
-    sides -= np.maximum(low[:, :, None], other_low[:, None])
-    shared = np.multiply(*np.maximum(sides, 0, out=sides))
-    areas, other_areas = np.multiply(*(high - low)), np.multiply(*(other_high - other_low))
-    with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0 overlaps nothing
-        overlap: Floats = shared / (areas[:, None] + other_areas - shared)
-        return overlap > iou
+@cache
+def _suppressor() -> ov.CompiledModel:
+    """Non-maximum suppression of any number of boxes of one class."""
+    boxes = ops.parameter(ov.PartialShape([1, -1, 4]), np.float32, name="boxes")
+    scores = ops.parameter(ov.PartialShape([1, 1, -1]), np.float32, name="scores")
+    limit = ops.parameter([], np.int64, name="limit")
+    iou = ops.parameter([], np.float32, name="iou")
+    parameters = [boxes, scores, limit, iou]
+    for parameter in parameters:
+        parameter.output(0).set_names({parameter.get_friendly_name()})
+    kept = ops.non_max_suppression(*parameters, ops.constant(np.float32(-np.inf)))
+    model = ov.Model([ops.result(kept.output(0))], parameters, "suppression")
+    return ov.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
 
 
 def _candidates(scores: Floats, options: PostprocessOptions) -> tuple[Indices, Indices]:
-    """[nc, N] scores -> locations and classes of those above the confidence, in any order."""
+    """[nc, N] scores -> locations and classes of those above the confidence, by location."""
     above = scores > options.confidence
     if options.multi_label:
-        class_ids, rows = np.nonzero(above)
+        rows, class_ids = np.nonzero(above.T)
         return rows, class_ids
     rows = np.flatnonzero(above.any(axis=0))
     return rows, scores[:, rows].argmax(axis=0)
