@@ -29,6 +29,14 @@ settings.load_profile("detq")
 COLOURS = ("red", "green", "blue")
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What a cache holds changes no test, and no test leaves anything in the user's."""
+    monkeypatch.setenv("DETQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and checkpoints; tests that need it skip where it is absent."""

@@ -151,6 +151,26 @@ def test_stages_are_reported_from_nothing_to_all(
         assert steps[-1] in ((1, 1), (2, 2)), stage
 
 
+def test_a_second_recipe_finds_what_the_first_one_observed(
+    colour_graph: DetectorGraph, colour_images: Path
+) -> None:
+    stages: list[str] = []
+    config, again = _config(colour_images, train="."), []
+    for recipe in ("minmax", "kl", "minmax"):
+        stages.clear()
+        result = detq.quantize(
+            colour_graph,
+            data=config,
+            recipe=recipe,
+            progress=lambda stage, done, total: stages.append(stage),
+        )
+        again.append((result.quantized.decisions, "observing" in stages))
+    (first, observed), *others = again
+    assert observed
+    assert not any(observed for _, observed in others)
+    assert others[-1][0] == first
+
+
 def test_broken_int8_model_is_not_handed_out(bccd_graph: DetectorGraph, shared: Path) -> None:
     """Ranges that keep half of the activations: everything large is clipped away."""
     ranges = {"backbone": "percentile", "neck": "percentile", "head": "percentile"}
