@@ -34,7 +34,11 @@ NETWORKS = {  # depths, widths and strides of stage0 to stage4
     "A": ((1, 2, 3, 5, 1), (16, 48, 96, 128, 320), (1, 2, 2, 1, 2)),
     "B": ((1, 3, 4, 8, 1), (16, 32, 64, 96, 256), (1, 2, 2, 1, 2)),
 }
-ORIGINAL_NAMES = {"branches.0.": "rbr_dense.", "pointwise.": "rbr_1x1.", "identity.": "rbr_identity."}
+ORIGINAL_NAMES = {
+    "branches.0.": "rbr_dense.",
+    "pointwise.": "rbr_1x1.",
+    "identity.": "rbr_identity.",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def read_images(path: Path) -> Images:
 
 def normalized(pixels: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> float32 with mean 0, channels last."""
-    mean, std = (torch.tensor(value, device=pixels.device).view(1, 3, 1, 1) for value in (MEAN, STD))
+    mean, std = (
+        torch.tensor(value, device=pixels.device).view(1, 3, 1, 1) for value in (MEAN, STD)
+    )
     images = (pixels.float() / 255 - mean) / std
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -144,9 +150,10 @@ def save(
     """The original repository's keys; replaced in one step, so that a stop loses nothing."""
     state = dict[str, Tensor]()
     for key, tensor in network.state_dict().items():
+        name = key
         for ours, original in ORIGINAL_NAMES.items():
-            key = key.replace(ours, original)
-        state[key] = tensor.cpu().contiguous()
+            name = name.replace(ours, original)
+        state[name] = tensor.cpu().contiguous()
     document = {
         "state_dict": state,
         "names": list(images.class_names),
@@ -192,15 +199,21 @@ def train(arguments: argparse.Namespace) -> None:
             losses.append(float(loss))
             schedule.done += 1
             if len(losses) % 50 == 0:
-                print(f"  batch {len(losses)}/{per_epoch} loss {np.mean(losses[-50:]):.3f} "
-                      f"progress {schedule.progress():.3f}", flush=True)
+                print(
+                    f"  batch {len(losses)}/{per_epoch} loss {np.mean(losses[-50:]):.3f} "
+                    f"progress {schedule.progress():.3f}",
+                    flush=True,
+                )
             if schedule.progress() >= 1:
                 break
         top1 = accuracy(network, held_out, device)
         save(network, architecture, strides, data, arguments.output)
         elapsed = time.monotonic() - schedule.started
-        print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, top-1 {top1:.2f}%, "
-              f"{elapsed:.0f} s, {schedule.progress():.0%}", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, top-1 {top1:.2f}%, "
+            f"{elapsed:.0f} s, {schedule.progress():.0%}",
+            flush=True,
+        )
         if schedule.progress() >= 1:
             break
     print(f"wrote {arguments.output}")

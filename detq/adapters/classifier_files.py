@@ -40,7 +40,9 @@ def read_classifier_file(path: Path) -> StoredModel | None:
                 tensors[key] = torch.from_numpy(archive.read(key, stored))
             return build_classifier(tensors, facts)
         except DetqError as error:
-            raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+            raise CheckpointError(
+                str(error) if str(path) in str(error) else f"{path}: {error}"
+            ) from None
 
 
 def read_plain_safetensors(path: Path) -> StoredModel | None:

@@ -156,9 +156,7 @@ def infer_architecture(tensors: Mapping[str, Tensor], facts: Facts) -> Classifie
         match = _LAYER.fullmatch(key)
         if match is not None:
             parts.setdefault(match["layer"], set()).add(match["rest"])
-    stages = [
-        list(names) for _, names in groupby(sorted(parts, key=_order), key=lambda n: _stage(n))
-    ]
+    stages = [list(names) for _, names in groupby(sorted(parts, key=_order), key=_stage)]
     strides = facts.strides or tuple(
         1 if _stage(names[0]).startswith(_CONTINUED) else 2 for names in stages
     )

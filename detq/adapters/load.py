@@ -18,6 +18,7 @@ from detq.models.classifiers import ChainClassifier
 from detq.models.fuse import fuse
 from detq.records import ModelSpec, ReparamConvolution, SizeHW
 
+
 def _read_torch(path: Path) -> StoredModel:
     """What ``torch.save`` wrote: a classifier's state dict, or a detector."""
     return read_classifier_file(path) or read_yolov6(path)
@@ -40,7 +41,8 @@ class FloatModel:
     """A torch network in evaluation mode, float32, and what its tensors do not say.
 
     ``module`` maps images [B, 3, H, W] (RGB, 0..1) to predictions [B, 4+nc, N]: cx, cy, w, h in
-    input pixels, then class scores; a classifier's to scores [B, nc]. ``spec.reparameterized`` is empty until it is fused.
+    input pixels, then class scores; a classifier's to scores [B, nc].
+    ``spec.reparameterized`` is empty until it is fused.
     """
 
     module: nn.Module

@@ -204,9 +204,13 @@ class _Machine:
     def push_storage(self) -> None:
         reference = self.stack.pop()
         match reference:
-            case (
-                ("storage", Global(name=kind), str(key), str(), int(count))
-                | ("storage", Global(name=kind), str(key), str(), int(count), None)
+            case ("storage", Global(name=kind), str(key), str(), int(count)) | (
+                "storage",
+                Global(name=kind),
+                str(key),
+                str(),
+                int(count),
+                None,
             ):
                 if kind in STORAGE_DTYPES and count >= 0:
                     storage = Storage(key, STORAGE_DTYPES[kind], count)

@@ -35,12 +35,13 @@ def read_class_folders(folder: Path) -> DatasetConfig:
     Raises DataError if there is no such folder.
     """
     splits = {name: name for name in SPLIT_NAMES if (folder / name).is_dir()}
-    if not splits:
-        splits = dict.fromkeys(SPLIT_NAMES, ".")
+    splits = splits or dict.fromkeys(SPLIT_NAMES, ".")
     names = sorted({path.name for split in splits.values() for path in _folders(folder / split)})
     if not names:
         raise DataError(f"{folder}: no folders of images, one per class; pass those or a YAML")
-    return DatasetConfig(path=folder.resolve(), names=dict(enumerate(names)), **splits)
+    return DatasetConfig.model_validate(
+        {"path": folder.resolve(), "names": dict(enumerate(names)), **splits}
+    )
 
 
 def load_labelled_split(config: DatasetConfig, name: str) -> LabelledSplit:

@@ -159,8 +159,10 @@ class ReparamLayer(nn.Module):
             y = y + term
         if self.squeeze_before is not None:
             y = self.squeeze_before(y)
-        y = self.act(y)
-        return y if self.squeeze_after is None else self.squeeze_after(y)
+        activated: Tensor = self.act(y)
+        if self.squeeze_after is not None:
+            activated = self.squeeze_after(activated)
+        return activated
 
     def _terms(self, x: Tensor) -> Iterator[Tensor]:
         for module in (self.fused, *self.branches, self.pointwise, self.identity):
@@ -175,7 +177,9 @@ class ChainClassifier(nn.Module):
         super().__init__()
         self.layer_names = [layer.name for layer in architecture.layers]
         self.deployed = [
-            f"{layer.name}.fused" for layer in architecture.layers if layer.fused and layer.kernel > 1
+            f"{layer.name}.fused"
+            for layer in architecture.layers
+            if layer.fused and layer.kernel > 1
         ]
         for layer in architecture.layers:
             *path, last = layer.name.split(".")

@@ -41,9 +41,7 @@ class Classifier(CompiledGraph):
         return next(classify_stream(self, [image_bgr]))
 
 
-def classify_stream(
-    classifier: Classifier, images_bgr: Iterable[ImageBGR]
-) -> Generator[Ranking]:
+def classify_stream(classifier: Classifier, images_bgr: Iterable[ImageBGR]) -> Generator[Ranking]:
     """The best classes of each image, in order; several are in flight at once.
 
     Raises what :meth:`Classifier.classify` and the source raise.
