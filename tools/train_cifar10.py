@@ -8,7 +8,8 @@ strides, the class names, the size and the normalisation.
     python tools/train_cifar10.py --network A --epochs 16 --output runs/cifar10/repvgg_a.pth
 
 With ``--minutes`` the learning rate falls by the clock, so that the run ends in time; the same
-seed then need not give the same weights.
+seed then need not give the same weights. A stopped run goes on with ``--resume``: what it did is
+kept after every epoch. ``--epochs`` and ``--minutes`` then count what is left.
 """
 
 from __future__ import annotations
@@ -104,12 +105,13 @@ class Schedule:
     seconds: float | None
     done: int = 0
     started: float = 0.0
+    resumed_at: float = 0.0  # the progress that an earlier run made
 
     def progress(self) -> float:
         share = self.done / self.batches
         if self.seconds is not None:
             share = max(share, (time.monotonic() - self.started) / self.seconds)
-        return min(share, 1.0)
+        return min(self.resumed_at + (1 - self.resumed_at) * share, 1.0)
 
     def learning_rate(self, peak: float) -> float:
         """Up in the first eighth, then down a half cosine."""
@@ -180,6 +182,13 @@ def train(arguments: argparse.Namespace) -> None:
     seconds = arguments.minutes * 60 if arguments.minutes else None
     schedule = Schedule(arguments.epochs * per_epoch, seconds, started=time.monotonic())
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    state_path = arguments.output.with_suffix(".state")
+    if arguments.resume:
+        state = torch.load(state_path, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        schedule.resumed_at = state["progress"]
     for epoch in range(arguments.epochs):
         order = torch.randperm(len(data.labels), generator=generator)
         losses = list[float]()
@@ -196,7 +205,7 @@ def train(arguments: argparse.Namespace) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
             schedule.done += 1
             if len(losses) % 50 == 0:
                 print(
@@ -208,6 +217,15 @@ def train(arguments: argparse.Namespace) -> None:
                 break
         top1 = accuracy(network, held_out, device)
         save(network, architecture, strides, data, arguments.output)
+        torch.save(
+            {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(),
+                "progress": schedule.progress(),
+            },
+            state_path,
+        )
         elapsed = time.monotonic() - schedule.started
         print(
             f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, top-1 {top1:.2f}%, "
@@ -230,6 +248,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.15, help="the highest learning rate")
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--reduced", type=float, default=0.55, help="share on 24x24 pixels")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where a stopped run of this output was"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

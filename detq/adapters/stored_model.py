@@ -31,7 +31,10 @@ class StoredModel:
     @property
     def family(self) -> str:
         """What its blocks are."""
-        return "yolov6" if self.task == "detect" else "repvgg"
+        if not isinstance(self.architecture, ClassifierArchitecture):
+            return "yolov6"
+        pointwise = any(layer.kernel == 1 for layer in self.architecture.layers)
+        return "mobileone" if pointwise else "repvgg"
 
     @property
     def parameter_count(self) -> int:
