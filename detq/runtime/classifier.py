@@ -29,7 +29,7 @@ class Classifier(CompiledGraph):
 
     def __init__(self, graph: DetectorGraph, *, options: RuntimeOptions | None = None) -> None:
         if graph.spec.task != "classify":
-            raise DetqError(f"{graph.spec.name}: is a detector, no classifier")
+            raise DetqError(f"{graph.spec.name}: is a detector, no classifier; use detq.detector")
         super().__init__(graph, options=options)
         self.preprocess = CentreCrop(graph.spec.size_hw)
 

@@ -103,7 +103,9 @@ class Detector(CompiledGraph):
         self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
         self.postprocess = postprocess
         if graph.spec.task != "detect":
-            raise DetqError(f"{graph.spec.name}: classifies images, it detects nothing in them")
+            raise DetqError(
+                f"{graph.spec.name}: classifies images, it finds no boxes; use detq.classifier"
+            )
         if self.preprocess.size_hw != graph.spec.size_hw:
             raise DetqError(
                 f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
