@@ -141,7 +141,7 @@ def quantize(
                 memory=directory.with_name(f"{directory.name}.guard.json"),
                 progress=_labelled(report, recipes[-1].name if compare else ""),
             )
-        rows: list[EvalResult] | list[TopResult] = []
+        rows: list[EvalResult | TopResult] = []
         if measurable:
             graphs = {each.quantized.recipe.name: each.graph for each in results}
             rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
@@ -289,6 +289,7 @@ def predict(
         if graph.spec.task == "classify":
             classified = api.classify(graph, source, progress=report)
             console.print_classes(classified)
+            console.note("no pictures: a classifier finds no boxes")
             console.write_json(json_file, {"images": [asdict(each) for each in classified]})
             return
         predictions = api.predict(
@@ -448,7 +449,7 @@ def _evaluate_all(
     split: str,
     preset: str,
     report: Progress,
-) -> list[EvalResult] | list[TopResult]:
+) -> list[EvalResult | TopResult]:
     """The scores of each graph on one split, under the names given."""
     return [
         _evaluate(label, graph, dataset, split, preset, _labelled(report, label))
@@ -463,7 +464,7 @@ def _evaluate(
     split: str,
     preset: str,
     progress: Progress,
-) -> Any:
+) -> EvalResult | TopResult:
     """An EvalResult for a detector, a TopResult for a classifier, under the name given."""
     from detq import api
 
@@ -475,7 +476,7 @@ def _evaluate(
 
 
 def _print_quantization(
-    rows: list[EvalResult] | list[TopResult],
+    rows: list[EvalResult | TopResult],
     speeds: tuple[BenchResult, BenchResult],
     result: QuantizationResult,
     measured: dict[str, Any],

@@ -96,7 +96,7 @@ def warn(message: str) -> None:
     stderr.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
 
 
-def print_scores(results: Sequence[EvalResult] | Sequence[TopResult]) -> None:
+def print_scores(results: Sequence[EvalResult | TopResult]) -> None:
     """The table that suits the task."""
     accuracies = [result for result in results if isinstance(result, TopResult)]
     if accuracies:

@@ -212,6 +212,21 @@ def _branches(node: fx.Node, modules: dict[str, nn.Module]) -> list[_Branch] | N
 
 def _expand(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> list[_Branch]:
     """What ``node`` adds up; a tensor that is no linear function is the identity of itself."""
+    if (combined := _combined(node, modules, channels)) is not None:
+        return combined
+    module = _module_of(node, modules)
+    if module is None:
+        return [_identity(node, channels)]
+    source, path = cast(fx.Node, node.args[0]), str(node.target)
+    if isinstance(module, _PASSED):
+        return _inner(source, modules, channels, reader=node)
+    if isinstance(module, _NORMS):
+        return _normalized(_inner(source, modules, channels, reader=node), path, module)
+    return [_own_branch(source, path, module, channels)]
+
+
+def _combined(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> list[_Branch] | None:
+    """The branches of a sum, a difference or a scaled tensor; None for any other node."""
     if _is_addition(node):
         return [
             branch
@@ -223,15 +238,7 @@ def _expand(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> list
         return [*first, *_scaled(second, -torch.ones(channels))]
     if (product := _scaling(node, channels)) is not None:
         return _scaled(_inner(product[0], modules, channels, reader=node), product[1])
-    module = _module_of(node, modules)
-    if module is None:
-        return [_identity(node, channels)]
-    source, path = cast(fx.Node, node.args[0]), str(node.target)
-    if isinstance(module, _PASSED):
-        return _inner(source, modules, channels, reader=node)
-    if isinstance(module, _NORMS):
-        return _normalized(_inner(source, modules, channels, reader=node), path, module)
-    return [_own_branch(source, path, module, channels)]
+    return None
 
 
 def _inner(
