@@ -16,16 +16,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import openvino as ov
 import yaml
 
+from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import PADDING_GREY, official_shrink
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec, ReparamConvolution
+from detq.records import ModelSpec, ReparamConvolution, Task
 
 METADATA = "metadata.yaml"
 REPORT = "report.html"
@@ -154,7 +155,7 @@ def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:
         "description": f"{spec.name}, exported by detq",
         "author": "detq",
         "version": version("detq"),
-        "task": "detect",
+        "task": spec.task,
         "stride": max(spec.strides),
         "batch": 1,
         "imgsz": list(spec.size_hw),
@@ -169,14 +170,17 @@ def _detq_keys(spec: ModelSpec) -> dict[str, Any]:
         "family": spec.family,
         "strides": list(spec.strides),
         "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
-        "preprocess": {
-            "colors": "RGB",
-            "scale": "1/255",
-            "padding": PADDING_GREY,
-            "shrink": official_shrink(spec.name, spec.size_hw),
-        },
+        "preprocess": _preprocess_keys(spec),
         "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
     }
+
+
+def _preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
+    common = {"colors": "RGB", "scale": "1/255"}
+    if spec.task == "classify":
+        return {**common, "resize": "shorter side", "crop": CROP_SHARE}
+    shrink = official_shrink(spec.name, spec.size_hw)
+    return {**common, "padding": PADDING_GREY, "shrink": shrink}
 
 
 def _only_xml(directory: Path) -> Path:
@@ -204,6 +208,13 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
+def _known_task(task: object) -> Task:
+    for known in get_args(Task):
+        if task == known:
+            return cast(Task, known)
+    raise ValueError(f"task {task!r} is none of {', '.join(get_args(Task))}")
+
+
 def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
     details = metadata.get("detq") or {}
     try:
@@ -219,6 +230,7 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
                 ReparamConvolution(name, part)
                 for name, part in details.get("reparameterized", {}).items()
             ),
+            task=_known_task(metadata.get("task", "detect")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ import numpy as np
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import BenchResult
-from detq.runtime.detector import Detector
+from detq.runtime.detector import CompiledGraph
 from detq.runtime.execution import constant_bytes
 from detq.runtime.options import RuntimeOptions
 
@@ -41,7 +41,7 @@ def bench(
     """
     if rounds < 1:
         raise DetqError(f"bench: rounds must be 1 or more, got {rounds}")
-    detectors = [Detector(graph, options=replace(options, requests=1)) for graph in graphs]
+    detectors = [CompiledGraph(graph, options=replace(options, requests=1)) for graph in graphs]
     steps = rounds + bursts * len(graphs)
     tell = progress or _silent
     latencies_ms = _latencies(detectors, rounds, lambda done: tell(done, steps))
@@ -59,7 +59,7 @@ def bench(
 
 
 def _latencies(
-    detectors: Sequence[Detector], rounds: int, progress: Callable[[int], None]
+    detectors: Sequence[CompiledGraph], rounds: int, progress: Callable[[int], None]
 ) -> Milliseconds:
     """[rounds, models]"""
     inputs = [_noise(detector) for detector in detectors]
@@ -83,7 +83,7 @@ def _rates(
     progress: Callable[[int], None],
 ) -> list[tuple[float, int]]:
     """Images per second of each model, and how many were in flight: medians of the bursts."""
-    detectors = [Detector(graph, options=options) for graph in graphs]
+    detectors = [CompiledGraph(graph, options=options) for graph in graphs]
     inputs = [_noise(detector) for detector in detectors]
     rates = np.zeros((bursts, len(graphs)))
     for number in range(-1, bursts):  # the first warms up
@@ -100,12 +100,12 @@ def _rates(
     ]
 
 
-def _noise(detector: Detector) -> np.ndarray:
+def _noise(detector: CompiledGraph) -> np.ndarray:
     shape = (1, *detector.spec.size_hw, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _result(detector: Detector, own_ms: Milliseconds, first_ms: Milliseconds) -> BenchResult:
+def _result(detector: CompiledGraph, own_ms: Milliseconds, first_ms: Milliseconds) -> BenchResult:
     latency_ms = float(np.median(own_ms))
     return BenchResult(
         model=detector.spec.name,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from detq.api import Progress, QuantizationResult
     from detq.config import DatasetConfig
     from detq.graph.detector_graph import DetectorGraph
-    from detq.records import BenchResult, EvalResult
+    from detq.records import BenchResult, EvalResult, TopResult
 
 app = typer.Typer(
     name="detq",
@@ -94,7 +94,7 @@ def quantize(
     output: Annotated[Path | None, typer.Option(help="Directory to write.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Quantize a detector to INT8, measure what it lost, and write the exported directory."""
+    """Quantize a model to INT8, measure what it lost, and write the exported directory."""
     from detq import api, console
     from detq.artifact import check_writable
 
@@ -108,7 +108,10 @@ def quantize(
         dataset = api.load_dataset(data, progress=report)
         graph = api.load(model, imgsz=size, progress=report)
         judged = split or "val"
-        measurable = (split or dataset.val) is not None and api.has_ground_truth(dataset, judged)
+        task = graph.spec.task
+        measurable = (split or dataset.val) is not None and api.has_ground_truth(
+            dataset, judged, task=task
+        )
         # All is quantized before anything is measured: what can go wrong goes wrong first.
         results = []
         for chosen in recipes:
@@ -138,7 +141,7 @@ def quantize(
                 memory=directory.with_name(f"{directory.name}.guard.json"),
                 progress=_labelled(report, recipes[-1].name if compare else ""),
             )
-        rows = []
+        rows: list[EvalResult | TopResult] = []
         if measurable:
             graphs = {each.quantized.recipe.name: each.graph for each in results}
             rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
@@ -172,7 +175,7 @@ def evaluate(
     preset: Preset = "yolov6",
     json_file: Json = None,
 ) -> None:
-    """COCO mAP of one or more models on one split."""
+    """COCO mAP, or top-1 and top-5, of one or more models on one split."""
     from detq import api, console
 
     console.check_file(json_file)
@@ -181,16 +184,12 @@ def evaluate(
     with console.progress_bars() as report:
         dataset = api.load_dataset(data, progress=report)
         graphs = [api.load(model, imgsz=size, progress=report) for model in models]
+        if len({graph.spec.task for graph in graphs}) > 1:
+            raise ConfigError("detectors and classifiers share no table: evaluate them apart")
         for model, graph in zip(models, graphs, strict=True):
-            result = api.evaluate(
-                graph,
-                data=dataset,
-                split=split,
-                preset=preset,
-                progress=_labelled(report, str(model) if len(models) > 1 else ""),
-            )
-            rows.append(replace(result, model=str(model)))
-    console.print_evaluations(rows)
+            progress = _labelled(report, str(model) if len(models) > 1 else "")
+            rows.append(_evaluate(str(model), graph, dataset, split, preset, progress))
+    console.print_scores(rows)
     console.write_json(json_file, {"models": [asdict(row) for row in rows]})
 
 
@@ -232,6 +231,8 @@ def bench(
     size = _size(imgsz)
     with console.progress_bars() as report:
         graphs = [api.load(model, imgsz=size, progress=report) for model in models]
+        if source is not None and any(graph.spec.task != "detect" for graph in graphs):
+            raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
         machine = describe_machine(threads=threads)
         results = api.bench(
             graphs,
@@ -279,19 +280,20 @@ def predict(
     iou: Annotated[float, typer.Option(help="Overlap above which boxes are one object.")] = 0.45,
     json_file: Json = None,
 ) -> None:
-    """Draw the detections of a model on images."""
+    """Draw the detections of a model on images; of a classifier, tell the best classes."""
     from detq import api, console
 
     console.check_file(json_file)
     with console.progress_bars() as report:
+        graph = api.load(model, imgsz=_size(imgsz), progress=report)
+        if graph.spec.task == "classify":
+            classified = api.classify(graph, source, progress=report)
+            console.print_classes(classified)
+            console.note("no pictures: a classifier finds no boxes")
+            console.write_json(json_file, {"images": [asdict(each) for each in classified]})
+            return
         predictions = api.predict(
-            model,
-            source,
-            output=output,
-            imgsz=_size(imgsz),
-            confidence=confidence,
-            iou=iou,
-            progress=report,
+            graph, source, output=output, confidence=confidence, iou=iou, progress=report
         )
     console.print_predictions(predictions)
     console.note(f"pictures in {output}")
@@ -447,20 +449,34 @@ def _evaluate_all(
     split: str,
     preset: str,
     report: Progress,
-) -> list[EvalResult]:
-    """mAP of each graph on one split, under the names given."""
+) -> list[EvalResult | TopResult]:
+    """The scores of each graph on one split, under the names given."""
+    return [
+        _evaluate(label, graph, dataset, split, preset, _labelled(report, label))
+        for label, graph in graphs.items()
+    ]
+
+
+def _evaluate(
+    label: str,
+    graph: DetectorGraph,
+    dataset: DatasetConfig,
+    split: str,
+    preset: str,
+    progress: Progress,
+) -> EvalResult | TopResult:
+    """An EvalResult for a detector, a TopResult for a classifier, under the name given."""
     from detq import api
 
-    results = []
-    for label, graph in graphs.items():
-        progress = _labelled(report, label)
-        result = api.evaluate(graph, data=dataset, split=split, preset=preset, progress=progress)
-        results.append(replace(result, model=label))
-    return results
+    if graph.spec.task == "classify":
+        top = api.evaluate_classifier(graph, data=dataset, split=split, progress=progress)
+        return replace(top, model=label)
+    result = api.evaluate(graph, data=dataset, split=split, preset=preset, progress=progress)
+    return replace(result, model=label)
 
 
 def _print_quantization(
-    rows: list[EvalResult],
+    rows: list[EvalResult | TopResult],
     speeds: tuple[BenchResult, BenchResult],
     result: QuantizationResult,
     measured: dict[str, Any],
@@ -468,10 +484,12 @@ def _print_quantization(
 ) -> None:
     from detq import console
 
+    is_classifier = result.graph.spec.task == "classify"
+    metric = "top-1" if is_classifier else "mAP"
     if rows:
-        console.print_evaluations(rows)
+        console.print_scores(rows)
     else:
-        console.note(f"split {measured['split']} has no ground truth: mAP was not measured")
+        console.note(f"split {measured['split']} has no ground truth: {metric} was not measured")
     console.print_latency(*speeds, LATENCY_ROUNDS)
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
     quantized = result.quantized
@@ -499,5 +517,6 @@ def _print_quantization(
         console.warn(f"{len(result.calibration.skipped)} damaged images skipped: {names}")
     if overlap := measured["calibration_images_in_split"]:
         console.warn(
-            f"{overlap} calibration images are also in split {measured['split']}: its mAP flatters"
+            f"{overlap} calibration images are also in split {measured['split']}: "
+            f"its {metric} flatters"
         )

@@ -28,7 +28,15 @@ from detq.artifact import check_creatable
 from detq.errors import ArtifactError
 from detq.programs import ProgramSpeed
 from detq.quickstart import Quickstart
-from detq.records import BenchResult, EvalResult, LayerTime, Machine, Prediction
+from detq.records import (
+    BenchResult,
+    Classified,
+    EvalResult,
+    LayerTime,
+    Machine,
+    Prediction,
+    TopResult,
+)
 from detq.report.layers import LayerReport
 
 SCHEMA = 1
@@ -86,6 +94,34 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """A line that the person should not miss, on stderr."""
     stderr.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
+
+
+def print_scores(results: Sequence[EvalResult | TopResult]) -> None:
+    """The table that suits the task."""
+    accuracies = [result for result in results if isinstance(result, TopResult)]
+    if accuracies:
+        print_accuracies(accuracies)
+    else:
+        print_evaluations([result for result in results if isinstance(result, EvalResult)])
+
+
+def print_accuracies(results: Sequence[TopResult]) -> None:
+    """Top-1 and top-5; with several models also the difference to the first."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for heading in ("top-1", "top-5", "vs first", "images", "precision", "MB"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            escape(result.model),
+            f"{result.top1:.2f}",
+            f"{result.top5:.2f}",
+            f"{result.top1 - results[0].top1:+.2f}",
+            str(result.images),
+            result.precision,
+            f"{result.size_mb:.1f}",
+        )
+    stdout.print(table)
 
 
 def print_evaluations(results: Sequence[EvalResult]) -> None:
@@ -270,6 +306,13 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
         stdout.print(
             f"{prediction.file}: {found or 'nothing found'}", markup=False, highlight=False
         )
+
+
+def print_classes(images: Sequence[Classified]) -> None:
+    """One line per image: its best classes with their scores in percent."""
+    for image in images:
+        best = ", ".join(f"{found.label} {100 * found.score:.1f}%" for found in image.classes)
+        stdout.print(f"{image.file}: {best}", markup=False, highlight=False)
 
 
 def quickstart_document(outcome: Quickstart) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from detq.errors import DetqError
 
 Part = Literal["backbone", "neck", "head"]
+Task = Literal["detect", "classify"]
 SizeHW = tuple[int, int]
 
 
@@ -30,7 +31,8 @@ class ReparamConvolution:
 class ModelSpec:
     """What travels with a detector graph: everything about the model that its tensors do not say.
 
-    ``size_hw`` is the network input in pixels; both sides are multiples of the largest stride.
+    ``size_hw`` is the network input in pixels; both sides of a detector's are multiples of the
+    largest stride.
     """
 
     name: str
@@ -39,13 +41,14 @@ class ModelSpec:
     strides: tuple[int, ...]
     size_hw: SizeHW
     reparameterized: tuple[ReparamConvolution, ...] = ()
+    task: Task = "detect"
 
     def __post_init__(self) -> None:
         if not self.class_names:
-            raise DetqError(f"{self.name}: a detector needs at least one class name, got none")
+            raise DetqError(f"{self.name}: a model needs at least one class name, got none")
         if not self.strides or any(stride <= 0 for stride in self.strides):
             raise DetqError(f"{self.name}: strides must be positive, got {self.strides}")
-        step = max(self.strides)
+        step = max(self.strides) if self.task == "detect" else 1
         if any(side <= 0 or side % step for side in self.size_hw):
             raise DetqError(
                 f"{self.name}: image size {self.size_hw[0]}x{self.size_hw[1]} (HxW) must be "
@@ -54,7 +57,7 @@ class ModelSpec:
 
     @property
     def class_count(self) -> int:
-        """How many classes the detector scores."""
+        """How many classes the model scores."""
         return len(self.class_names)
 
     @property
@@ -115,6 +118,69 @@ class Prediction:
 
     file: str
     detections: tuple[NamedDetection, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The classes that suit an image best, best first, at most five.
+
+    ``class_ids`` int64 [n], indices into ``ModelSpec.class_names``; ``scores`` float32 [n], 0..1.
+    """
+
+    class_ids: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.class_ids.shape != self.scores.shape or self.scores.ndim != 1 or not len(self):
+            raise DetqError(
+                f"Ranking: expected class_ids and scores of one shape [n], got "
+                f"{self.class_ids.shape} and {self.scores.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def named(self, class_names: Sequence[str]) -> tuple[NamedClass, ...]:
+        """The same ranking with class names, as plain Python values."""
+        rows = zip(self.class_ids.tolist(), self.scores.tolist(), strict=True)
+        return tuple(NamedClass(class_names[index], score) for index, score in rows)
+
+
+@dataclass(frozen=True)
+class NamedClass:
+    """A class in words, and its score 0..1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a classifier takes one image file for, best class first."""
+
+    file: str
+    classes: tuple[NamedClass, ...]
+
+
+@dataclass(frozen=True)
+class TopResult:
+    """Accuracy of one classifier on one split, in percent.
+
+    ``top5`` counts an image as right if its class is among the five best. The other fields are
+    those of :class:`EvalResult`.
+    """
+
+    model: str
+    top1: float
+    top5: float
+    images: int
+    seconds: float
+    precision: str
+    size_mb: float
+
+    def __post_init__(self) -> None:
+        if self.images <= 0:
+            raise DetqError(f"TopResult of {self.model}: no images were evaluated")
 
 
 @dataclass(frozen=True)

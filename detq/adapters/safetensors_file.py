@@ -23,6 +23,7 @@ from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER, check_values, fill
 from detq.errors import ArtifactError, CheckpointError, DetqError
 from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
 from detq.records import SizeHW
 
@@ -37,13 +38,15 @@ class Header:
     """What the tensors do not say."""
 
     schema: Literal[1]
-    kind: Literal["yolov6", "yolov6-lite"]
+    kind: Literal["yolov6", "yolov6-lite", "classifier"]
     architecture: dict[str, Any]
     class_names: tuple[str, ...]
     size_hw: SizeHW
 
-    def read_architecture(self) -> AnyArchitecture:
+    def read_architecture(self) -> AnyArchitecture | ClassifierArchitecture:
         """The architecture as a checked value. Raises ValidationError or DetqError."""
+        if self.kind == "classifier":
+            return TypeAdapter(ClassifierArchitecture).validate_python(self.architecture)
         if self.kind == "yolov6":
             return TypeAdapter(Architecture).validate_python(self.architecture)
         return TypeAdapter(LiteArchitecture).validate_python(self.architecture)
@@ -56,10 +59,9 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
     """
     if path.suffix.lower() != SUFFIX:
         raise ArtifactError(f"{path}: the name of a model file ends in {SUFFIX}")
-    lite = isinstance(model.architecture, LiteArchitecture)
     header = Header(
         schema=SCHEMA,
-        kind="yolov6-lite" if lite else "yolov6",
+        kind=_kind(model.architecture),
         architecture=asdict(model.architecture),
         class_names=model.class_names,
         size_hw=model.size_hw,
@@ -110,6 +112,14 @@ def read_safetensors(path: Path) -> StoredModel:
         raise CheckpointError(f"{path}: {error}") from None
 
 
+def _kind(
+    architecture: AnyArchitecture | ClassifierArchitecture,
+) -> Literal["yolov6", "yolov6-lite", "classifier"]:
+    if isinstance(architecture, ClassifierArchitecture):
+        return "classifier"
+    return "yolov6-lite" if isinstance(architecture, LiteArchitecture) else "yolov6"
+
+
 def _parse(metadata: Mapping[str, str]) -> Header:
     if HEADER_KEY not in metadata:
         raise CheckpointError(f"does not say what network its tensors are of; {_NEXT_STEP}")
@@ -117,7 +127,9 @@ def _parse(metadata: Mapping[str, str]) -> Header:
 
 
 def _network(
-    architecture: AnyArchitecture, header: Header, tensors: Mapping[str, Tensor]
+    architecture: AnyArchitecture | ClassifierArchitecture,
+    header: Header,
+    tensors: Mapping[str, Tensor],
 ) -> nn.Module:
     if len(header.class_names) != architecture.class_count:
         raise CheckpointError(
@@ -130,12 +142,17 @@ def _network(
             raise CheckpointError(f"tensor {key} holds {tensor.dtype}, expected floating point")
         check_values(key, tensor)
     with torch.device("meta"):  # shapes only: a lying file cannot make us allocate
-        module = build(architecture)
+        if isinstance(architecture, ClassifierArchitecture):
+            module: nn.Module = ChainClassifier(architecture)
+        else:
+            module = build(architecture)
     fill(module, {key: tensor.float() for key, tensor in tensors.items()})
     return module.eval().requires_grad_(False)
 
 
-def _depth(architecture: AnyArchitecture) -> int:
+def _depth(architecture: AnyArchitecture | ClassifierArchitecture) -> int:
+    if isinstance(architecture, ClassifierArchitecture):
+        return sum(max(layer.branches, 1) for layer in architecture.layers)
     stages = architecture.backbone
     if isinstance(architecture, Architecture):
         stages = architecture.stages

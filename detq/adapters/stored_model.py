@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from detq.models.architecture import AnyArchitecture
-from detq.records import SizeHW
+from detq.models.classifiers import ClassifierArchitecture
+from detq.records import SizeHW, Task
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,22 @@ class StoredModel:
     """
 
     module: nn.Module
-    architecture: AnyArchitecture
+    architecture: AnyArchitecture | ClassifierArchitecture
     class_names: tuple[str, ...]
     size_hw: SizeHW
+
+    @property
+    def task(self) -> Task:
+        """What the network does."""
+        return "classify" if isinstance(self.architecture, ClassifierArchitecture) else "detect"
+
+    @property
+    def family(self) -> str:
+        """What its blocks are."""
+        if not isinstance(self.architecture, ClassifierArchitecture):
+            return "yolov6"
+        pointwise = any(layer.kernel == 1 for layer in self.architecture.layers)
+        return "mobileone" if pointwise else "repvgg"
 
     @property
     def parameter_count(self) -> int:

@@ -78,6 +78,21 @@ def unpickle(program: bytes) -> object:
         raise DamagedPickleError(f"{type(error).__name__}: {error}") from None
 
 
+def unpickle_series(program: bytes, count: int) -> tuple[list[object], dict[str, Storage], int]:
+    """``count`` pickles one after the other: their objects, the storages that these refer to by
+    key, and where the last one ends. Raises as :func:`unpickle` does.
+    """
+    machine = _Machine(program)
+    objects = []
+    try:
+        for _ in range(count):
+            machine.stack, machine.marks, machine.memo = [], [], {}
+            objects.append(machine.run())
+    except (IndexError, KeyError, ValueError, struct.error) as error:
+        raise DamagedPickleError(f"{type(error).__name__}: {error}") from None
+    return objects, machine.storages, machine.position
+
+
 class _Machine:
     """The stack machine of the pickle format, cut down to what a checkpoint needs."""
 
@@ -87,6 +102,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
 
     def run(self) -> object:
         while (opcode := self.take(1)) != b".":
@@ -188,9 +204,19 @@ class _Machine:
     def push_storage(self) -> None:
         reference = self.stack.pop()
         match reference:
-            case ("storage", Global(name=kind), str(key), str(), int(count)):
+            case ("storage", Global(name=kind), str(key), str(), int(count)) | (
+                "storage",
+                Global(name=kind),
+                str(key),
+                str(),
+                int(count),
+                None,
+            ):
                 if kind in STORAGE_DTYPES and count >= 0:
-                    self.push(Storage(key, STORAGE_DTYPES[kind], count))
+                    storage = Storage(key, STORAGE_DTYPES[kind], count)
+                    if self.storages.setdefault(key, storage) != storage:
+                        raise DamagedPickleError(f"storage {key} is described in two ways")
+                    self.push(storage)
                     return
         raise DamagedPickleError("a storage reference is malformed")
 

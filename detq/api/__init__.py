@@ -10,9 +10,12 @@ from detq.api.quantization import (
 )
 from detq.api.running import (
     bench,
+    classifier,
+    classify,
     default_preprocess,
     detector,
     evaluate,
+    evaluate_classifier,
     has_ground_truth,
     measurement,
     predict,
@@ -29,6 +32,7 @@ from detq.api.sources import (
     load_recipe,
 )
 from detq.graph.detector_graph import DetectorGraph
+from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import detect_stream
@@ -38,6 +42,7 @@ __all__ = [
     "EMBEDDED",
     "HANDWRITING",
     "LEAST_AGREEMENT",
+    "Classifier",
     "Detector",
     "DetectorGraph",
     "Progress",
@@ -47,11 +52,14 @@ __all__ = [
     "bench",
     "builtin_recipes",
     "calibration_overlap",
+    "classifier",
+    "classify",
     "convert",
     "default_preprocess",
     "detect_stream",
     "detector",
     "evaluate",
+    "evaluate_classifier",
     "has_ground_truth",
     "hold_accuracy",
     "load",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from detq.api.running import (
     default_preprocess,
     evaluate,
+    evaluate_classifier,
     evaluation_detector,
     has_ground_truth,
 )
@@ -36,16 +37,23 @@ from detq.downloads.cache import cache_folder
 from detq.errors import CalibrationError, DataError
 from detq.evaluation.agreement import MIN_SCORE, agreement
 from detq.evaluation.evaluator import run_detector
+from detq.evaluation.top_k import run_classifier, same_top1
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
 from detq.quant.noise import tensor_noise
 from detq.quant.observation_store import ObservationStore
 from detq.quant.ptq import QuantizedDetector, quantize_graph
-from detq.report.disagreement import worst_disagreements
+from detq.report.disagreement import (
+    ChangedClass,
+    Disagreement,
+    changed_classes,
+    worst_disagreements,
+)
 from detq.report.figures import ObservedTensor
 from detq.report.page import Evidence, render_report
-from detq.runtime.detector import Detector
+from detq.runtime.classifier import Classifier
+from detq.runtime.detector import CompiledGraph, Detector
 from detq.runtime.postprocess import PREDICTION
 
 DEFAULT_RECIPE = "measured"
@@ -62,7 +70,8 @@ class QuantizationResult:
     """An INT8 detector with everything that is known about how it came to be.
 
     ``agreement`` is the mAP of its detections against the float model's on ``judges``,
-    other images of the calibration split, in percent, None if the float model found nothing there.
+    other images of the calibration split, in percent, None if the float model found nothing there;
+    for a classifier the share of these images that both take for the same class.
     ``guard`` says what :func:`hold_accuracy` gave back to float.
     ``held_back`` is False if the split has too few others, and calibration images had to do.
     """
@@ -114,12 +123,6 @@ class QuantizationResult:
 
     def _evidence(self) -> Evidence:
         """Where INT8 departs from float: along the network, in its tensors, on images."""
-        detectors = [
-            Detector(graph, preprocess=default_preprocess(graph), postprocess=PREDICTION)
-            for graph in (self.float_graph, self.graph)
-        ]
-        exact, rounded = (run_detector(detector, self.judges) for detector in detectors)
-        names = self.graph.spec.class_names
         tensors = [
             ObservedTensor(
                 name=decision.name,
@@ -135,11 +138,21 @@ class QuantizationResult:
         return Evidence(
             noise=tensor_noise(self.quantized, self.calibration.inputs(NOISE_IMAGES)),
             tensors=tensors,
-            disagreements=worst_disagreements(
-                self.judges, exact.detections, rounded.detections, names
-            ),
+            disagreements=self._disagreements(),
             judged=len(self.judges),
         )
+
+    def _disagreements(self) -> Sequence[Disagreement] | Sequence[ChangedClass]:
+        """The images that both models see most differently."""
+        graphs, names = (self.float_graph, self.graph), self.graph.spec.class_names
+        if self.graph.spec.task == "classify":
+            runs = [run_classifier(Classifier(graph), self.judges) for graph in graphs]
+            return changed_classes(self.judges, runs[0].rankings, runs[1].rankings, names)
+        exact, rounded = (
+            run_detector(evaluation_detector(graph, postprocess=PREDICTION), self.judges)
+            for graph in graphs
+        )
+        return worst_disagreements(self.judges, exact.detections, rounded.detections, names)
 
     def _search(self) -> dict[str, Any] | None:
         search = self.quantized.search
@@ -200,13 +213,13 @@ def quantize(
         report,
         ObservationStore(cache_folder() / "observations", f"{seen} {calibration.preprocess}"),
     )
-    int8 = evaluation_detector(quantized.graph)
+    int8 = _judge(quantized.graph)
     return QuantizationResult(
         float_graph=graph,
         quantized=quantized,
         calibration=calibration,
         calibration_fingerprint=seen,
-        agreement=_checked_agreement(evaluation_detector(graph), int8, judges, report),
+        agreement=_checked_agreement(_judge(graph), int8, judges, report),
         judges=judges,
         held_back=held_back,
         int8_share=int8.int8_share,
@@ -226,22 +239,25 @@ def hold_accuracy(
 ) -> QuantizationResult:
     """Give layers back to float, the most useful first, until INT8 loses at most ``max_drop``.
 
-    The drop is float mAP minus INT8 mAP on ``split``, in percent; for a data set without ground
-    truth there, 100 minus the agreement. ``memory`` is a file that lets a search cut off by
-    ``limit_s`` seconds (or by anything else) go on. Raises AccuracyError if the drop cannot be
-    held.
+    The drop is float mAP (a classifier's top-1) minus INT8 mAP on ``split``, in percent; for a data
+    set without ground truth there, 100 minus the agreement. ``memory`` is a file that lets a search
+    cut off by ``limit_s`` seconds (or by anything else) go on. Raises AccuracyError if the drop
+    cannot be held.
     """
     report, float_graph = progress or silent, result.float_graph
     chosen = open_dataset(data)
-    labelled = getattr(chosen, split, None) is not None and has_ground_truth(chosen, split)
+    task = float_graph.spec.task
+    labelled = getattr(chosen, split, None) is not None and has_ground_truth(
+        chosen, split, task=task
+    )
 
     def measure(graph: DetectorGraph) -> float:
+        if labelled and task == "classify":
+            return evaluate_classifier(graph, data=chosen, split=split, progress=report).top1
         if labelled:
             found = evaluate(graph, data=chosen, split=split, preset=preset, progress=report)
             return found.map or 0.0
-        found_alike = _agreement(
-            evaluation_detector(float_graph), evaluation_detector(graph), result.judges, report
-        )
+        found_alike = _agreement(_judge(float_graph), _judge(graph), result.judges, report)
         return 0.0 if found_alike is None else found_alike
 
     exact = measure(float_graph) if labelled else 100.0
@@ -256,11 +272,11 @@ def hold_accuracy(
         memory=GuardMemory(None if memory is None else Path(memory), key),
         progress=report,
     )
-    int8 = evaluation_detector(guard.quantized.graph)
+    int8 = _judge(guard.quantized.graph)
     return replace(
         result,
         quantized=guard.quantized,
-        agreement=_agreement(evaluation_detector(float_graph), int8, result.judges, report),
+        agreement=_agreement(_judge(float_graph), int8, result.judges, report),
         int8_share=int8.int8_share,
         guard=guard,
     )
@@ -276,20 +292,25 @@ def _readable(paths: Sequence[Path], graph: DetectorGraph) -> tuple[Path, ...]:
     return readable_images(paths, default_preprocess(graph)).paths
 
 
-def _checked_agreement(
-    reference: Detector, candidate: Detector, paths: Sequence[Path], report: Progress
-) -> float | None:
-    """mAP of the INT8 detections against the float ones; None if the float model found nothing.
+def _judge(graph: DetectorGraph) -> Detector | Classifier:
+    """The graph at work, as evaluation has it."""
+    return Classifier(graph) if graph.spec.task == "classify" else evaluation_detector(graph)
 
-    Raises CalibrationError if a float model that can tell objects from background is contradicted.
+
+def _checked_agreement(
+    reference: Detector | Classifier,
+    candidate: Detector | Classifier,
+    paths: Sequence[Path],
+    report: Progress,
+) -> float | None:
+    """As :func:`_agreement`.
+
+    Raises CalibrationError if a float model that is certain of what it sees is contradicted.
     """
     percent = _agreement(reference, candidate, paths, report)
     if percent is None or percent >= LEAST_AGREEMENT:
         return percent
-    expected = run_detector(reference, paths)
-    counts = [int((found.scores >= MIN_SCORE).sum()) for found in expected.detections]
-    sees_objects_everywhere = np.median(counts) >= reference.postprocess.max_detections
-    if not sees_objects_everywhere:
+    if _is_certain(reference, paths):
         raise CalibrationError(
             f"{reference.spec.name}: INT8 agrees with float to {percent:.1f}% only: it is broken; "
             "try another --recipe, or calibration images closer to the real ones"
@@ -297,10 +318,33 @@ def _checked_agreement(
     return percent
 
 
+def _is_certain(reference: CompiledGraph, paths: Sequence[Path]) -> bool:
+    """False for a network that sees objects everywhere, or no class before the others."""
+    if isinstance(reference, Classifier):
+        rankings = run_classifier(reference, paths).rankings
+        return bool(np.median([ranking.scores[0] for ranking in rankings]) >= MIN_SCORE)
+    if not isinstance(reference, Detector):
+        return False
+    expected = run_detector(reference, paths)
+    counts = [int((found.scores >= MIN_SCORE).sum()) for found in expected.detections]
+    return bool(np.median(counts) < reference.postprocess.max_detections)
+
+
 def _agreement(
-    reference: Detector, candidate: Detector, paths: Sequence[Path], report: Progress
+    reference: Detector | Classifier,
+    candidate: Detector | Classifier,
+    paths: Sequence[Path],
+    report: Progress,
 ) -> float | None:
-    """mAP of the candidate's detections against the reference's; None if that found nothing."""
+    """mAP of the candidate's detections against the reference's, None if that found nothing; the
+    share of images that two classifiers take for the same.
+    """
+    if isinstance(reference, Classifier) and isinstance(candidate, Classifier):
+        wanted = run_classifier(reference, paths, progress=partial(report, "running float"))
+        found = run_classifier(candidate, paths, progress=partial(report, "running INT8"))
+        return same_top1(wanted.rankings, found.rankings)
+    if not isinstance(reference, Detector) or not isinstance(candidate, Detector):
+        raise DataError("a detector and a classifier cannot agree")
     expected = run_detector(reference, paths, progress=partial(report, "running float"))
     actual = run_detector(candidate, paths, progress=partial(report, "running INT8"))
     try:

@@ -19,19 +19,24 @@ from detq.api.sources import (
 )
 from detq.benchmark import DEFAULT_OPTIONS
 from detq.benchmark import bench as measure_speed
+from detq.data.calibration import Preprocessing
+from detq.data.centre_crop import CentreCrop
+from detq.data.class_folders import has_class_folders, load_labelled_split
 from detq.data.dataset import load_split
 from detq.data.images import list_images, read_images, write_image
 from detq.data.letterbox import Preprocess
 from detq.errors import ConfigError, DataError
 from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.protocol import PROTOCOLS
+from detq.evaluation.top_k import evaluate_classifier as evaluate_top_k
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import BenchResult, EvalResult, Prediction
+from detq.records import BenchResult, Classified, EvalResult, Prediction, Task, TopResult
 from detq.report.draw import draw_detections
+from detq.runtime.classifier import Classifier, classify_stream
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import detect_stream
-from detq.runtime.postprocess import EVALUATION, PREDICTION
+from detq.runtime.postprocess import EVALUATION, PREDICTION, PostprocessOptions
 
 
 def detector(
@@ -49,10 +54,44 @@ def detector(
     graph = open_graph(model, imgsz)
     return Detector(
         graph,
-        preprocess=default_preprocess(graph),
+        preprocess=_letterbox(graph),
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
         options=options,
     )
+
+
+def classifier(
+    model: ModelSource,
+    *,
+    imgsz: ImageSize | None = None,
+    options: RuntimeOptions | None = None,
+) -> Classifier:
+    """A model ready to tell what an image shows: ``classifier(model).classify(image_bgr)``.
+
+    Raises a DetqError for bad input, and for a detector.
+    """
+    return Classifier(open_graph(model, imgsz), options=options)
+
+
+def classify(
+    model: ModelSource,
+    source: str | Path,
+    *,
+    imgsz: ImageSize | None = None,
+    progress: Progress | None = None,
+) -> list[Classified]:
+    """The five best classes of an image, or of each image in a folder.
+
+    Raises a DetqError for a damaged image.
+    """
+    paths = list_images(Path(source))
+    judge = classifier(model, imgsz=imgsz)
+    found = []
+    report = progress or silent
+    for path, ranking in zip(paths, classify_stream(judge, read_images(paths)), strict=True):
+        found.append(Classified(str(path), ranking.named(judge.spec.class_names)))
+        report("classifying", len(found), len(paths))
+    return found
 
 
 def predict(
@@ -110,9 +149,36 @@ def evaluate(
     )
 
 
-def has_ground_truth(data: DataSource, split: str) -> bool:
-    """True if the data set has annotations for the split. Raises ConfigError for an unknown one."""
-    return load_split(open_dataset(data), split).annotations is not None
+def evaluate_classifier(
+    model: ModelSource,
+    *,
+    data: DataSource,
+    split: str = "val",
+    imgsz: ImageSize | None = None,
+    progress: Progress | None = None,
+) -> TopResult:
+    """Top-1 and top-5 of a classifier on a split whose images lie in one folder per class.
+
+    Raises a DetqError for bad input.
+    """
+    judge = classifier(model, imgsz=imgsz)
+    return evaluate_top_k(
+        judge,
+        load_labelled_split(open_dataset(data), split),
+        progress=partial(progress or silent, f"evaluating {judge.spec.name}"),
+    )
+
+
+def has_ground_truth(data: DataSource, split: str, *, task: Task = "detect") -> bool:
+    """True if the data set says for the split what is right: annotations, or class folders.
+
+    Raises ConfigError for an unknown split.
+    """
+    config = open_dataset(data)
+    if task == "classify":
+        load_split(config, split, with_annotations=False)
+        return has_class_folders(config, split)
+    return load_split(config, split).annotations is not None
 
 
 def bench(
@@ -139,7 +205,7 @@ def bench(
 
 
 def measurement(
-    rows: Sequence[EvalResult],
+    rows: Sequence[EvalResult | TopResult],
     *,
     split: str,
     preset: str = "yolov6",
@@ -158,9 +224,7 @@ def measurement(
         "calibration_images_in_split": overlap,
         "models": {
             row.model: {
-                "map": row.map,
-                "map50": row.map50,
-                "map75": row.map75,
+                **_scores(row),
                 "size_mb": round(row.size_mb, 3),
                 "latency_ms": None if speed is None else round(speed.latency_ms, 3),
                 "speedup": None if speed is None else round(speed.speedup, 3),
@@ -170,14 +234,30 @@ def measurement(
     }
 
 
-def default_preprocess(graph: DetectorGraph) -> Preprocess:
-    """The letterbox that a model was published with."""
+def _scores(row: EvalResult | TopResult) -> dict[str, float | None]:
+    if isinstance(row, TopResult):
+        return {"top1": row.top1, "top5": row.top5}
+    return {"map": row.map, "map50": row.map50, "map75": row.map75}
+
+
+def default_preprocess(graph: DetectorGraph) -> Preprocessing:
+    """What images go through before the network: the letterbox that a detector was published with,
+    a classifier's centre crop.
+    """
+    if graph.spec.task == "classify":
+        return CentreCrop(graph.spec.size_hw)
+    return _letterbox(graph)
+
+
+def evaluation_detector(
+    graph: DetectorGraph, *, postprocess: PostprocessOptions = EVALUATION
+) -> Detector:
+    """A detector that reports every candidate that evaluation counts, or others."""
+    return Detector(graph, preprocess=_letterbox(graph), postprocess=postprocess)
+
+
+def _letterbox(graph: DetectorGraph) -> Preprocess:
     return PROTOCOLS["yolov6"].preprocess(graph.spec)
-
-
-def evaluation_detector(graph: DetectorGraph) -> Detector:
-    """A detector that reports every candidate that evaluation counts."""
-    return Detector(graph, preprocess=default_preprocess(graph), postprocess=EVALUATION)
 
 
 def _images_outside(source: Path, directory: Path) -> Sequence[Path]:

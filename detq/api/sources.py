@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from detq.artifact import read_artifact
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
+from detq.data.class_folders import read_class_folders
 from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
 from detq.errors import CheckpointError, ConfigError, DownloadError
 from detq.graph.convert import from_onnx, from_torch, resized
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import SizeHW
+from detq.records import SizeHW, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,21 +66,28 @@ def adapt(
     module: nn.Module,
     *,
     class_names: Sequence[str],
-    strides: Sequence[int],
+    strides: Sequence[int] = (1,),
     imgsz: ImageSize,
     name: str = "detector",
+    task: Task = "detect",
 ) -> DetectorGraph:
     """A detector of your own, a ``torch.nn.Module``, fused and ready for every other function.
 
     Re-parameterized blocks are found by what they are. ``forward`` maps images [B, 3, H, W] (RGB,
     0..1) to predictions [B, 4 + nc, N]: centre x, centre y, width, height in input pixels, then a
-    score per class in 0..1 (docs/adapters.md). Raises GraphError, DetqError.
+    score per class in 0..1; with ``task="classify"`` to scores [B, nc] that add up to 1
+    (docs/adapters.md). Raises GraphError, DetqError.
     """
     from detq.adapters import adapt_module  # noqa: PLC0415 - torch takes seconds
 
     size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     model = adapt_module(
-        module, name=name, class_names=class_names, strides=strides, size_hw=size_hw
+        module,
+        name=name,
+        class_names=class_names,
+        strides=strides,
+        size_hw=size_hw,
+        task=task,
     )
     return from_torch(model.module, model.spec)
 
@@ -97,11 +105,14 @@ def convert(
 
 
 def load_dataset(data: str | Path, *, progress: Progress | None = None) -> DatasetConfig:
-    """A data set's YAML, or a known name (``coco128``, ``coco``), which is downloaded once.
+    """A data set's YAML, or a known name (``coco128``, ``coco``), which is downloaded once; for a
+    classifier also a folder of class folders, or of splits that hold such.
 
     Raises ConfigError for a file that is missing or wrong, DownloadError.
     """
     name, path = str(data), Path(data)
+    if path.is_dir():
+        return read_class_folders(path)
     if name not in DATASETS or path.exists():
         return read_dataset(path)
     folder = obtain_dataset(name, progress=progress)

@@ -6,13 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from detq.data.images import read_image_bgr, read_images
-from detq.data.letterbox import Preprocess
+from detq.data.images import ImageBGR, read_image_bgr, read_images
 from detq.errors import CalibrationError, DataError
+
+
+class Preprocessing(Protocol):
+    """How an image becomes a network input: a letterbox, or a centre crop."""
+
+    def apply(self, image: ImageBGR, /) -> tuple[npt.NDArray[np.float32], object]:
+        """uint8 [h, w, 3] BGR -> float32 [1, 3, H, W] RGB in 0..1, and how it was placed."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class CalibrationImages:
     """Readable image files and how they become network inputs; ``skipped`` could not be decoded."""
 
     paths: tuple[Path, ...]
-    preprocess: Preprocess
+    preprocess: Preprocessing
     skipped: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
@@ -41,7 +48,7 @@ class CalibrationImages:
 
 def readable_images(
     paths: Sequence[Path],
-    preprocess: Preprocess,
+    preprocess: Preprocessing,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationImages:

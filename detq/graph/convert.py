@@ -13,9 +13,9 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from detq.errors import CheckpointError, GraphError
-from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.graph.detector_graph import INPUT, DetectorGraph, output_name
 from detq.graph.surgery import nodes_of_type, part_of
-from detq.records import ModelSpec, ReparamConvolution, SizeHW, placeholder_names
+from detq.records import ModelSpec, ReparamConvolution, SizeHW, Task, placeholder_names
 
 _TORCH_NAME = re.compile(r"^__module\.(?P<path>[^/]+)/")
 _CONVOLUTION_TYPES = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -32,7 +32,7 @@ def from_torch(module: Any, spec: ModelSpec) -> DetectorGraph:
     for node in nodes_of_type(model, *_CONVOLUTION_TYPES):
         if match := _TORCH_NAME.match(node.get_friendly_name()):
             node.set_friendly_name(match["path"])
-    _name_ports(model, spec.name)
+    _name_ports(model, spec.name, spec.task)
     return DetectorGraph(model, spec)
 
 
@@ -88,7 +88,7 @@ def from_ir(path: Path, spec: ModelSpec) -> DetectorGraph:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"{path}: not a readable OpenVINO IR ({reason})") from None
     _make_static(model, spec.size_hw, path)
-    _name_ports(model, spec.name)
+    _name_ports(model, spec.name, spec.task)
     return DetectorGraph(model, spec)
 
 
@@ -165,9 +165,10 @@ def _reparameterized_by_name(model: ov.Model) -> tuple[ReparamConvolution, ...]:
     )
 
 
-def _name_ports(model: ov.Model, name: str) -> None:
+def _name_ports(model: ov.Model, name: str, task: Task = "detect") -> None:
     model.set_friendly_name(name)
-    for port, port_name in ((model.inputs[0], INPUT), (model.outputs[0], OUTPUT)):
+    output = output_name(task)
+    for port, port_name in ((model.inputs[0], INPUT), (model.outputs[0], output)):
         port.get_tensor().set_names({port_name})
     model.get_parameters()[0].set_friendly_name(INPUT)
-    model.get_results()[0].set_friendly_name(f"{OUTPUT}/result")
+    model.get_results()[0].set_friendly_name(f"{output}/result")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.records import ModelSpec
+from detq.records import ModelSpec, Task
 
 INPUT = "images"
 OUTPUT = "predictions"
+SCORES = "scores"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class DetectorGraph:
 
     Input ``images`` float32 [B, 3, H, W], RGB, 0..1. Output ``predictions`` float32 [B, 4 + nc, N]:
     centre x, centre y, width, height in input pixels, then ``nc`` class scores after sigmoid.
+    A classifier's (``spec.task``) output is ``scores`` float32 [B, nc] after softmax.
     The batch is 1 and every shape static, unless a caller reshapes a copy.
     """
 
@@ -27,7 +29,16 @@ class DetectorGraph:
 
     def __post_init__(self) -> None:
         _check_port(self.spec, "input", self.model.inputs, INPUT, (1, 3, *self.spec.size_hw))
-        _check_port(self.spec, "output", self.model.outputs, OUTPUT, (1, 4 + self.spec.class_count))
+        expected = (1, 4 + self.spec.class_count)
+        if self.spec.task == "classify":
+            expected = (1, self.spec.class_count)
+        name = output_name(self.spec.task)
+        _check_port(self.spec, "output", self.model.outputs, name, expected)
+
+
+def output_name(task: Task) -> str:
+    """What the contract calls the output of a graph for that task."""
+    return SCORES if task == "classify" else OUTPUT
 
 
 def _check_port(

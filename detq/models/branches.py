@@ -1,8 +1,9 @@
 """Re-parameterization of any network: parallel linear branches are found by what they are.
 
 :func:`fuse_branches` traces a network and looks for sums of convolutions, BatchNorms, means and
-identities that read one tensor, whatever they are called. Each such sum is one convolution
-(RepVGG, arXiv 2101.03697, section 3.3; MobileOne, arXiv 2206.04040, section 3.2).
+identities that read one tensor, whatever they are called; a term may be subtracted, or scaled per
+channel. Each such sum is one convolution (RepVGG, arXiv 2101.03697, section 3.3; MobileOne, arXiv
+2206.04040, section 3.2; FastViT's token mixer, arXiv 2303.14189, section 3.1).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Pair = tuple[int, int]
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 _PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in evaluation mode
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_SUBTRACTIONS = (operator.sub, torch.sub, "sub")
+_PRODUCTS = (operator.mul, torch.mul, "mul")
 _PARTS: dict[str, Part] = {"neck": "neck", "head": "head", "detect": "head"}
 
 
@@ -209,12 +212,8 @@ def _branches(node: fx.Node, modules: dict[str, nn.Module]) -> list[_Branch] | N
 
 def _expand(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> list[_Branch]:
     """What ``node`` adds up; a tensor that is no linear function is the identity of itself."""
-    if _is_addition(node):
-        return [
-            branch
-            for term in _terms(node)
-            for branch in _inner(term, modules, channels, reader=node)
-        ]
+    if (combined := _combined(node, modules, channels)) is not None:
+        return combined
     module = _module_of(node, modules)
     if module is None:
         return [_identity(node, channels)]
@@ -224,6 +223,22 @@ def _expand(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> list
     if isinstance(module, _NORMS):
         return _normalized(_inner(source, modules, channels, reader=node), path, module)
     return [_own_branch(source, path, module, channels)]
+
+
+def _combined(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> list[_Branch] | None:
+    """The branches of a sum, a difference or a scaled tensor; None for any other node."""
+    if _is_addition(node):
+        return [
+            branch
+            for term in _terms(node)
+            for branch in _inner(term, modules, channels, reader=node)
+        ]
+    if _is_subtraction(node):
+        first, second = (_inner(term, modules, channels, reader=node) for term in _terms(node))
+        return [*first, *_scaled(second, -torch.ones(channels))]
+    if (product := _scaling(node, channels)) is not None:
+        return _scaled(_inner(product[0], modules, channels, reader=node), product[1])
+    return None
 
 
 def _inner(
@@ -277,6 +292,35 @@ def _normalized(branches: list[_Branch], path: str, module: nn.Module) -> list[_
     return [replace(first, kernel=shifted), *scaled[1:]]
 
 
+def _scaled(branches: list[_Branch], factors: Tensor) -> list[_Branch]:
+    return [replace(branch, kernel=branch.kernel.scaled(factors)) for branch in branches]
+
+
+def _is_subtraction(node: fx.Node) -> bool:
+    """``a - b`` of two tensors."""
+    called = node.op in ("call_function", "call_method") and node.target in _SUBTRACTIONS
+    return called and not node.kwargs and len(node.args) == len(_terms(node)) == 2
+
+
+def _scaling(node: fx.Node, channels: int | None) -> tuple[fx.Node, Tensor] | None:
+    """The tensor that ``node`` multiplies by a stored factor per channel (layer scale), and [C]."""
+    called = node.op in ("call_function", "call_method") and node.target in _PRODUCTS
+    terms = _terms(node)
+    if not called or node.kwargs or not len(node.args) == len(terms) == 2:
+        return None
+    stored = [term for term in terms if term.op == "get_attr"]
+    if len(stored) != 1:
+        return None
+    factors: Any = node.graph.owning_module
+    for step in str(stored[0].target).split("."):
+        factors = getattr(factors, step)
+    (other,) = (term for term in terms if term is not stored[0])
+    per_channel = list(factors.shape[-3:][1:]) == [1, 1] and factors.numel() == factors.shape[-3]
+    if not per_channel or channels not in (None, factors.numel()):
+        return None
+    return other, factors.detach().flatten()
+
+
 def _module_of(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
     """The module that ``node`` calls, if it is one of those that are linear in evaluation mode.
 
@@ -319,9 +363,12 @@ def _terms(node: fx.Node) -> list[fx.Node]:
 
 def _channels(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[int]:
     """The number of channels of ``node`` as the modules that it adds up state it."""
-    if _is_addition(node):
+    if _is_addition(node) or _is_subtraction(node):
         for term in _terms(node):
             yield from _channels(term, modules)
+        return
+    if (product := _scaling(node, None)) is not None:
+        yield from _channels(product[0], modules)
         return
     module = _module_of(node, modules)
     if isinstance(module, nn.Conv2d):

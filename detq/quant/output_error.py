@@ -1,4 +1,4 @@
-"""How far a detector's output is from another's, as one smooth number. Pure numpy.
+"""How far a network's output is from another's, as one smooth number. Pure numpy.
 
 mAP moves in jumps and needs many images; the search for ranges compares networks that differ in one
 tensor, on a few images, and needs a measure that every rounding error moves a little.
@@ -23,7 +23,11 @@ def output_error(reference: Predictions, candidate: Predictions) -> float:
     Sum over candidates that score in either of the change of all class scores and, by score, of the
     mean change of the four box numbers relative to the box's size; divided by the scores that
     the reference gives. 0 for equal outputs.
+
+    A classifier's (1, nc): the share of the scores that moved to other classes.
     """
+    if reference.ndim == 2:
+        return float(np.abs(candidate - reference).sum() / 2)
     boxes, scores = reference[0, :4], reference[0, 4:]
     other_boxes, other_scores = candidate[0, :4], candidate[0, 4:]
     best = np.maximum(scores.max(axis=0), other_scores.max(axis=0))

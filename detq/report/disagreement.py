@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detq.data.images import read_image_bgr
-from detq.records import Detections
+from detq.data.images import ImageBGR, read_image_bgr
+from detq.records import Detections, NamedClass, Ranking
 from detq.report.draw import draw_detections
 
 WIDTH_PX = 480
@@ -25,6 +25,27 @@ class Disagreement:
     only_float: int
     only_int8: int
     jpeg: bytes
+
+    @property
+    def caption(self) -> str:
+        """What differs, in words."""
+        return f"{self.only_float} only in float, {self.only_int8} only in INT8"
+
+
+@dataclass(frozen=True)
+class ChangedClass:
+    """One image that the models take for different things: both answers, and its JPEG."""
+
+    name: str
+    in_float: NamedClass
+    in_int8: NamedClass
+    jpeg: bytes
+
+    @property
+    def caption(self) -> str:
+        """What differs, in words."""
+        both = ((self.in_float, "float"), (self.in_int8, "INT8"))
+        return ", ".join(f"{found.label} ({found.score:.2f}) in {where}" for found, where in both)
 
 
 def worst_disagreements(
@@ -51,6 +72,27 @@ def worst_disagreements(
     ]
 
 
+def changed_classes(
+    paths: Sequence[Path],
+    in_float: Sequence[Ranking],
+    in_int8: Sequence[Ranking],
+    class_names: Sequence[str],
+    *,
+    count: int = 3,
+) -> list[ChangedClass]:
+    """The images whose best class is another one in INT8, those first that float was surest of."""
+    rows = [
+        (path, one.named(class_names)[0], two.named(class_names)[0])
+        for path, one, two in zip(paths, in_float, in_int8, strict=True)
+        if one.class_ids[0] != two.class_ids[0]
+    ]
+    rows.sort(key=lambda row: -row[1].score)
+    return [
+        ChangedClass(path.name, one, two, _jpeg(_reduced(read_image_bgr(path))))
+        for path, one, two in rows[:count]
+    ]
+
+
 def _unmatched(one: Detections, two: Detections) -> int:
     """How many of the first detections have none of the same class at the same place."""
     if not len(one) or not len(two):
@@ -69,9 +111,17 @@ def _side_by_side(
 ) -> bytes:
     image = read_image_bgr(path)
     pair = [draw_detections(image, found, class_names) for found in (one, two)]
+    small = [_reduced(each) for each in pair]
+    gap = np.full((small[0].shape[0], 8, 3), 255, np.uint8)
+    return _jpeg(np.hstack([small[0], gap, small[1]]))
+
+
+def _reduced(image: ImageBGR) -> ImageBGR:
     scale = min(1.0, WIDTH_PX / image.shape[1])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = [cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in pair]
-    gap = np.full((size[1], 8, 3), 255, np.uint8)
-    _, encoded = cv2.imencode(".jpg", np.hstack([small[0], gap, small[1]]))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _jpeg(image: ImageBGR) -> bytes:
+    _, encoded = cv2.imencode(".jpg", image)
     return encoded.tobytes()

@@ -12,7 +12,8 @@ import jinja2
 
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.noise import TensorNoise
-from detq.report.disagreement import Disagreement
+from detq.records import Task
+from detq.report.disagreement import ChangedClass, Disagreement
 from detq.report.figures import (
     ObservedTensor,
     noise_png,
@@ -23,6 +24,11 @@ from detq.report.figures import (
 from detq.report.layers import layer_reports
 
 TENSORS_SHOWN = 4
+METRICS: Mapping[Task, Sequence[tuple[str, str]]] = {
+    "detect": (("mAP", "map"), ("AP50", "map50"), ("AP75", "map75")),
+    "classify": (("top-1", "top1"), ("top-5", "top5")),
+}
+"""What is measured: heading and key, the one that counts first."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Evidence:
 
     noise: Sequence[TensorNoise]
     tensors: Sequence[ObservedTensor]
-    disagreements: Sequence[Disagreement]
+    disagreements: Sequence[Disagreement] | Sequence[ChangedClass]
     judged: int
 
 
@@ -46,6 +52,7 @@ def render_report(
     steepest = sorted(_drops(evidence.noise), key=lambda pair: -pair[1])[:3]
     shown = [tensor for tensor in evidence.tensors if tensor.name in noise]
     shown = sorted(shown, key=lambda tensor: noise[tensor.name])[:TENSORS_SHOWN]
+    metrics = METRICS[float_graph.spec.task]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("detq.report", "."),
         autoescape=True,
@@ -53,7 +60,10 @@ def render_report(
     )
     return environment.get_template("report.html.j2").render(
         name=float_graph.spec.name,
-        measured=_measured(details.get("measured")),
+        task=float_graph.spec.task,
+        metric=metrics[0][0],
+        metrics=metrics,
+        measured=_measured(details.get("measured"), metrics[0][1]),
         agreement=details["agreement_with_float"],
         judged=evidence.judged,
         held_back=details["agreement_images_held_back"],
@@ -80,12 +90,12 @@ def render_report(
     )
 
 
-def _measured(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """With the mAP of the first model (float) and of the last (the one exported) by name."""
+def _measured(measured: Mapping[str, Any] | None, key: str) -> dict[str, Any] | None:
+    """With the score of the first model (float) and of the last (the one exported) by name."""
     if measured is None:
         return None
-    maps = [scores["map"] for scores in measured["models"].values()]
-    return {**measured, "first_map": maps[0], "last_map": maps[-1]}
+    found = [scores[key] for scores in measured["models"].values()]
+    return {**measured, "first": found[0], "last": found[-1]}
 
 
 def _drops(noise: Sequence[TensorNoise]) -> list[tuple[str, float]]:

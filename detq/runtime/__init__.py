@@ -1,6 +1,7 @@
-"""A detector graph at work: compiled, fed with images, its output turned into detections."""
+"""A graph at work: compiled, fed with images, its output turned into detections or classes."""
 
-from detq.runtime.detector import Detector
+from detq.runtime.classifier import Classifier, classify_stream
+from detq.runtime.detector import CompiledGraph, Detector
 from detq.runtime.execution import (
     ExecutedConvolution,
     constant_bytes,
@@ -21,11 +22,14 @@ from detq.runtime.postprocess import (
 __all__ = [
     "EVALUATION",
     "PREDICTION",
+    "Classifier",
+    "CompiledGraph",
     "Detector",
     "ExecutedConvolution",
     "Frame",
     "PostprocessOptions",
     "RuntimeOptions",
+    "classify_stream",
     "constant_bytes",
     "convolution_macs",
     "detect_stream",

@@ -28,31 +28,15 @@ from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
 Pixels = npt.NDArray[np.uint8]
 
 
-class Detector:
-    """A detector graph compiled for the CPU, with its preprocessing and post-processing.
+class CompiledGraph:
+    """A graph of any task compiled for the CPU: pixels in, the graph's own output.
 
-    ``preprocess`` defaults to a plain letterbox of the graph's size. One detector may be used from
-    several threads. Raises DetqError if the sizes contradict each other, GraphError if OpenVINO
-    cannot compile the graph.
+    It may be used from several threads. Raises GraphError if OpenVINO cannot compile it.
     """
 
-    def __init__(
-        self,
-        graph: DetectorGraph,
-        *,
-        preprocess: Preprocess | None = None,
-        postprocess: PostprocessOptions = EVALUATION,
-        options: RuntimeOptions | None = None,
-    ) -> None:
+    def __init__(self, graph: DetectorGraph, *, options: RuntimeOptions | None = None) -> None:
         self.graph = graph
-        self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
-        self.postprocess = postprocess
         self.options = options or RuntimeOptions()
-        if self.preprocess.size_hw != graph.spec.size_hw:
-            raise DetqError(
-                f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
-                f"preprocessing makes {self.preprocess.size_hw}"
-            )
         self._compiled = _compile(graph, self.options)
         self.requests: int = self.options.requests or self._compiled.get_property(
             "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
@@ -85,7 +69,7 @@ class Detector:
         return next(iter(shares), "fp32")
 
     def infer(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """uint8 [1, H, W, 3] BGR of the graph's size -> predictions [1, 4 + nc, N]."""
+        """uint8 [1, H, W, 3] BGR of the graph's size -> the graph's output."""
         return np.asarray(self._compiled(pixels)[0], np.float32)
 
     def infer_all(self, frames: Iterable[Pixels]) -> None:
@@ -94,6 +78,40 @@ class Detector:
         for pixels in frames:
             queue.start_async({0: pixels}, share_inputs=True)
         queue.wait_all()
+
+    def create_request(self) -> ov.InferRequest:
+        """Room for one image in flight."""
+        return self._compiled.create_infer_request()
+
+
+class Detector(CompiledGraph):
+    """A detector graph compiled for the CPU, with its preprocessing and post-processing.
+
+    ``preprocess`` defaults to a plain letterbox of the graph's size. One detector may be used from
+    several threads. Raises DetqError if the sizes contradict each other or the graph is no
+    detector, GraphError if OpenVINO cannot compile the graph.
+    """
+
+    def __init__(
+        self,
+        graph: DetectorGraph,
+        *,
+        preprocess: Preprocess | None = None,
+        postprocess: PostprocessOptions = EVALUATION,
+        options: RuntimeOptions | None = None,
+    ) -> None:
+        self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
+        self.postprocess = postprocess
+        if graph.spec.task != "detect":
+            raise DetqError(
+                f"{graph.spec.name}: classifies images, it finds no boxes; use detq.classifier"
+            )
+        if self.preprocess.size_hw != graph.spec.size_hw:
+            raise DetqError(
+                f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
+                f"preprocessing makes {self.preprocess.size_hw}"
+            )
+        super().__init__(graph, options=options)
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
         """uint8 [H, W, 3] BGR of any size -> detections in its pixels.
@@ -104,16 +122,8 @@ class Detector:
 
     def place(self, image_bgr: ImageBGR) -> PlacedImage:
         """uint8 [H, W, 3] BGR of any size -> what :meth:`start` takes. Raises DataError."""
-        shape = image_bgr.shape
-        if len(shape) != 3 or shape[2] != 3 or image_bgr.dtype != "uint8" or not image_bgr.size:
-            raise DataError(
-                f"expected an image of uint8 [H, W, 3], got {image_bgr.dtype} {list(shape)}"
-            )
+        check_image(image_bgr)
         return PlacedImage(*self.preprocess.place(image_bgr))
-
-    def create_request(self) -> ov.InferRequest:
-        """Room for one image in flight."""
-        return self._compiled.create_infer_request()
 
     def start(self, placed: PlacedImage, request: ov.InferRequest) -> Job:
         """Begin inference and return at once. ``request`` must be idle."""
@@ -129,27 +139,18 @@ class PlacedImage:
     letterbox: Letterbox
 
 
-class Job:
-    """An image in flight."""
+class Pending:
+    """A request that was started just now; ``pixels`` are what the runtime reads meanwhile."""
 
-    def __init__(self, detector: Detector, request: ov.InferRequest, placed: PlacedImage) -> None:
+    def __init__(self, network: CompiledGraph, request: ov.InferRequest, pixels: Pixels) -> None:
         self.request = request
-        self._detector = detector
-        self._placed = placed  # the runtime reads its pixels
+        self._network = network
+        self._pixels = pixels
         self._started_s = time.monotonic()
-
-    def finish(self) -> Detections:
-        """Wait for the network, then post-process; the request is idle afterwards.
-
-        Raises RuntimeTimeoutError if that takes longer than the detector's limit.
-        """
-        self.wait()
-        predictions = self.request.get_output_tensor(0).data[0]  # [4 + nc, N]
-        return postprocess(predictions, self._placed.letterbox, self._detector.postprocess)
 
     def wait(self) -> None:
         """Return when the network is done. Raises RuntimeTimeoutError."""
-        name, limit_s = self._detector.spec.name, self._detector.options.timeout_s
+        name, limit_s = self._network.spec.name, self._network.options.timeout_s
         left_s = limit_s - (time.monotonic() - self._started_s)
         try:
             in_time = self.request.wait_for(max(int(left_s * 1000), 0))
@@ -160,6 +161,33 @@ class Job:
                 f"{name}: no result after {limit_s:g} s; the machine is too busy or the runtime "
                 "hangs: use fewer threads, or allow more time"
             )
+
+
+class Job(Pending):
+    """An image in flight."""
+
+    def __init__(self, detector: Detector, request: ov.InferRequest, placed: PlacedImage) -> None:
+        super().__init__(detector, request, placed.pixels)
+        self._detector = detector
+        self._placed = placed
+
+    def finish(self) -> Detections:
+        """Wait for the network, then post-process; the request is idle afterwards.
+
+        Raises RuntimeTimeoutError if that takes longer than the detector's limit.
+        """
+        self.wait()
+        predictions = self.request.get_output_tensor(0).data[0]  # [4 + nc, N]
+        return postprocess(predictions, self._placed.letterbox, self._detector.postprocess)
+
+
+def check_image(image_bgr: ImageBGR) -> None:
+    """Raise DataError unless it is uint8 [H, W, 3] with at least one pixel."""
+    shape = image_bgr.shape
+    if len(shape) != 3 or shape[2] != 3 or image_bgr.dtype != "uint8" or not image_bgr.size:
+        raise DataError(
+            f"expected an image of uint8 [H, W, 3], got {image_bgr.dtype} {list(shape)}"
+        )
 
 
 def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:

@@ -1,0 +1,66 @@
+"""Files that hold a classifier's state dict: what ``torch.save`` writes, and plain safetensors."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from detq.adapters.archive import open_archive
+from detq.adapters.classifiers import build_classifier, find_state, read_facts
+from detq.adapters.legacy_file import is_legacy, open_legacy
+from detq.adapters.safetensors_file import HEADER_KEY
+from detq.adapters.stored_model import StoredModel
+from detq.adapters.tensors import COUNTER
+from detq.adapters.unpickle import StoredTensor
+from detq.errors import CheckpointError, DetqError
+
+
+def read_classifier_file(path: Path) -> StoredModel | None:
+    """The classifier in a ``.pt`` or ``.pth``; None if it holds something else.
+
+    Nothing of what the file contains is run. Raises CheckpointError, naming the file, if it is
+    missing, damaged or unsafe, or if the state dict is of no network that detq knows.
+    """
+    with (open_legacy if is_legacy(path) else open_archive)(path) as archive:
+        state = find_state(archive.root)
+        if state is None or not isinstance(archive.root, dict):
+            return None
+        try:
+            facts = read_facts(archive.root)
+            needed = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+            tensors = {}
+            for key, stored in needed.items():
+                if not isinstance(stored, StoredTensor):
+                    raise CheckpointError(f"{key} is no tensor")
+                if prod(stored.shape) > archive.byte_count:
+                    raise CheckpointError(f"tensor {key} has more numbers than the file bytes")
+                tensors[key] = torch.from_numpy(archive.read(key, stored))
+            return build_classifier(tensors, facts)
+        except DetqError as error:
+            raise CheckpointError(
+                str(error) if str(path) in str(error) else f"{path}: {error}"
+            ) from None
+
+
+def read_plain_safetensors(path: Path) -> StoredModel | None:
+    """The classifier in a ``.safetensors`` of tensors alone; None if it holds something else.
+
+    Raises CheckpointError, naming the file, as :func:`read_classifier_file` does.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            if HEADER_KEY in (file.metadata() or {}):
+                return None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError):
+        return None  # whoever reads it next says what is wrong with it
+    state = find_state(tensors)
+    if state is None:
+        return None
+    try:
+        return build_classifier(state, read_facts({}))
+    except DetqError as error:
+        raise CheckpointError(f"{path}: {error}") from None
