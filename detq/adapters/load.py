@@ -6,18 +6,41 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from detq.adapters.archive import open_archive
 from detq.adapters.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from detq.adapters.stored_model import StoredModel
+from detq.adapters.ultralytics import NETWORKS as ULTRALYTICS
+from detq.adapters.ultralytics import (
+    UltralyticsArchitecture,
+    read_description,
+    read_ultralytics,
+)
 from detq.adapters.yolov6 import read_yolov6
-from detq.errors import CheckpointError
+from detq.adapters.yolov6_tree import select_network
+from detq.errors import CheckpointError, DetqError, GraphError
+from detq.models.branches import fuse_branches
 from detq.models.fuse import fuse
 from detq.records import ModelSpec, SizeHW
 
+_NEXT_STEP = "the file is damaged, or of a variant that detq does not read"
+
+
+def _read_checkpoint(path: Path) -> StoredModel:
+    with open_archive(path) as archive:
+        network = select_network(archive.root)
+        if network.kind in ULTRALYTICS:
+            return read_ultralytics(archive, network)
+        return read_yolov6(archive, network)
+
+
 _READERS: Mapping[str, Callable[[Path], StoredModel]] = {
-    ".pt": read_yolov6,
-    ".pth": read_yolov6,
+    ".pt": _read_checkpoint,
+    ".pth": _read_checkpoint,
+    ".yaml": read_description,
+    ".yml": read_description,
     SUFFIX: read_safetensors,
 }
 
@@ -35,7 +58,8 @@ class FloatModel:
 
 
 def read_model(path: Path) -> StoredModel:
-    """Read a YOLOv6 checkpoint of release 0.1 to 0.4, or what :func:`convert` made of one.
+    """Read a YOLOv6 checkpoint of release 0.1 to 0.4, what :func:`convert` made of one, or a
+    checkpoint or a YAML description of Ultralytics.
 
     Nothing of what the file contains is run. Raises CheckpointError, naming the file, if it is
     missing, damaged, unsafe or not of a known family.
@@ -46,7 +70,18 @@ def read_model(path: Path) -> StoredModel:
             f"{path}: unknown kind of model file {path.suffix!r}; checkpoints end in "
             f"{', '.join(_READERS)}"
         )
-    return (reader or read_yolov6)(path)
+    try:
+        return (reader or _read_checkpoint)(path)
+    except DetqError as error:
+        raise _with_file(path, error) from None
+
+
+def _with_file(path: Path, error: DetqError) -> CheckpointError:
+    message = str(error)
+    if message.startswith(f"{path}: "):
+        return CheckpointError(message)
+    hint = "" if "; " in message else f"; {_NEXT_STEP}"
+    return CheckpointError(f"{path}: {message}{hint}")
 
 
 def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
@@ -57,13 +92,21 @@ def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
     CheckpointError as :func:`read_model` does; DetqError if ``size_hw`` does not suit the network.
     """
     stored = read_model(path)
+    architecture = stored.architecture
     spec = ModelSpec(
         name=path.stem,
         family="yolov6",
         class_names=stored.class_names,
-        strides=stored.architecture.strides,
+        strides=architecture.strides,
         size_hw=size_hw or stored.size_hw,
     )
+    if isinstance(architecture, UltralyticsArchitecture):
+        spec = replace(
+            spec,
+            family="ultralytics",
+            end_to_end=architecture.end_to_end,
+            fit=architecture.fit,
+        )
     return FloatModel(stored.module, spec)
 
 
@@ -81,9 +124,43 @@ def convert(source: Path, target: Path) -> StoredModel:
 def fuse_model(model: FloatModel) -> FloatModel:
     """The same network with one convolution per block, and the names of those convolutions.
 
-    The argument stays as it is; a fused model is returned unchanged.
+    The argument stays as it is; a fused model is returned unchanged. Raises GraphError if a network
+    of Ultralytics does not run at the model's image size.
     """
     if model.spec.reparameterized:
         return model
-    fused = fuse(model.module)
-    return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
+    if model.spec.family == "yolov6":
+        fused = fuse(model.module)
+        return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
+    found = fuse_branches(model.module)
+    # RT-DETR keeps what it computed for a size, so that a trace must not be its first run.
+    checked_predictions(found.module, torch.zeros(1, 3, *model.spec.size_hw), model.spec)
+    return FloatModel(found.module, replace(model.spec, reparameterized=found.reparameterized))
+
+
+@torch.no_grad()
+def checked_predictions(module: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor:
+    """What the network returns for images [1, 3, H, W], if it is what the contract asks for.
+
+    Raises GraphError if it is not, or if the network fails.
+    """
+    try:
+        output = module(images)
+    except Exception as error:  # the network's own code runs here, and may raise anything
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        height, width = spec.size_hw
+        raise GraphError(
+            f"{spec.name}: fails on an image of {height}x{width} ({reason}); pass another imgsz"
+        ) from None
+    rows = 4 + spec.class_count
+    if not isinstance(output, Tensor):
+        found = type(output).__name__
+    elif output.dim() == 3 and output.shape[:2] == (1, rows):
+        return output
+    else:
+        found = str(list(output.shape))
+    raise GraphError(
+        f"{spec.name}: forward() must return predictions [1, {rows}, N] for {spec.class_count} "
+        f"classes, found {found}; see docs/adapters.md"
+    )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detq.adapters.load import FloatModel
+from detq.adapters.load import FloatModel, checked_predictions
 from detq.errors import GraphError
 from detq.models.branches import fuse_branches
 from detq.records import ModelSpec, SizeHW
@@ -36,8 +36,8 @@ def adapt_module(
     fused = fuse_branches(module)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((1, 3, *size_hw), generator=generator)
-    expected = _predictions(copy.deepcopy(module).float().eval(), images, spec)
-    actual = _predictions(fused.module.float(), images, spec)
+    expected = checked_predictions(copy.deepcopy(module).float().eval(), images, spec)
+    actual = checked_predictions(fused.module.float(), images, spec)
     difference = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= _TOLERANCE:
         raise GraphError(
@@ -45,27 +45,3 @@ def adapt_module(
             "output); tensors that are changed in place (+=) cannot be followed: write x = x + y"
         )
     return FloatModel(fused.module, replace(spec, reparameterized=fused.reparameterized))
-
-
-def _predictions(module: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor:
-    """What the network returns, if it is what the contract asks for."""
-    try:
-        output = module(images)
-    except Exception as error:  # the network's own code runs here, and may raise anything
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        height, width = spec.size_hw
-        raise GraphError(
-            f"{spec.name}: fails on an image of {height}x{width} ({reason}); pass another imgsz"
-        ) from None
-    rows = 4 + spec.class_count
-    if not isinstance(output, Tensor):
-        found = type(output).__name__
-    elif output.dim() == 3 and output.shape[:2] == (1, rows):
-        return output
-    else:
-        found = str(list(output.shape))
-    raise GraphError(
-        f"{spec.name}: forward() must return predictions [1, {rows}, N] for {spec.class_count} "
-        f"classes, found {found}; see docs/adapters.md"
-    )

@@ -56,6 +56,8 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
     """
     if path.suffix.lower() != SUFFIX:
         raise ArtifactError(f"{path}: the name of a model file ends in {SUFFIX}")
+    if not isinstance(model.architecture, Architecture | LiteArchitecture):
+        raise ArtifactError(f"{path}: only networks of YOLOv6 are written; keep the checkpoint")
     lite = isinstance(model.architecture, LiteArchitecture)
     header = Header(
         schema=SCHEMA,

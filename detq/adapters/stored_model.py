@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from detq.models.architecture import AnyArchitecture
 from detq.records import SizeHW
+
+if TYPE_CHECKING:
+    from detq.adapters.ultralytics import UltralyticsArchitecture
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class StoredModel:
     """
 
     module: nn.Module
-    architecture: AnyArchitecture
+    architecture: AnyArchitecture | UltralyticsArchitecture
     class_names: tuple[str, ...]
     size_hw: SizeHW
 
