@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import openvino as ov
 import yaml
@@ -25,7 +25,7 @@ from detq.data.letterbox import PADDING_GREY, official_shrink
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec, ReparamConvolution
+from detq.records import Fit, ModelSpec, ReparamConvolution
 
 METADATA = "metadata.yaml"
 REPORT = "report.html"
@@ -169,14 +169,24 @@ def _detq_keys(spec: ModelSpec) -> dict[str, Any]:
         "family": spec.family,
         "strides": list(spec.strides),
         "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
+        "end_to_end": spec.end_to_end,
         "preprocess": {
             "colors": "RGB",
             "scale": "1/255",
             "padding": PADDING_GREY,
             "shrink": official_shrink(spec.name, spec.size_hw),
+            "fit": spec.fit,
         },
         "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
     }
+
+
+def _fit(details: Mapping[str, Any]) -> Fit:
+    """How images are brought to size; what Ultralytics exported (no details) as it does it."""
+    written = details.get("preprocess", {}).get("fit", "yolov6") if details else "ultralytics"
+    if written not in get_args(Fit):
+        raise ValueError(f"fit {written!r}")
+    return cast(Fit, written)
 
 
 def _only_xml(directory: Path) -> Path:
@@ -219,6 +229,8 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
                 ReparamConvolution(name, part)
                 for name, part in details.get("reparameterized", {}).items()
             ),
+            end_to_end=bool(details.get("end_to_end", False)),
+            fit=_fit(details),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

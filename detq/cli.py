@@ -59,8 +59,8 @@ Pin = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
 Preset = Annotated[
-    Literal["yolov6", "coco"],
-    typer.Option(help="Evaluation protocol: yolov6 gives YOLOv6's official figures."),
+    Literal["yolov6", "coco", "ultralytics"] | None,
+    typer.Option(help="Evaluation protocol; by default that of the model's official figures."),
 ]
 
 
@@ -81,7 +81,7 @@ def quantize(
         list[str] | None,
         typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
     ] = None,
-    preset: Preset = "yolov6",
+    preset: Preset = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -150,7 +150,11 @@ def quantize(
     result = results[-1]
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
     measured = api.measurement(
-        rows, split=judged, preset=preset, overlap=overlap, speeds=speeds if rows else None
+        rows,
+        split=judged,
+        preset=preset or api.default_preset(graph),
+        overlap=overlap,
+        speeds=speeds if rows else None,
     )
     result.save(directory, measured=measured if measurable else None)
     _print_quantization(rows, (speeds[0], speeds[-1]), result, measured, directory)
@@ -169,7 +173,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
     imgsz: ImageSize = None,
-    preset: Preset = "yolov6",
+    preset: Preset = None,
     json_file: Json = None,
 ) -> None:
     """COCO mAP of one or more models on one split."""
@@ -445,7 +449,7 @@ def _evaluate_all(
     graphs: dict[str, DetectorGraph],
     dataset: DatasetConfig,
     split: str,
-    preset: str,
+    preset: str | None,
     report: Progress,
 ) -> list[EvalResult]:
     """mAP of each graph on one split, under the names given."""

@@ -36,7 +36,7 @@ def build_empty(config: ModelConfig) -> nn.Sequential:
 
     Raises CheckpointError if Ultralytics is missing, or cannot build it.
     """
-    tasks = _tasks()
+    tasks = import_tasks()
     try:
         with torch.device("meta"):
             layers, _ = tasks.parse_model(config.document(), ch=3, verbose=False)
@@ -53,7 +53,7 @@ def build_random(config: ModelConfig) -> nn.Sequential:
 
     Raises CheckpointError as :func:`build_empty` does.
     """
-    tasks = _tasks()
+    tasks = import_tasks()
     kind = tasks.RTDETRDetectionModel if config.is_rtdetr else tasks.DetectionModel
     try:
         with torch.random.fork_rng(devices=[]):
@@ -69,7 +69,7 @@ def find_description(name: str) -> tuple[Path, str]:
 
     Raises CheckpointError if there is none.
     """
-    folder = Path(str(_tasks().__file__)).parents[1] / "cfg/models"
+    folder = Path(str(import_tasks().__file__)).parents[1] / "cfg/models"
     files = {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
     general, letter = split_name(name)
     for stem in (name, general):
@@ -85,8 +85,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 @cache
-def _tasks() -> Any:
-    """The module of Ultralytics that builds networks."""
+def import_tasks() -> Any:
+    """The module of Ultralytics that builds networks. Raises CheckpointError if it is missing."""
     try:
         with _undisturbed():
             from ultralytics.nn import tasks  # noqa: PLC0415 - a peer, and seconds

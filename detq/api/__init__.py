@@ -11,6 +11,7 @@ from detq.api.quantization import (
 from detq.api.running import (
     bench,
     default_preprocess,
+    default_preset,
     detector,
     evaluate,
     has_ground_truth,
@@ -49,6 +50,7 @@ __all__ = [
     "calibration_overlap",
     "convert",
     "default_preprocess",
+    "default_preset",
     "detect_stream",
     "detector",
     "evaluate",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from detq.api.running import (
     default_preprocess,
+    default_preset,
     evaluate,
     evaluation_detector,
     has_ground_truth,
@@ -212,7 +213,7 @@ def hold_accuracy(
     data: DataSource,
     max_drop: float,
     split: str = "val",
-    preset: str = "yolov6",
+    preset: str | None = None,
     limit_s: float = 3600.0,
     memory: str | Path | None = None,
     progress: Progress | None = None,
@@ -226,6 +227,7 @@ def hold_accuracy(
     """
     report, float_graph = progress or silent, result.float_graph
     chosen = open_dataset(data)
+    preset = preset or default_preset(float_graph)
     labelled = getattr(chosen, split, None) is not None and has_ground_truth(chosen, split)
 
     def measure(graph: DetectorGraph) -> float:

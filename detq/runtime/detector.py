@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,8 +31,9 @@ Pixels = npt.NDArray[np.uint8]
 class Detector:
     """A detector graph compiled for the CPU, with its preprocessing and post-processing.
 
-    ``preprocess`` defaults to a plain letterbox of the graph's size. One detector may be used from
-    several threads. Raises DetqError if the sizes contradict each other, GraphError if OpenVINO
+    ``preprocess`` defaults to a plain letterbox of the graph's size. What an end-to-end detector
+    finds is not suppressed, and may be of several classes. One detector may be used from several
+    threads. Raises DetqError if the sizes contradict each other, GraphError if OpenVINO
     cannot compile the graph.
     """
 
@@ -45,8 +46,10 @@ class Detector:
         options: RuntimeOptions | None = None,
     ) -> None:
         self.graph = graph
-        self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
+        self.preprocess = preprocess or Preprocess(graph.spec.size_hw, fit=graph.spec.fit)
         self.postprocess = postprocess
+        if graph.spec.end_to_end:
+            self.postprocess = replace(postprocess, iou=None, multi_label=True)
         self.options = options or RuntimeOptions()
         if self.preprocess.size_hw != graph.spec.size_hw:
             raise DetqError(
