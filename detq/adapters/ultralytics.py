@@ -98,8 +98,8 @@ def read_description(path: Path) -> StoredModel:
     if isinstance(document, dict) and isinstance(document.get("scales"), dict):
         document["scale"] = letter if letter in document["scales"] else None
     config = read_config(document)
-    layers = build_random(config)
     architecture = _architecture(config, build_empty(config))
+    layers = build_random(config)
     names = COCO_NAMES if config.class_count == len(COCO_NAMES) else None
     return _stored(layers, architecture, names or placeholder_names(config.class_count), None)
 
