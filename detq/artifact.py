@@ -26,7 +26,7 @@ from detq.data.letterbox import PADDING_GREY, official_shrink
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec, ReparamConvolution, Task
+from detq.records import Fit, ModelSpec, ReparamConvolution, Task
 
 METADATA = "metadata.yaml"
 REPORT = "report.html"
@@ -170,6 +170,7 @@ def _detq_keys(spec: ModelSpec) -> dict[str, Any]:
         "family": spec.family,
         "strides": list(spec.strides),
         "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
+        "end_to_end": spec.end_to_end,
         "preprocess": _preprocess_keys(spec),
         "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
     }
@@ -180,7 +181,15 @@ def _preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
     if spec.task == "classify":
         return {**common, "resize": "shorter side", "crop": CROP_SHARE}
     shrink = official_shrink(spec.name, spec.size_hw)
-    return {**common, "padding": PADDING_GREY, "shrink": shrink}
+    return {**common, "padding": PADDING_GREY, "shrink": shrink, "fit": spec.fit}
+
+
+def _fit(details: Mapping[str, Any]) -> Fit:
+    """How images are brought to size; what Ultralytics exported (no details) as it does it."""
+    written = details.get("preprocess", {}).get("fit", "yolov6") if details else "ultralytics"
+    if written not in get_args(Fit):
+        raise ValueError(f"fit {written!r}")
+    return cast(Fit, written)
 
 
 def _only_xml(directory: Path) -> Path:
@@ -231,6 +240,8 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
                 for name, part in details.get("reparameterized", {}).items()
             ),
             task=_known_task(metadata.get("task", "detect")),
+            end_to_end=bool(details.get("end_to_end", False)),
+            fit=_fit(details),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

@@ -59,8 +59,8 @@ Pin = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
 Preset = Annotated[
-    Literal["yolov6", "coco"],
-    typer.Option(help="Evaluation protocol: yolov6 gives YOLOv6's official figures."),
+    Literal["yolov6", "coco", "ultralytics"] | None,
+    typer.Option(help="Evaluation protocol; by default that of the model's official figures."),
 ]
 
 
@@ -81,7 +81,7 @@ def quantize(
         list[str] | None,
         typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
     ] = None,
-    preset: Preset = "yolov6",
+    preset: Preset = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -153,7 +153,11 @@ def quantize(
     result = results[-1]
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
     measured = api.measurement(
-        rows, split=judged, preset=preset, overlap=overlap, speeds=speeds if rows else None
+        rows,
+        split=judged,
+        preset=preset or api.default_preset(graph),
+        overlap=overlap,
+        speeds=speeds if rows else None,
     )
     result.save(directory, measured=measured if measurable else None)
     _print_quantization(rows, (speeds[0], speeds[-1]), result, measured, directory)
@@ -172,7 +176,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
     imgsz: ImageSize = None,
-    preset: Preset = "yolov6",
+    preset: Preset = None,
     json_file: Json = None,
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""
@@ -447,7 +451,7 @@ def _evaluate_all(
     graphs: dict[str, DetectorGraph],
     dataset: DatasetConfig,
     split: str,
-    preset: str,
+    preset: str | None,
     report: Progress,
 ) -> list[EvalResult | TopResult]:
     """The scores of each graph on one split, under the names given."""
@@ -462,7 +466,7 @@ def _evaluate(
     graph: DetectorGraph,
     dataset: DatasetConfig,
     split: str,
-    preset: str,
+    preset: str | None,
     progress: Progress,
 ) -> EvalResult | TopResult:
     """An EvalResult for a detector, a TopResult for a classifier, under the name given."""

@@ -14,6 +14,8 @@ from detq.errors import DetqError
 Part = Literal["backbone", "neck", "head"]
 Task = Literal["detect", "classify"]
 SizeHW = tuple[int, int]
+Fit = Literal["yolov6", "ultralytics", "stretch"]
+"""How an image is brought to the network's size: letterboxed as that program does, or stretched."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class ModelSpec:
     """What travels with a detector graph: everything about the model that its tensors do not say.
 
     ``size_hw`` is the network input in pixels; both sides of a detector's are multiples of the
-    largest stride.
+    largest stride. ``end_to_end`` detectors give one prediction per object, so that nothing is to
+    be suppressed.
     """
 
     name: str
@@ -42,6 +45,8 @@ class ModelSpec:
     size_hw: SizeHW
     reparameterized: tuple[ReparamConvolution, ...] = ()
     task: Task = "detect"
+    end_to_end: bool = False
+    fit: Fit = "yolov6"
 
     def __post_init__(self) -> None:
         if not self.class_names:

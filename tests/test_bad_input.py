@@ -219,7 +219,7 @@ def test_image_size_must_be_a_multiple_of_the_stride(refused: Refused, shared: P
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (("--preset", "voc"), "'voc' is not one of 'yolov6', 'coco'"),
+        (("--preset", "voc"), "'voc' is not one of 'yolov6', 'coco', 'ultralytics'"),
         (("--calib-images", "0"), "greater than or equal to 1"),
         (("--calib-images", "many"), "valid integer"),
         (("--reciep", "kl"), "--reciep"),

@@ -43,7 +43,7 @@ _BROKEN_ZIP = (
     RuntimeError,
     ValueError,
 )
-_WRONG_FILE = "Pass a file that YOLOv6's training wrote"
+_WRONG_FILE = "Pass a file that the training of YOLOv6 or Ultralytics wrote"
 _CUT_SHORT = "the file is damaged or cut short; download or copy it again"
 
 
@@ -109,12 +109,13 @@ class Archive:
             return unpickle(self._record(f"{self._prefix}data.pkl"))
         except ForbiddenNameError as error:
             raise CheckpointError(
-                f"{self.path}: refers to {error}; not a YOLOv6 checkpoint, nothing in it was run. "
+                f"{self.path}: refers to {error}; not a YOLOv6 checkpoint, nor a detector of "
+                f"Ultralytics', nothing in it was run. "
                 f"{_WRONG_FILE}"
             ) from None
         except DamagedPickleError as error:
             raise CheckpointError(
-                f"{self.path}: its data.pkl is no network that YOLOv6 saved ({error}), nothing in "
+                f"{self.path}: its data.pkl is no network that detq knows ({error}), nothing in "
                 f"it was run. {_WRONG_FILE}"
             ) from None
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from detq.adapters.archive import open_archive
+from detq.adapters.archive import Archive
 from detq.adapters.classifiers import build_classifier, find_state, read_facts
-from detq.adapters.legacy_file import is_legacy, open_legacy
 from detq.adapters.safetensors_file import HEADER_KEY
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER
@@ -18,31 +17,25 @@ from detq.adapters.unpickle import StoredTensor
 from detq.errors import CheckpointError, DetqError
 
 
-def read_classifier_file(path: Path) -> StoredModel | None:
-    """The classifier in a ``.pt`` or ``.pth``; None if it holds something else.
+def read_classifier(archive: Archive) -> StoredModel | None:
+    """The classifier in what ``torch.save`` wrote; None if it holds something else.
 
-    Nothing of what the file contains is run. Raises CheckpointError, naming the file, if it is
-    missing, damaged or unsafe, or if the state dict is of no network that detq knows.
+    Nothing of what the file contains is run. Raises CheckpointError if the state dict is damaged,
+    or of no network that detq knows.
     """
-    with (open_legacy if is_legacy(path) else open_archive)(path) as archive:
-        state = find_state(archive.root)
-        if state is None or not isinstance(archive.root, dict):
-            return None
-        try:
-            facts = read_facts(archive.root)
-            needed = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
-            tensors = {}
-            for key, stored in needed.items():
-                if not isinstance(stored, StoredTensor):
-                    raise CheckpointError(f"{key} is no tensor")
-                if prod(stored.shape) > archive.byte_count:
-                    raise CheckpointError(f"tensor {key} has more numbers than the file bytes")
-                tensors[key] = torch.from_numpy(archive.read(key, stored))
-            return build_classifier(tensors, facts)
-        except DetqError as error:
-            raise CheckpointError(
-                str(error) if str(path) in str(error) else f"{path}: {error}"
-            ) from None
+    state = find_state(archive.root)
+    if state is None or not isinstance(archive.root, dict):
+        return None
+    facts = read_facts(archive.root)
+    needed = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    tensors = {}
+    for key, stored in needed.items():
+        if not isinstance(stored, StoredTensor):
+            raise CheckpointError(f"{key} is no tensor")
+        if prod(stored.shape) > archive.byte_count:
+            raise CheckpointError(f"tensor {key} has more numbers than the file bytes")
+        tensors[key] = torch.from_numpy(archive.read(key, stored))
+    return build_classifier(tensors, facts)
 
 
 def read_plain_safetensors(path: Path) -> StoredModel | None:

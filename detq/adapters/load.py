@@ -6,22 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from detq.adapters.classifier_files import read_classifier_file, read_plain_safetensors
+from detq.adapters.archive import open_archive
+from detq.adapters.classifier_files import read_classifier, read_plain_safetensors
+from detq.adapters.legacy_file import is_legacy, open_legacy
 from detq.adapters.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from detq.adapters.stored_model import StoredModel
+from detq.adapters.ultralytics import NETWORKS as ULTRALYTICS
+from detq.adapters.ultralytics import (
+    UltralyticsArchitecture,
+    read_description,
+    read_ultralytics,
+)
 from detq.adapters.yolov6 import read_yolov6
-from detq.errors import CheckpointError
+from detq.adapters.yolov6_tree import select_network
+from detq.errors import CheckpointError, DetqError, GraphError
 from detq.models.branches import fuse_branches
 from detq.models.classifiers import ChainClassifier
 from detq.models.fuse import fuse
 from detq.records import ModelSpec, ReparamConvolution, SizeHW
-
-
-def _read_torch(path: Path) -> StoredModel:
-    """What ``torch.save`` wrote: a classifier's state dict, or a detector."""
-    return read_classifier_file(path) or read_yolov6(path)
 
 
 def _read_safetensors(path: Path) -> StoredModel:
@@ -29,9 +34,26 @@ def _read_safetensors(path: Path) -> StoredModel:
     return read_plain_safetensors(path) or read_safetensors(path)
 
 
+_NEXT_STEP = "the file is damaged, or of a variant that detq does not read"
+
+
+def _read_checkpoint(path: Path) -> StoredModel:
+    """What ``torch.save`` wrote: a classifier's state dict, or a detector."""
+    with (open_legacy if is_legacy(path) else open_archive)(path) as archive:
+        classifier = read_classifier(archive)
+        if classifier is not None:
+            return classifier
+        network = select_network(archive.root)
+        if network.kind in ULTRALYTICS:
+            return read_ultralytics(archive, network)
+        return read_yolov6(archive, network)
+
+
 _READERS: Mapping[str, Callable[[Path], StoredModel]] = {
-    ".pt": _read_torch,
-    ".pth": _read_torch,
+    ".pt": _read_checkpoint,
+    ".pth": _read_checkpoint,
+    ".yaml": read_description,
+    ".yml": read_description,
     SUFFIX: _read_safetensors,
 }
 
@@ -50,8 +72,9 @@ class FloatModel:
 
 
 def read_model(path: Path) -> StoredModel:
-    """Read a YOLOv6 checkpoint of release 0.1 to 0.4, the state dict of a RepVGG or MobileOne
-    classifier, or what :func:`convert` made of one.
+    """Read a YOLOv6 checkpoint of release 0.1 to 0.4, a checkpoint or a YAML description of
+    Ultralytics, the state dict of a RepVGG or MobileOne classifier, or what :func:`convert` made
+    of one.
 
     Nothing of what the file contains is run. Raises CheckpointError, naming the file, if it is
     missing, damaged, unsafe or not of a known family.
@@ -62,7 +85,18 @@ def read_model(path: Path) -> StoredModel:
             f"{path}: unknown kind of model file {path.suffix!r}; checkpoints end in "
             f"{', '.join(_READERS)}"
         )
-    return (reader or _read_torch)(path)
+    try:
+        return (reader or _read_checkpoint)(path)
+    except DetqError as error:
+        raise _with_file(path, error) from None
+
+
+def _with_file(path: Path, error: DetqError) -> CheckpointError:
+    message = str(error)
+    if message.startswith(f"{path}: "):
+        return CheckpointError(message)
+    hint = "" if "; " in message else f"; {_NEXT_STEP}"
+    return CheckpointError(f"{path}: {message}{hint}")
 
 
 def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
@@ -73,14 +107,22 @@ def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
     CheckpointError as :func:`read_model` does; DetqError if ``size_hw`` does not suit the network.
     """
     stored = read_model(path)
+    architecture = stored.architecture
     spec = ModelSpec(
         name=path.stem,
         family=stored.family,
         class_names=stored.class_names,
-        strides=stored.architecture.strides,
+        strides=architecture.strides,
         size_hw=size_hw or stored.size_hw,
         task=stored.task,
     )
+    if isinstance(architecture, UltralyticsArchitecture):
+        spec = replace(
+            spec,
+            family="ultralytics",
+            end_to_end=architecture.end_to_end,
+            fit=architecture.fit,
+        )
     return FloatModel(stored.module, spec)
 
 
@@ -98,7 +140,8 @@ def convert(source: Path, target: Path) -> StoredModel:
 def fuse_model(model: FloatModel) -> FloatModel:
     """The same network with one convolution per block, and the names of those convolutions.
 
-    The argument stays as it is; a fused model is returned unchanged.
+    The argument stays as it is; a fused model is returned unchanged. Raises GraphError if a network
+    of Ultralytics does not run at the model's image size.
     """
     if model.spec.reparameterized:
         return model
@@ -108,5 +151,47 @@ def fuse_model(model: FloatModel) -> FloatModel:
         deployed = {name: ReparamConvolution(name, "backbone") for name in model.module.deployed}
         spec = replace(model.spec, reparameterized=tuple((found | deployed).values()))
         return FloatModel(branches.module, spec)
-    fused = fuse(model.module)
-    return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
+    if model.spec.family == "yolov6":
+        fused = fuse(model.module)
+        return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
+    branches = fuse_branches(model.module)
+    # RT-DETR keeps what it computed for a size, so that a trace must not be its first run.
+    checked_output(branches.module, torch.zeros(1, 3, *model.spec.size_hw), model.spec)
+    spec = replace(model.spec, reparameterized=branches.reparameterized)
+    return FloatModel(branches.module, spec)
+
+
+@torch.no_grad()
+def checked_output(module: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor:
+    """What the network returns for images [1, 3, H, W], if it is what the contract asks for.
+
+    Raises GraphError if it is not, or if the network fails.
+    """
+    try:
+        output = module(images)
+    except Exception as error:  # the network's own code runs here, and may raise anything
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        height, width = spec.size_hw
+        raise GraphError(
+            f"{spec.name}: fails on an image of {height}x{width} ({reason}); pass another imgsz"
+        ) from None
+    classifies = spec.task == "classify"
+    rows = spec.class_count if classifies else 4 + spec.class_count
+    if not isinstance(output, Tensor):
+        found = type(output).__name__
+    elif output.dim() == (2 if classifies else 3) and output.shape[:2] == (1, rows):
+        if not classifies or _are_probabilities(output):
+            return output
+        found = "numbers that are no probabilities (softmax is missing)"
+    else:
+        found = str(list(output.shape))
+    wanted = f"scores [1, {rows}]" if classifies else f"predictions [1, {rows}, N]"
+    raise GraphError(
+        f"{spec.name}: forward() must return {wanted} for {spec.class_count} "
+        f"classes, found {found}; see docs/adapters.md"
+    )
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    return bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-3)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detq.adapters.load import FloatModel
+from detq.adapters.load import FloatModel, checked_output
 from detq.errors import GraphError
 from detq.models.branches import fuse_branches
 from detq.records import ModelSpec, SizeHW, Task
@@ -38,8 +38,8 @@ def adapt_module(
     fused = fuse_branches(module)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((1, 3, *size_hw), generator=generator)
-    expected = _output(copy.deepcopy(module).float().eval(), images, spec)
-    actual = _output(fused.module.float(), images, spec)
+    expected = checked_output(copy.deepcopy(module).float().eval(), images, spec)
+    actual = checked_output(fused.module.float(), images, spec)
     difference = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= _TOLERANCE:
         raise GraphError(
@@ -47,35 +47,3 @@ def adapt_module(
             "output); tensors that are changed in place (+=) cannot be followed: write x = x + y"
         )
     return FloatModel(fused.module, replace(spec, reparameterized=fused.reparameterized))
-
-
-def _output(module: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor:
-    """What the network returns, if it is what the contract asks for."""
-    try:
-        output = module(images)
-    except Exception as error:  # the network's own code runs here, and may raise anything
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        height, width = spec.size_hw
-        raise GraphError(
-            f"{spec.name}: fails on an image of {height}x{width} ({reason}); pass another imgsz"
-        ) from None
-    classifies = spec.task == "classify"
-    rows = spec.class_count if classifies else 4 + spec.class_count
-    if not isinstance(output, Tensor):
-        found = type(output).__name__
-    elif output.dim() == (2 if classifies else 3) and output.shape[:2] == (1, rows):
-        if not classifies or _are_probabilities(output):
-            return output
-        found = "numbers that are no probabilities (softmax is missing)"
-    else:
-        found = str(list(output.shape))
-    wanted = f"scores [1, {rows}]" if classifies else f"predictions [1, {rows}, N]"
-    raise GraphError(
-        f"{spec.name}: forward() must return {wanted} for {spec.class_count} "
-        f"classes, found {found}; see docs/adapters.md"
-    )
-
-
-def _are_probabilities(scores: Tensor) -> bool:
-    return bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-3)

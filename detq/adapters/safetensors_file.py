@@ -59,6 +59,10 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
     """
     if path.suffix.lower() != SUFFIX:
         raise ArtifactError(f"{path}: the name of a model file ends in {SUFFIX}")
+    if not isinstance(model.architecture, Architecture | LiteArchitecture | ClassifierArchitecture):
+        raise ArtifactError(
+            f"{path}: networks of Ultralytics are not written as {SUFFIX}; keep the checkpoint"
+        )
     header = Header(
         schema=SCHEMA,
         kind=_kind(model.architecture),

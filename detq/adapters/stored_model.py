@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from detq.models.architecture import AnyArchitecture
 from detq.models.classifiers import ClassifierArchitecture
 from detq.records import SizeHW, Task
+
+if TYPE_CHECKING:
+    from detq.adapters.ultralytics import UltralyticsArchitecture
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class StoredModel:
     """
 
     module: nn.Module
-    architecture: AnyArchitecture | ClassifierArchitecture
+    architecture: AnyArchitecture | ClassifierArchitecture | UltralyticsArchitecture
     class_names: tuple[str, ...]
     size_hw: SizeHW
 

@@ -17,6 +17,7 @@ from detq.adapters.pickle_names import (
     ALLOWED,
     CLASSES,
     IGNORED_CALLS,
+    NAMESPACES,
     ORDERED_DICT,
     REBUILD_PARAMETER,
     REBUILD_TENSOR,
@@ -25,7 +26,7 @@ from detq.adapters.pickle_names import (
 
 
 class ForbiddenNameError(Exception):
-    """The pickle refers to a name that no YOLOv6 checkpoint contains."""
+    """The pickle refers to a name that no checkpoint detq reads contains."""
 
 
 class DamagedPickleError(Exception):
@@ -194,7 +195,7 @@ class _Machine:
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, Instance) and target.kind in CLASSES:
+        if isinstance(target, Instance) and target.kind in CLASSES | NAMESPACES:
             if not isinstance(state, dict):
                 raise DamagedPickleError(f"the attributes of {target.kind} are no dict")
             target.attributes.update(state)
@@ -223,7 +224,7 @@ class _Machine:
 
 def _call(name: str, arguments: tuple[Any, ...]) -> object:
     """What one of the listed functions would return, as an inert value."""
-    if name in IGNORED_CALLS:
+    if name in IGNORED_CALLS or (name in NAMESPACES and arguments == ()):
         return Instance(name)
     match name, arguments:
         case _, () if name == ORDERED_DICT:

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from math import prod
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detq.adapters.archive import Archive, open_archive
+from detq.adapters.archive import Archive
 from detq.adapters.coco_names import COCO_NAMES
 from detq.adapters.stored_model import StoredModel
-from detq.adapters.tensors import COUNTER, check_values, fill
-from detq.adapters.unpickle import StoredTensor
+from detq.adapters.tensors import fill, read_tensors
+from detq.adapters.unpickle import Instance
 from detq.adapters.yolov6_infer import infer_architecture
 from detq.adapters.yolov6_tensors import to_training_form
-from detq.adapters.yolov6_tree import StoredNetwork, children_of, read_tree, select_network
-from detq.errors import CheckpointError, DetqError
+from detq.adapters.yolov6_tree import StoredNetwork, children_of, read_tree
+from detq.errors import CheckpointError
 from detq.models.architecture import DFL_BINS, AnyArchitecture, Architecture, LiteArchitecture
 from detq.models.yolov6 import build
 from detq.records import SizeHW, placeholder_names
 
-_NEXT_STEP = "the file is damaged, or of a YOLOv6 variant that detq does not read"
 _PROJECTION = ("detect.proj", "detect.proj_conv.weight")  # constants 0..16, part of our decode
 _DISTILLATION = {"reg_preds_dist", "reg_preds_lrtb"}
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "eps")
 
 
-def read_yolov6(path: Path) -> StoredModel:
-    """Read a checkpoint without running anything that it contains.
+def read_yolov6(archive: Archive, network: Instance) -> StoredModel:
+    """The YOLOv6 detector in a checkpoint, without running anything that it contains.
 
-    Raises CheckpointError, naming the file and the offending part, if the file is missing, damaged,
-    unsafe, or no YOLOv6 detector.
+    Raises CheckpointError, naming the offending part, if it is damaged or of no known family.
     """
-    with open_archive(path) as archive:
-        try:
-            stored = read_tree(select_network(archive.root))
-            architecture = infer_architecture(stored)
-            class_names = _read_class_names(stored, architecture.class_count)
-            with torch.device("meta"):  # shapes only: a lying file cannot make us allocate
-                module = build(architecture)
-            _check_attributes(stored, module, architecture)
-            fill(module, to_training_form(_read_tensors(archive, stored), module))
-        except DetqError as error:
-            raise _with_file(path, error) from None
+    stored = read_tree(network)
+    architecture = infer_architecture(stored)
+    class_names = _read_class_names(stored, architecture.class_count)
+    with torch.device("meta"):  # shapes only: a lying file cannot make us allocate
+        module = build(architecture)
+    _check_attributes(stored, module, architecture)
+    needed = {key: t for key, t in stored.tensors.items() if key not in _PROJECTION}
+    fill(module, to_training_form(read_tensors(archive, needed), module))
     return StoredModel(
         module.eval().requires_grad_(False), architecture, class_names, _trained_size(architecture)
     )
@@ -54,35 +46,6 @@ def _trained_size(architecture: AnyArchitecture) -> SizeHW:
     if isinstance(architecture, LiteArchitecture):
         return (320, 320)
     return (1280, 1280) if len(architecture.strides) == 4 else (640, 640)
-
-
-def _with_file(path: Path, error: DetqError) -> CheckpointError:
-    message = str(error)
-    if message.startswith(f"{path}: "):
-        return CheckpointError(message)
-    hint = "" if "; " in message else f"; {_NEXT_STEP}"
-    return CheckpointError(f"{path}: {message}{hint}")
-
-
-def _read_tensors(archive: Archive, stored: StoredNetwork) -> dict[str, Tensor]:
-    """Every tensor of the network that inference needs, as float32."""
-    needed = {
-        key: tensor
-        for key, tensor in stored.tensors.items()
-        if key not in _PROJECTION and not key.endswith(COUNTER)
-    }
-    if sum(prod(tensor.shape) for tensor in needed.values()) > archive.byte_count:
-        raise CheckpointError("the network has more weights than the file holds bytes")
-    return {key: _read_tensor(archive, key, tensor) for key, tensor in needed.items()}
-
-
-def _read_tensor(archive: Archive, key: str, stored: StoredTensor) -> Tensor:
-    numbers = archive.read(key, stored)
-    if numbers.dtype.kind != "f":
-        raise CheckpointError(f"tensor {key} holds {numbers.dtype}, expected floating point")
-    tensor = torch.from_numpy(numbers).float()
-    check_values(key, tensor)
-    return tensor
 
 
 def _read_class_names(stored: StoredNetwork, class_count: int) -> tuple[str, ...]:

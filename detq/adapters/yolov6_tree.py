@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,14 @@ MAX_MODULES = 50_000
 MAX_ENTRIES = 1_000  # children or tensors of one module
 MAX_NAME_LENGTH = 100
 
-_NETWORKS = ("yolov6.models.yolo.Model", "yolov6.models.yolo_lite.Model")
+_NETWORKS = (
+    "yolov6.models.yolo.Model",
+    "yolov6.models.yolo_lite.Model",
+    "ultralytics.nn.tasks.DetectionModel",
+    "ultralytics.nn.tasks.RTDETRDetectionModel",
+)
+Children = Callable[[str, Instance], Iterable[tuple[str, Instance]]]
+"""(path, module) -> the children to walk, by their names."""
 
 # Up to release 0.3 these held `conv` and `bn` themselves, where 0.4 has them one level down.
 _FLAT_CONVOLUTIONS = ("SimConv", "Conv", "Conv_C3")
@@ -46,7 +53,7 @@ class StoredNetwork:
 
 
 def select_network(root: object) -> Instance:
-    """The network inside a checkpoint: ``ema``, or ``model`` where that is None.
+    """The network inside a checkpoint of YOLOv6 or Ultralytics: ``ema``, or ``model`` for None.
 
     Raises CheckpointError (without the file's name) if there is none.
     """
@@ -60,15 +67,19 @@ def select_network(root: object) -> Instance:
         candidate = root.get("ema") or root.get("model")
     if not isinstance(candidate, Instance) or candidate.kind not in _NETWORKS:
         raise CheckpointError(
-            "holds no network under `ema` or `model`; pass a file that YOLOv6's training wrote"
+            "holds no network under `ema` or `model`; pass a file that the training of YOLOv6 or "
+            "Ultralytics wrote"
         )
     return candidate
 
 
-def read_tree(root: Instance) -> StoredNetwork:
-    """Walk the module tree. Raises CheckpointError (without the file's name) if it is malformed."""
+def read_tree(root: Instance, *, children: Children | None = None) -> StoredNetwork:
+    """Walk the module tree; ``children`` are by default those of YOLOv6 under their names of 0.4.
+
+    Raises CheckpointError (without the file's name) if it is malformed.
+    """
     network = StoredNetwork(root)
-    _walk("", root, network, depth=0)
+    _walk("", root, network, children or _renamed_children, depth=0)
     return network
 
 
@@ -82,18 +93,20 @@ def children_of(module: Instance) -> dict[str, Instance]:
     return dict(_entries(module, "_modules", Instance))
 
 
-def _walk(path: str, module: Instance, network: StoredNetwork, depth: int) -> None:
+def _walk(
+    path: str, module: Instance, network: StoredNetwork, children: Children, depth: int
+) -> None:
     if depth > MAX_DEPTH or len(network.modules) > MAX_MODULES:
         raise CheckpointError(
             f"module {path[:80]}: the network nests deeper than {MAX_DEPTH} levels or has more "
-            f"than {MAX_MODULES} modules; no YOLOv6 network does"
+            f"than {MAX_MODULES} modules; no detector does"
         )
     network.modules[path] = module
     for group in ("_parameters", "_buffers"):
         for name, tensor in _entries(module, group, StoredTensor):
             network.tensors[_join(path, name)] = tensor
-    for name, child in _renamed_children(path, module):
-        _walk(_join(path, name), child, network, depth + 1)
+    for name, child in children(path, module):
+        _walk(_join(path, name), child, network, children, depth + 1)
 
 
 def _renamed_children(path: str, module: Instance) -> Iterator[tuple[str, Instance]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from detq.api.running import (
     default_preprocess,
+    default_preset,
     evaluate,
     evaluate_classifier,
     evaluation_detector,
@@ -232,7 +233,7 @@ def hold_accuracy(
     data: DataSource,
     max_drop: float,
     split: str = "val",
-    preset: str = "yolov6",
+    preset: str | None = None,
     limit_s: float = 3600.0,
     memory: str | Path | None = None,
     progress: Progress | None = None,
@@ -247,6 +248,7 @@ def hold_accuracy(
     report, float_graph = progress or silent, result.float_graph
     chosen = open_dataset(data)
     task = float_graph.spec.task
+    preset = preset or default_preset(float_graph)
     labelled = getattr(chosen, split, None) is not None and has_ground_truth(
         chosen, split, task=task
     )

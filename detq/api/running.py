@@ -27,7 +27,7 @@ from detq.data.images import list_images, read_images, write_image
 from detq.data.letterbox import Preprocess
 from detq.errors import ConfigError, DataError
 from detq.evaluation.evaluator import evaluate as evaluate_detector
-from detq.evaluation.protocol import PROTOCOLS
+from detq.evaluation.protocol import PROTOCOLS, default_protocol
 from detq.evaluation.top_k import evaluate_classifier as evaluate_top_k
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import BenchResult, Classified, EvalResult, Prediction, Task, TopResult
@@ -44,7 +44,7 @@ def detector(
     *,
     imgsz: ImageSize | None = None,
     confidence: float = PREDICTION.confidence,
-    iou: float = PREDICTION.iou,
+    iou: float | None = PREDICTION.iou,
     options: RuntimeOptions | None = None,
 ) -> Detector:
     """A model ready to find objects: ``detector(model).detect(image_bgr)``.
@@ -101,7 +101,7 @@ def predict(
     output: str | Path,
     imgsz: ImageSize | None = None,
     confidence: float = PREDICTION.confidence,
-    iou: float = PREDICTION.iou,
+    iou: float | None = PREDICTION.iou,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """Detect in an image or a folder, and write each picture with its boxes to ``output``.
@@ -129,20 +129,23 @@ def evaluate(
     data: DataSource,
     split: str = "val",
     imgsz: ImageSize | None = None,
-    preset: str = "yolov6",
+    preset: str | None = None,
     progress: Progress | None = None,
 ) -> EvalResult:
     """COCO mAP of a model on a split of a data set, by a protocol of :data:`PROTOCOLS`.
 
-    Raises a DetqError for bad input.
+    ``preset`` is by default the protocol behind the figures of the model's family. Raises a
+    DetqError for bad input.
     """
-    if preset not in PROTOCOLS:
+    if preset is not None and preset not in PROTOCOLS:
         raise ConfigError(f"preset {preset!r}: expected one of {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[preset]
     graph = open_graph(model, imgsz)
+    protocol = PROTOCOLS[preset or default_preset(graph)]
     report = progress or silent
     return evaluate_detector(
-        Detector(graph, preprocess=protocol.preprocess(graph.spec), postprocess=EVALUATION),
+        Detector(
+            graph, preprocess=protocol.preprocess(graph.spec), postprocess=protocol.postprocess
+        ),
         load_split(open_dataset(data), split),
         protocol=protocol,
         progress=partial(report, f"evaluating {graph.spec.name}"),
@@ -240,6 +243,11 @@ def _scores(row: EvalResult | TopResult) -> dict[str, float | None]:
     return {"map": row.map, "map50": row.map50, "map75": row.map75}
 
 
+def default_preset(graph: DetectorGraph) -> str:
+    """The name of the protocol behind the published figures of a model's family."""
+    return default_protocol(graph.spec).name
+
+
 def default_preprocess(graph: DetectorGraph) -> Preprocessing:
     """What images go through before the network: the letterbox that a detector was published with,
     a classifier's centre crop.
@@ -257,7 +265,7 @@ def evaluation_detector(
 
 
 def _letterbox(graph: DetectorGraph) -> Preprocess:
-    return PROTOCOLS["yolov6"].preprocess(graph.spec)
+    return default_protocol(graph.spec).preprocess(graph.spec)
 
 
 def _images_outside(source: Path, directory: Path) -> Sequence[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -59,7 +60,9 @@ def load(
             raise
         raise DownloadError(f"{error}; the download was removed: try again") from None
     float_model = fuse_model(stored)
-    return from_torch(float_model.module, float_model.spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TracerWarning: the graph is for this size alone
+        return from_torch(float_model.module, float_model.spec)
 
 
 def adapt(

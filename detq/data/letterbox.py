@@ -1,6 +1,7 @@
-"""Image -> network input, and boxes back to the image: the geometry that YOLOv6's figures rest on.
+"""Image -> network input, and boxes back to the image: the geometry that published figures rest on.
 
-Source: the evaluation protocol behind YOLOv6's published COCO figures ("reproduce 640").
+Source: the evaluation protocol behind YOLOv6's published COCO figures ("reproduce 640"), and what
+Ultralytics' predictors do, which rounds sizes and always interpolates; for RT-DETR they stretch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from detq.data.images import ImageBGR
 from detq.errors import DataError
-from detq.records import SizeHW
+from detq.records import Fit, SizeHW
 
 PADDING_GREY = 114
 
@@ -80,11 +81,12 @@ class Preprocess:
     """How an image becomes the network input of ``size_hw`` pixels.
 
     The image keeps its aspect ratio and fits into the input less ``shrink`` pixels on each axis;
-    grey fills the rest, evenly on both sides.
+    grey fills the rest, evenly on both sides. With ``fit="stretch"`` it fills the input instead.
     """
 
     size_hw: SizeHW
     shrink: int = 0
+    fit: Fit = "yolov6"
 
     def __post_init__(self) -> None:
         if not 0 <= self.shrink < min(self.size_hw):
@@ -98,8 +100,11 @@ class Preprocess:
         """Size of an image -> its place in the input."""
         height, width = original_hw
         ratio = self._ratio(original_hw)
-        # Truncated, as in the protocol. A sliver of an image keeps one pixel.
-        resized = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        # YOLOv6's protocol truncates, Ultralytics rounds. A sliver of an image keeps one pixel.
+        whole = int if self.fit == "yolov6" else round
+        resized = max(whole(height * ratio), 1), max(whole(width * ratio), 1)
+        if self.fit == "stretch":
+            resized = self.size_hw
         return Letterbox(
             original_hw=original_hw,
             resized_hw=resized,
@@ -114,7 +119,8 @@ class Preprocess:
         resized = image
         if plan.resized_hw != plan.original_hw:
             shrinks = self._ratio(plan.original_hw) < 1
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            by_area = shrinks and self.fit == "yolov6"
+            method = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
             resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
         bottom = self.size_hw[0] - height - plan.pad_top
         right = self.size_hw[1] - width - plan.pad_left

@@ -31,6 +31,8 @@ _PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in evaluation mode
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _SUBTRACTIONS = (operator.sub, torch.sub, "sub")
 _PRODUCTS = (operator.mul, torch.mul, "mul")
+_CHUNKS = ("chunk", torch.chunk)  # fewer pieces if the size is no multiple: indexing then fails
+_SPLITS = ("split", "split_with_sizes", torch.split)
 _PARTS: dict[str, Part] = {"neck": "neck", "head": "head", "detect": "head"}
 
 
@@ -150,6 +152,20 @@ def fuse_branches(model: nn.Module) -> FusedBranches:
     )
 
 
+class _Pieces(fx.Proxy):
+    """What ``x.chunk(n)`` or ``x.split((a, b))`` returns: a sequence whose length is known."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, count: int) -> None:
+        super().__init__(node, tracer)
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return (operator.getitem(self, index) for index in range(self.count))
+
+
 class _Tracer(fx.Tracer):
     """Looks into every module but those of torch itself and those in ``opaque``."""
 
@@ -177,6 +193,22 @@ class _Tracer(fx.Tracer):
             if self.failed is None and not self.is_leaf_module(m, path):
                 self.failed = path
             raise
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        count = _piece_count(node)
+        return super().proxy(node) if count is None else _Pieces(node, self, count)
+
+
+def _piece_count(node: fx.Node) -> int | None:
+    """Into how many tensors ``node`` cuts one; None if it does not, or does not say."""
+    if node.op not in ("call_function", "call_method") or len(node.args) < 2:
+        return None
+    pieces = node.args[1]
+    if node.target in _CHUNKS and isinstance(pieces, int):
+        return pieces
+    if node.target in _SPLITS and isinstance(pieces, list | tuple):
+        return len(pieces)
+    return None
 
 
 def _trace(model: nn.Module) -> tuple[fx.GraphModule, tuple[str, ...]]:

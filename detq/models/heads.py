@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detq.models.architecture import DFL_BINS, AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
 from detq.models.blocks import DPBlock, conv_silu
 from detq.records import SizeHW
 
@@ -38,7 +38,7 @@ class Detect(nn.Module):
         self.reg_convs = _per_level(channels, kernel=3, lite=lite)
         self.cls_preds = _predictors(channels, architecture.class_count)
         self.reg_preds = _predictors(channels, sides)
-        self.decode: nn.Module = DistanceDecode(architecture.strides, distributions=sides != 4)
+        self.decode: nn.Module = DistanceDecode(architecture.strides, bins=sides // 4)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         regressions, logits = [], []
@@ -73,23 +73,23 @@ class ObjectnessDetect(Detect):
 class DistanceDecode(nn.Module):
     """Distances from an anchor point to the four sides of the box, in strides.
 
-    Maps [B, 4, H_i, W_i], or [B, 4·17, H_i, W_i] with ``distributions`` (the distance is then the
-    mean of a softmax over 0..16: Generalized Focal Loss, arXiv 2006.04388), and class logits
-    [B, nc, H_i, W_i] -> [B, 4+nc, N]: cx, cy, w, h in input pixels, class scores.
+    Maps [B, 4·bins, H_i, W_i] and class logits [B, nc, H_i, W_i] -> [B, 4+nc, N]: cx, cy, w, h in
+    input pixels, class scores. With several bins a distance is the mean of a softmax over 0, 1, …
+    (Generalized Focal Loss, arXiv 2006.04388).
     """
 
-    def __init__(self, strides: Sequence[int], *, distributions: bool) -> None:
+    def __init__(self, strides: Sequence[int], *, bins: int) -> None:
         super().__init__()
         self.strides = tuple(strides)
-        self.distributions = distributions
+        self.bins = bins
 
     def forward(self, regressions: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
-        distances = _join(regressions)  # [B, 4, N] or [B, 4·17, N]
-        if self.distributions:
-            sides = torch.stack(torch.split(distances, DFL_BINS, dim=1), dim=1)  # [B, 4, 17, N]
-            bins = _constant(np.arange(DFL_BINS).reshape(1, 1, DFL_BINS, 1))
+        distances = _join(regressions)  # [B, 4·bins, N]
+        if self.bins > 1:
+            sides = torch.stack(torch.split(distances, self.bins, dim=1), dim=1)  # [B, 4, bins, N]
+            bins = _constant(np.arange(self.bins).reshape(1, 1, self.bins, 1))
             distances = (sides.softmax(dim=2) * bins).sum(dim=2)
-        cells, strides = cell_grid([_size(level) for level in regressions], self.strides)
+        cells, strides = cell_grid([plain_size(level) for level in regressions], self.strides)
         left_top, right_bottom = torch.split(distances, 2, dim=1)  # each [B, 2, N]
         centers = (_constant(cells + 0.5) + (right_bottom - left_top) * 0.5) * _constant(strides)
         sizes = (left_top + right_bottom) * _constant(strides)
@@ -110,7 +110,7 @@ class CenterDecode(nn.Module):
     def forward(
         self, regressions: Sequence[Tensor], logits: Sequence[Tensor], objectness: Sequence[Tensor]
     ) -> Tensor:
-        cells, strides = cell_grid([_size(level) for level in regressions], self.strides)
+        cells, strides = cell_grid([plain_size(level) for level in regressions], self.strides)
         offsets, log_sizes = torch.split(_join(regressions), 2, dim=1)  # each [B, 2, N]
         centers = (offsets + _constant(cells)) * _constant(strides)
         sizes = log_sizes.exp() * _constant(strides)
@@ -128,7 +128,7 @@ def cell_grid(sizes_hw: Sequence[SizeHW], strides: Sequence[int]) -> tuple[Array
     return np.concatenate(cells, axis=1)[None], np.concatenate(steps)[None, None]
 
 
-def _size(level: Tensor) -> SizeHW:
+def plain_size(level: Tensor) -> SizeHW:
     """Height and width as plain numbers, which a trace takes for constants: inputs are static."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TracerWarning: that is what we want

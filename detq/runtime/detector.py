@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -87,8 +87,9 @@ class CompiledGraph:
 class Detector(CompiledGraph):
     """A detector graph compiled for the CPU, with its preprocessing and post-processing.
 
-    ``preprocess`` defaults to a plain letterbox of the graph's size. One detector may be used from
-    several threads. Raises DetqError if the sizes contradict each other or the graph is no
+    ``preprocess`` defaults to a plain letterbox of the graph's size. What an end-to-end detector
+    finds is not suppressed, and may be of several classes. One detector may be used from several
+    threads. Raises DetqError if the sizes contradict each other or the graph is no
     detector, GraphError if OpenVINO cannot compile the graph.
     """
 
@@ -100,8 +101,10 @@ class Detector(CompiledGraph):
         postprocess: PostprocessOptions = EVALUATION,
         options: RuntimeOptions | None = None,
     ) -> None:
-        self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
+        self.preprocess = preprocess or Preprocess(graph.spec.size_hw, fit=graph.spec.fit)
         self.postprocess = postprocess
+        if graph.spec.end_to_end:
+            self.postprocess = replace(postprocess, iou=None, multi_label=True)
         if graph.spec.task != "detect":
             raise DetqError(
                 f"{graph.spec.name}: classifies images, it finds no boxes; use detq.classifier"

@@ -30,17 +30,18 @@ class PostprocessOptions:
     """Which candidates become detections.
 
     A candidate needs a score above ``confidence``; of two boxes of one class that overlap by more
-    than ``iou`` the better stays. With ``multi_label`` one location may report several classes,
-    otherwise only its best.
+    than ``iou`` the better stays, with None both do. With ``multi_label`` one location may report
+    several classes, otherwise only its best.
     """
 
     confidence: float
-    iou: float
+    iou: float | None
     max_detections: int = 300
     multi_label: bool = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.confidence < 1 and 0 <= self.iou <= 1 and self.max_detections > 0):
+        iou = 0 if self.iou is None else self.iou
+        if not (0 <= self.confidence < 1 and 0 <= iou <= 1 and self.max_detections > 0):
             raise DetqError(
                 "post-processing: expected confidence in [0, 1), IoU in [0, 1] and at least one "
                 f"detection, got {self.confidence}, {self.iou} and {self.max_detections}"
@@ -60,13 +61,17 @@ def postprocess(
     """
     rows, class_ids = _candidates(predictions[4:], options)
     scores = predictions[4 + class_ids, rows]
-    if len(scores) > MAX_CANDIDATES:
-        best = np.sort(np.argsort(-scores, kind="stable")[:MAX_CANDIDATES])
+    end_to_end = options.iou is None
+    most = options.max_detections if end_to_end else MAX_CANDIDATES
+    if end_to_end or len(scores) > most:
+        best = np.argsort(-scores, kind="stable")[:most]  # equal scores by location, then class
         rows, class_ids, scores = rows[best], class_ids[best], scores[best]
     boxes = _corners(predictions[:4, rows])
-    # Far apart, boxes of different classes cannot suppress each other.
-    offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
-    kept = suppress(boxes + offsets, scores, iou=options.iou, limit=options.max_detections)
+    kept = np.arange(len(boxes))
+    if options.iou is not None:
+        # Far apart, boxes of different classes cannot suppress each other.
+        offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
+        kept = suppress(boxes + offsets, scores, iou=options.iou, limit=options.max_detections)
     return Detections(
         boxes_xyxy_px=letterbox.to_original(boxes[kept]),
         scores=scores[kept],

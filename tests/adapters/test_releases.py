@@ -12,7 +12,7 @@ from small_networks import random_images, shrink, small_network
 from torch import nn
 
 from detq.adapters import fuse_model, load_checkpoint
-from detq.adapters.yolov6 import read_yolov6
+from detq.adapters.load import read_model
 from detq.models import OFFICIAL_NAMES, AnyArchitecture, Architecture, fuse, official
 
 OLD_NAMES = ("yolov6n", "yolov6s", "yolov6m", "yolov6l", "yolov6n6", "yolov6l6", "yolov6t")
@@ -24,7 +24,7 @@ def _round_trip(path: Path, architecture: AnyArchitecture, **options: object) ->
     network = small_network(architecture)
     rounded = bool(options.get("deployed") or options.get("release"))
     write_checkpoint(path, network, architecture, half=not rounded, **options)
-    loaded = read_yolov6(path)
+    loaded = read_model(path)
     assert loaded.architecture == shrink(architecture)
     images = random_images(128, 64)
     expected = network(images)

@@ -122,7 +122,11 @@ def test_missing_paths_and_wrong_kinds_of_file_are_named(tmp_path: Path) -> None
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     _refused(tmp_path / "text.pt", "not a torch checkpoint")
     (tmp_path / "x.onnx").write_text("graph")
-    _refused(tmp_path / "x.onnx", "unknown kind of model file '.onnx'", ".pt, .pth, .safetensors")
+    _refused(
+        tmp_path / "x.onnx",
+        "unknown kind of model file '.onnx'",
+        ".pt, .pth, .yaml, .yml, .safetensors",
+    )
     with zipfile.ZipFile(tmp_path / "photos.pt", "w") as file:
         file.writestr("photos/a.jpg", b"")
     _refused(tmp_path / "photos.pt", "no data.pkl")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from detq.data.letterbox import Preprocess, official_shrink
 from detq.errors import DataError
+from detq.records import Fit
 
 sides = st.integers(1, 3000)
 strided = st.integers(1, 40).map(lambda steps: 32 * steps)
@@ -41,6 +42,26 @@ def test_boxes_come_back_where_they_were(
     there = (original * gain + pad).astype(np.float32)
     tolerance_px = 2e-4 * max(1, *(1 / gain))
     np.testing.assert_allclose(box.to_original(there), original, atol=tolerance_px, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fit", "resized_hw", "pads"),
+    [("yolov6", (106, 320), (107, 0)), ("ultralytics", (107, 320), (106, 0))],
+)
+def test_sizes_are_truncated_or_rounded(
+    fit: Fit, resized_hw: tuple[int, int], pads: tuple[int, int]
+) -> None:
+    box = Preprocess((320, 320), fit=fit).plan((200, 600))
+    assert (box.resized_hw, (box.pad_top, box.pad_left)) == (resized_hw, pads)
+
+
+def test_a_stretched_image_fills_the_input_and_its_boxes_come_back() -> None:
+    image = np.zeros((20, 50, 3), np.uint8)
+    pixels, box = Preprocess((64, 96), fit="stretch").place(image)
+    assert pixels.shape == (1, 64, 96, 3)
+    assert not pixels.any()
+    whole = np.array([[0, 0, 96, 64]], np.float32)
+    np.testing.assert_array_equal(box.to_original(whole), [[0, 0, 50, 20]])
 
 
 def test_boxes_are_clamped_to_the_image() -> None:

@@ -62,6 +62,32 @@ def kinds(fused: FusedBranches, *types: type[nn.Module]) -> int:
     return sum(isinstance(module, types) for module in fused.module.modules())
 
 
+class Chunked(nn.Module):
+    """Half of the channels through two blocks, everything side by side at the end."""
+
+    def __init__(self, cut: str) -> None:
+        super().__init__()
+        self.cut = cut
+        self.first = conv_bn(8, 8, 1)
+        self.blocks = nn.ModuleList(Sum(conv_bn(4, 4, 3), conv_bn(4, 4, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        pieces = list(y.chunk(2, 1) if self.cut == "chunk" else y.split((4, 4), 1))
+        pieces.extend(block(pieces[-1]) for block in self.blocks)
+        return torch.cat(pieces, 1)
+
+
+@pytest.mark.parametrize("cut", ["chunk", "split"])
+def test_blocks_are_found_behind_a_list_of_pieces(cut: str) -> None:
+    fused = fused_alike(Chunked(cut), 8)
+    assert [block.name for block in fused.blocks] == [
+        "blocks.0.parts.fused",
+        "blocks.1.parts.fused",
+    ]
+    assert not fused.opaque
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     kernels=st.lists(st.sampled_from([1, 3, 5, 7]), min_size=1, max_size=5),

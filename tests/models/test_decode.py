@@ -20,7 +20,7 @@ def test_cells_run_row_by_row_and_level_by_level() -> None:
 
 def test_distances_reach_from_the_cell_centre_to_the_sides() -> None:
     distances = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)  # left, top, right, bottom
-    predictions = DistanceDecode((8,), distributions=False)([distances], [torch.zeros(1, 1, 1, 1)])
+    predictions = DistanceDecode((8,), bins=1)([distances], [torch.zeros(1, 1, 1, 1)])
     # corners (0.5 - 1, 0.5 - 2) and (0.5 + 3, 0.5 + 4) strides
     assert predictions.flatten().tolist() == [1.5 * 8, 1.5 * 8, 4 * 8, 6 * 8, 0.5]
 
@@ -35,8 +35,8 @@ def test_a_sharp_distribution_is_its_bin(side: int, distance: int) -> None:
     plain = torch.zeros(1, 4, 1, 1)
     plain[:, side] = distance
     scores = [torch.zeros(1, 2, 1, 1)]
-    expected = DistanceDecode((8,), distributions=False)([plain], scores)
-    actual = DistanceDecode((8,), distributions=True)([logits.view(1, 68, 1, 1)], scores)
+    expected = DistanceDecode((8,), bins=1)([plain], scores)
+    actual = DistanceDecode((8,), bins=17)([logits.view(1, 68, 1, 1)], scores)
     torch.testing.assert_close(actual, expected)
 
 

@@ -54,6 +54,15 @@ def _predictions(
     return np.array([[*box, *scores] for box, scores in candidates], np.float32).T
 
 
+def test_without_an_iou_nothing_is_suppressed_and_the_best_stay() -> None:
+    box = (100.0, 100.0, 50.0, 50.0)
+    predictions = _predictions((box, (0.9, 0.6)), (box, (0.8, 0.1)), (box, (0.2, 0.7)))
+    options = PostprocessOptions(confidence=0.5, iou=None, max_detections=3)
+    found = postprocess(predictions, SAME_SIZE, options)
+    np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.8, 0.7]))
+    assert found.class_ids.tolist() == [0, 0, 1]
+
+
 @given(grid_boxes, st.sampled_from([0.0, 0.25, 0.45, 0.5, 0.65, 1.0]))
 def test_suppression_is_the_greedy_one(corners: npt.NDArray[np.int64], iou: float) -> None:
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1).astype(np.float32)
