@@ -26,6 +26,7 @@ __all__ = [
     "detect_stream",
     "detector",
     "evaluate",
+    "export",
     "load",
     "predict",
     "quantize",

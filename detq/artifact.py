@@ -172,7 +172,8 @@ def _detq_keys(spec: ModelSpec) -> dict[str, Any]:
         "preprocess": {
             "colors": "RGB",
             "scale": "1/255",
-            "padding": PADDING_GREY,
+            "placement": spec.placement,
+            "padding": 0 if spec.placement == "corner-black" else PADDING_GREY,
             "shrink": official_shrink(spec.name, spec.size_hw),
         },
         "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
@@ -219,6 +220,7 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
                 ReparamConvolution(name, part)
                 for name, part in details.get("reparameterized", {}).items()
             ),
+            placement=details.get("preprocess", {}).get("placement", "centre"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from detq.errors import DetqError
 
 Part = Literal["backbone", "neck", "head"]
 SizeHW = tuple[int, int]
+Placement = Literal["centre", "corner", "corner-black", "stretch"]
+"""How an image is put into the network input (:class:`detq.data.letterbox.Preprocess`)."""
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class ModelSpec:
     """What travels with a detector graph: everything about the model that its tensors do not say.
 
     ``size_hw`` is the network input in pixels; both sides are multiples of the largest stride.
+    ``placement`` is how the network was trained to see images in it.
     """
 
     name: str
@@ -39,12 +43,18 @@ class ModelSpec:
     strides: tuple[int, ...]
     size_hw: SizeHW
     reparameterized: tuple[ReparamConvolution, ...] = ()
+    placement: Placement = "centre"
 
     def __post_init__(self) -> None:
         if not self.class_names:
             raise DetqError(f"{self.name}: a detector needs at least one class name, got none")
         if not self.strides or any(stride <= 0 for stride in self.strides):
             raise DetqError(f"{self.name}: strides must be positive, got {self.strides}")
+        if self.placement not in PLACEMENTS:
+            raise DetqError(
+                f"{self.name}: placement {self.placement!r}: expected one of "
+                f"{', '.join(PLACEMENTS)}"
+            )
         step = max(self.strides)
         if any(side <= 0 or side % step for side in self.size_hw):
             raise DetqError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from detq.data.images import ImageBGR
 from detq.errors import DataError
-from detq.records import SizeHW
+from detq.records import Placement, SizeHW
 
 PADDING_GREY = 114
 
@@ -80,11 +80,14 @@ class Preprocess:
     """How an image becomes the network input of ``size_hw`` pixels.
 
     The image keeps its aspect ratio and fits into the input less ``shrink`` pixels on each axis;
-    grey fills the rest, evenly on both sides.
+    grey fills the rest, evenly on both sides. Networks that were trained otherwise have another
+    ``placement``: ``corner`` (YOLOX) and ``corner-black`` (DAMO-YOLO) leave the image in the upper
+    left corner, ``stretch`` (PP-YOLOE) fills the input without regard to the aspect ratio.
     """
 
     size_hw: SizeHW
     shrink: int = 0
+    placement: Placement = "centre"
 
     def __post_init__(self) -> None:
         if not 0 <= self.shrink < min(self.size_hw):
@@ -97,14 +100,17 @@ class Preprocess:
     def plan(self, original_hw: SizeHW) -> Letterbox:
         """Size of an image -> its place in the input."""
         height, width = original_hw
+        if self.placement == "stretch":
+            return Letterbox(original_hw, self.size_hw, pad_top=0, pad_left=0)
         ratio = self._ratio(original_hw)
         # Truncated, as in the protocol. A sliver of an image keeps one pixel.
         resized = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        centred = self.placement == "centre"
         return Letterbox(
             original_hw=original_hw,
             resized_hw=resized,
-            pad_top=(self.size_hw[0] - resized[0]) // 2,
-            pad_left=(self.size_hw[1] - resized[1]) // 2,
+            pad_top=(self.size_hw[0] - resized[0]) // 2 if centred else 0,
+            pad_left=(self.size_hw[1] - resized[1]) // 2 if centred else 0,
         )
 
     def place(self, image: ImageBGR) -> tuple[npt.NDArray[np.uint8], Letterbox]:
@@ -113,12 +119,11 @@ class Preprocess:
         height, width = plan.resized_hw
         resized = image
         if plan.resized_hw != plan.original_hw:
-            shrinks = self._ratio(plan.original_hw) < 1
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            method = self._interpolation(plan.original_hw)
             resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
         bottom = self.size_hw[0] - height - plan.pad_top
         right = self.size_hw[1] - width - plan.pad_left
-        grey = (PADDING_GREY,) * 3
+        grey = (0 if self.placement == "corner-black" else PADDING_GREY,) * 3
         padded = cv2.copyMakeBorder(
             resized, plan.pad_top, bottom, plan.pad_left, right, cv2.BORDER_CONSTANT, value=grey
         )
@@ -129,6 +134,13 @@ class Preprocess:
         pixels, plan = self.place(image)
         channels = pixels[..., ::-1].transpose(0, 3, 1, 2)  # NHWC BGR -> NCHW RGB
         return np.divide(channels, np.float32(255), order="C", dtype=np.float32), plan
+
+    def _interpolation(self, original_hw: SizeHW) -> int:
+        """What the networks of each placement were trained and evaluated with."""
+        if self.placement == "stretch":
+            return cv2.INTER_CUBIC
+        shrinks = self.placement == "centre" and self._ratio(original_hw) < 1
+        return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
 
     def _ratio(self, original_hw: SizeHW) -> float:
         return min(

@@ -26,7 +26,7 @@ class Protocol:
     def preprocess(self, spec: ModelSpec) -> Preprocess:
         """How images become inputs of that model."""
         shrink = official_shrink(spec.name, spec.size_hw) if self.official_shrink else 0
-        return Preprocess(spec.size_hw, shrink)
+        return Preprocess(spec.size_hw, shrink, spec.placement)
 
 
 PROTOCOLS = {

@@ -31,7 +31,7 @@ Pixels = npt.NDArray[np.uint8]
 class Detector:
     """A detector graph compiled for the CPU, with its preprocessing and post-processing.
 
-    ``preprocess`` defaults to a plain letterbox of the graph's size. One detector may be used from
+    ``preprocess`` defaults to the graph's placement in its size. One detector may be used from
     several threads. Raises DetqError if the sizes contradict each other, GraphError if OpenVINO
     cannot compile the graph.
     """
@@ -45,7 +45,9 @@ class Detector:
         options: RuntimeOptions | None = None,
     ) -> None:
         self.graph = graph
-        self.preprocess = preprocess or Preprocess(graph.spec.size_hw)
+        self.preprocess = preprocess or Preprocess(
+            graph.spec.size_hw, placement=graph.spec.placement
+        )
         self.postprocess = postprocess
         self.options = options or RuntimeOptions()
         if self.preprocess.size_hw != graph.spec.size_hw:
