@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import openvino as ov
 from onnx import TensorProto, helper
@@ -106,7 +107,7 @@ def join_table(model: ov.Model, counts: set[int], *, centre_size: bool) -> None:
         boxes = ops.reshape(boxes, [1, count.get_length(), 4], False).output(0)
     if centre_size:
         centre, size = ops.split(boxes, 2, 2).outputs()
-        half = ops.multiply(size, 0.5)
+        half = ops.multiply(size, np.float32(0.5))
         corners = [ops.subtract(centre, half), ops.add(centre, half)]
         boxes = ops.concat(corners, 2).output(0)
     model.add_results([ops.result(boxes), ops.result(scores)])

@@ -65,8 +65,10 @@ def resized(graph: DetectorGraph, size_hw: SizeHW) -> DetectorGraph:
     before = graph.model.outputs[0].get_shape()[2]
     per_cell = max(before // sum(level.old_cells for level in levels), 1)
     segments = [level for level in levels for _ in range(per_cell)]
+    # Before anything else: what is replaced fits the new size alone.
+    model.get_parameters()[0].set_partial_shape(ov.PartialShape([1, 3, *size_hw]))
     _scale_shapes(model, old, size_hw, segments)
-    _renew_grids(model, segments)
+    _renew_grids(model, segments, old)
     make_static(model, size_hw, Path(graph.spec.name))
     after = list(model.outputs[0].get_shape())
     if before == sum(level.old_cells for level in segments):
@@ -79,8 +81,11 @@ def resized(graph: DetectorGraph, size_hw: SizeHW) -> DetectorGraph:
     return DetectorGraph(model, spec)
 
 
-def _renew_grids(model: ov.Model, segments: Sequence[_Level]) -> None:
-    """Constants over cells, for the new cells; changes the model."""
+def _renew_grids(model: ov.Model, segments: Sequence[_Level], old: SizeHW) -> None:
+    """Constants over cells, for the new cells; changes the model.
+
+    Raises CheckpointError if the decode multiplies by the old size itself.
+    """
     decode = {node.get_name(): node for node in downstream(last_convolutions(model))}
     constants = {
         above.get_name(): above
@@ -88,8 +93,17 @@ def _renew_grids(model: ov.Model, segments: Sequence[_Level]) -> None:
         for above in producers(node)
         if above.get_type_name() == "Constant" and above.get_element_type().is_real()
     }
+    # Decodes also multiply by a stride or, of an offset that goes twice as far, by two.
+    telling = set(old) - {factor * level.stride for level in segments for factor in (1, 2)}
     for constant in constants.values():
-        renewed = _renewed(np.asarray(constant.get_data()), segments)
+        values = np.asarray(constant.get_data())
+        found = set(values.reshape(-1)[:4].tolist())
+        if values.size in (1, 2, 4) and found <= set(old) and found & telling:
+            raise CheckpointError(
+                f"{model.get_friendly_name()}: its decode is fixed to {old[0]}x{old[1]} (HxW); pass "
+                "that as --imgsz, or export it again"
+            )
+        renewed = _renewed(values, segments)
         if renewed is not None:
             fresh = ops.constant(np.ascontiguousarray(renewed))
             fresh.set_friendly_name(constant.get_friendly_name())
