@@ -213,6 +213,8 @@ def recognise(
 def _suits(layout: Layout, outputs: Outputs) -> bool:
     if outputs.form == "levels" and len(layout.anchors) != len(outputs.strides):
         return False
+    if outputs.form != "pair" and outputs.width < (6 if layout.has_objectness else 5):
+        return False  # no class
     return outputs.form in layout.forms and outputs.per_cell == layout.per_cell
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,10 @@ def _scaled(
         there = height * new[0] // old[0], width * new[1] // old[1]
         sides[height, width] = there
         counts[height * width] = there[0] * there[1]
+    if -1 in entries:
+        rest = prod(source) // max(prod(entry or 1 for entry in entries if entry != -1), 1)
+        if rest in counts:  # what is left open takes the new number of cells by itself
+            return entries
     result: list[int] = []
     index = 0
     while index < len(entries):
