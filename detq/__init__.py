@@ -29,6 +29,7 @@ __all__ = [
     "detector",
     "evaluate",
     "evaluate_classifier",
+    "export",
     "load",
     "predict",
     "quantize",

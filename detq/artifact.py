@@ -22,7 +22,7 @@ import openvino as ov
 import yaml
 
 from detq.data.centre_crop import CROP_SHARE
-from detq.data.letterbox import PADDING_GREY, official_shrink
+from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
@@ -181,7 +181,7 @@ def _preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
     if spec.task == "classify":
         return {**common, "resize": "shorter side", "crop": CROP_SHARE}
     shrink = official_shrink(spec.name, spec.size_hw)
-    return {**common, "padding": PADDING_GREY, "shrink": shrink, "fit": spec.fit}
+    return {**common, "padding": FITS[spec.fit].padding, "shrink": shrink, "fit": spec.fit}
 
 
 def _fit(details: Mapping[str, Any]) -> Fit:

@@ -48,6 +48,10 @@ Data = Annotated[
 ImageSize = Annotated[
     str | None, typer.Option(metavar="N|HxW", help="Network input size in pixels.")
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Of an .onnx whose outputs leave it open; the error then lists the names."),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
 ]
@@ -70,6 +74,7 @@ def quantize(
     data: Data,
     recipe: Annotated[str, typer.Option(help="Built-in name or YAML file.")] = "measured",
     imgsz: ImageSize = None,
+    layout: Layout = None,
     calib_images: Annotated[
         int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
     ] = None,
@@ -106,7 +111,7 @@ def quantize(
     size = _size(imgsz)
     with console.progress_bars() as report:
         dataset = api.load_dataset(data, progress=report)
-        graph = api.load(model, imgsz=size, progress=report)
+        graph = api.load(model, imgsz=size, layout=layout, progress=report)
         judged = split or "val"
         task = graph.spec.task
         measurable = (split or dataset.val) is not None and api.has_ground_truth(
@@ -176,6 +181,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
     imgsz: ImageSize = None,
+    layout: Layout = None,
     preset: Preset = None,
     json_file: Json = None,
 ) -> None:
@@ -187,7 +193,7 @@ def evaluate(
     rows = []
     with console.progress_bars() as report:
         dataset = api.load_dataset(data, progress=report)
-        graphs = [api.load(model, imgsz=size, progress=report) for model in models]
+        graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
         if len({graph.spec.task for graph in graphs}) > 1:
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
         for model, graph in zip(models, graphs, strict=True):
@@ -201,6 +207,7 @@ def evaluate(
 def bench(
     models: Models,
     imgsz: ImageSize = None,
+    layout: Layout = None,
     rounds: Annotated[int, typer.Option(min=1, help="Inferences per model.")] = 50,
     bursts: Annotated[
         int, typer.Option(min=0, help="Bursts of half a second to measure throughput with.")
@@ -234,7 +241,7 @@ def bench(
     options = RuntimeOptions(threads=threads, streams=streams, pinning=pin)
     size = _size(imgsz)
     with console.progress_bars() as report:
-        graphs = [api.load(model, imgsz=size, progress=report) for model in models]
+        graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
         if source is not None and any(graph.spec.task != "detect" for graph in graphs):
             raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
         machine = describe_machine(threads=threads)
@@ -280,6 +287,7 @@ def predict(
     source: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("predictions"),
     imgsz: ImageSize = None,
+    layout: Layout = None,
     confidence: Annotated[float, typer.Option(help="Least score of a detection.")] = 0.25,
     iou: Annotated[float, typer.Option(help="Overlap above which boxes are one object.")] = 0.45,
     json_file: Json = None,
@@ -289,7 +297,7 @@ def predict(
 
     console.check_file(json_file)
     with console.progress_bars() as report:
-        graph = api.load(model, imgsz=_size(imgsz), progress=report)
+        graph = api.load(model, imgsz=_size(imgsz), layout=layout, progress=report)
         if graph.spec.task == "classify":
             classified = api.classify(graph, source, progress=report)
             console.print_classes(classified)
@@ -308,6 +316,7 @@ def predict(
 def inspect(
     model: Model,
     imgsz: ImageSize = None,
+    layout: Layout = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw weight histograms to this PNG file.")
     ] = None,
@@ -322,7 +331,7 @@ def inspect(
     console.check_file(plot)
     size = _size(imgsz)
     with console.progress_bars() as report:
-        graph = api.load(model, imgsz=size, progress=report)
+        graph = api.load(model, imgsz=size, layout=layout, progress=report)
     reports = layer_reports(graph)
     console.print_layers(reports)
     if plot is not None:
@@ -343,6 +352,46 @@ def convert(
         stored = api.convert(checkpoint, output, progress=report)
     classes = len(stored.class_names)
     console.note(f"{output}: {stored.parameter_count / 1e6:.2f} M parameters, {classes} classes")
+
+
+@app.command()
+def export(
+    model: Model,
+    format: Annotated[
+        Literal["onnx", "onnx-qdq", "openvino"],
+        typer.Option(help="Float ONNX with split weights, INT8 ONNX, or an OpenVINO directory."),
+    ] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="File or directory to write.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Quantize on this data set first; as for quantize.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Built-in name or YAML file; measured with --data.")
+    ] = None,
+    imgsz: ImageSize = None,
+    layout: Layout = None,
+    calib_images: Annotated[
+        int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
+    ] = None,
+    calib_split: Annotated[str, typer.Option(help="Split to calibrate on.")] = "train",
+) -> None:
+    """Write a model for other toolchains: ONNX in float or INT8, or OpenVINO."""
+    from detq import api, console
+
+    with console.progress_bars() as report:
+        path = api.export(
+            model,
+            output,
+            format=format,
+            data=None if data is None else api.load_dataset(data, progress=report),
+            recipe=recipe,
+            imgsz=_size(imgsz),
+            layout=layout,
+            calibration_images=calib_images,
+            split=calib_split,
+            progress=report,
+        )
+    console.note(f"wrote {path}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ from detq.errors import DetqError
 Part = Literal["backbone", "neck", "head"]
 Task = Literal["detect", "classify"]
 SizeHW = tuple[int, int]
-Fit = Literal["yolov6", "ultralytics", "stretch"]
-"""How an image is brought to the network's size: letterboxed as that program does, or stretched."""
+Fit = Literal["yolov6", "ultralytics", "corner", "corner-black", "stretch", "stretch-cubic"]
+"""How an image is brought to the network's size (:data:`detq.data.letterbox.FITS`)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ModelSpec:
 
     ``size_hw`` is the network input in pixels; both sides of a detector's are multiples of the
     largest stride. ``end_to_end`` detectors give one prediction per object, so that nothing is to
-    be suppressed.
+    be suppressed. ``fit`` is how the network was trained to see images.
     """
 
     name: str
@@ -53,6 +53,10 @@ class ModelSpec:
             raise DetqError(f"{self.name}: a model needs at least one class name, got none")
         if not self.strides or any(stride <= 0 for stride in self.strides):
             raise DetqError(f"{self.name}: strides must be positive, got {self.strides}")
+        if self.fit not in get_args(Fit):
+            raise DetqError(
+                f"{self.name}: fit {self.fit!r}: expected one of {', '.join(get_args(Fit))}"
+            )
         step = max(self.strides) if self.task == "detect" else 1
         if any(side <= 0 or side % step for side in self.size_hw):
             raise DetqError(

@@ -1,5 +1,6 @@
 """What a Python user calls. The command line is a thin layer over these functions."""
 
+from detq.api.exporting import export
 from detq.api.quantization import (
     DEFAULT_RECIPE,
     LEAST_AGREEMENT,
@@ -62,6 +63,7 @@ __all__ = [
     "detector",
     "evaluate",
     "evaluate_classifier",
+    "export",
     "has_ground_truth",
     "hold_accuracy",
     "load",

@@ -14,8 +14,10 @@ from detq.data.class_folders import read_class_folders
 from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
 from detq.errors import CheckpointError, ConfigError, DownloadError
-from detq.graph.convert import from_onnx, from_torch, resized
+from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.onnx_import import from_onnx
+from detq.graph.resize import resized
 from detq.records import SizeHW, Task
 
 if TYPE_CHECKING:
@@ -36,18 +38,25 @@ ImageSize = int | tuple[int, int]
 
 
 def load(
-    model: str | Path, *, imgsz: ImageSize | None = None, progress: Progress | None = None
+    model: str | Path,
+    *,
+    imgsz: ImageSize | None = None,
+    layout: str | None = None,
+    progress: Progress | None = None,
 ) -> DetectorGraph:
     """A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml.
 
     A bare name that is no file is a model that detq knows: its own ``digits_yolov6n``, or an
     official YOLOv6 release, which is downloaded once. ``imgsz`` is a side or (H, W) in pixels; by
-    default the size that the file states, or its family's usual one. Raises CheckpointError for a
-    file that cannot be read, and nothing in it is executed; DownloadError.
+    default the size that the file states, or its family's usual one. ``layout`` says what the
+    outputs of an .onnx mean where the file leaves it open (docs/models.md). Raises CheckpointError
+    for a file that cannot be read, and nothing in it is executed; DownloadError.
     """
     path, size_hw = _model_file(model, progress), size_of(imgsz)
     if path.suffix == ".onnx":
-        return from_onnx(path, size_hw=size_hw)
+        return from_onnx(path, size_hw=size_hw, layout=layout)
+    if layout is not None:
+        raise ConfigError(f"{path}: is no .onnx, so that layout {layout} says nothing about it")
     if path.is_dir() or path.suffix == ".xml":
         graph = read_artifact(path)
         return resized(graph, size_hw or graph.spec.size_hw)

@@ -1,11 +1,12 @@
 """Image -> network input, and boxes back to the image: the geometry that published figures rest on.
 
 Source: the evaluation protocol behind YOLOv6's published COCO figures ("reproduce 640"), and what
-Ultralytics' predictors do, which rounds sizes and always interpolates; for RT-DETR they stretch.
+the other programs' predictors do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +18,35 @@ from detq.errors import DataError
 from detq.records import Fit, SizeHW
 
 PADDING_GREY = 114
+
+
+@dataclass(frozen=True)
+class FitRules:
+    """How a program brings images to its networks' size.
+
+    ``keeps_ratio`` letterboxes, otherwise the image is stretched over the whole input; ``centred``
+    or in the upper left corner; sizes are made whole by ``whole``; ``shrinking`` and ``enlarging``
+    are OpenCV's interpolations, ``padding`` the grey of what the image does not cover.
+    """
+
+    keeps_ratio: bool = True
+    centred: bool = True
+    whole: Callable[[float], int] = int
+    shrinking: int = cv2.INTER_LINEAR
+    enlarging: int = cv2.INTER_LINEAR
+    padding: int = PADDING_GREY
+
+
+FITS: Mapping[Fit, FitRules] = {
+    "yolov6": FitRules(shrinking=cv2.INTER_AREA),
+    "ultralytics": FitRules(whole=round),
+    "corner": FitRules(centred=False),  # YOLOX
+    "corner-black": FitRules(centred=False, padding=0),  # DAMO-YOLO
+    "stretch": FitRules(keeps_ratio=False),  # RT-DETR
+    "stretch-cubic": FitRules(  # PP-YOLOE
+        keeps_ratio=False, shrinking=cv2.INTER_CUBIC, enlarging=cv2.INTER_CUBIC
+    ),
+}
 
 # Pixels by which the longest side stays below the network input, at each model's own input size.
 _SHRINK_AT_640 = {
@@ -80,8 +110,8 @@ class Letterbox:
 class Preprocess:
     """How an image becomes the network input of ``size_hw`` pixels.
 
-    The image keeps its aspect ratio and fits into the input less ``shrink`` pixels on each axis;
-    grey fills the rest, evenly on both sides. With ``fit="stretch"`` it fills the input instead.
+    The image fits into the input less ``shrink`` pixels on each axis, by the rules that ``fit``
+    names in :data:`FITS`; padding fills the rest.
     """
 
     size_hw: SizeHW
@@ -99,32 +129,29 @@ class Preprocess:
     def plan(self, original_hw: SizeHW) -> Letterbox:
         """Size of an image -> its place in the input."""
         height, width = original_hw
-        ratio = self._ratio(original_hw)
-        # YOLOv6's protocol truncates, Ultralytics rounds. A sliver of an image keeps one pixel.
-        whole = int if self.fit == "yolov6" else round
-        resized = max(whole(height * ratio), 1), max(whole(width * ratio), 1)
-        if self.fit == "stretch":
-            resized = self.size_hw
+        fit, ratio = FITS[self.fit], self._ratio(original_hw)
+        if not fit.keeps_ratio:
+            return Letterbox(original_hw, self.size_hw, pad_top=0, pad_left=0)
+        # A sliver of an image keeps one pixel.
+        resized = max(fit.whole(height * ratio), 1), max(fit.whole(width * ratio), 1)
         return Letterbox(
             original_hw=original_hw,
             resized_hw=resized,
-            pad_top=(self.size_hw[0] - resized[0]) // 2,
-            pad_left=(self.size_hw[1] - resized[1]) // 2,
+            pad_top=(self.size_hw[0] - resized[0]) // 2 if fit.centred else 0,
+            pad_left=(self.size_hw[1] - resized[1]) // 2 if fit.centred else 0,
         )
 
     def place(self, image: ImageBGR) -> tuple[npt.NDArray[np.uint8], Letterbox]:
         """uint8 [h, w, 3] BGR -> uint8 [1, H, W, 3] BGR, and the image's place in it."""
         plan = self.plan((image.shape[0], image.shape[1]))
         height, width = plan.resized_hw
-        resized = image
+        fit, resized = FITS[self.fit], image
         if plan.resized_hw != plan.original_hw:
-            shrinks = self._ratio(plan.original_hw) < 1
-            by_area = shrinks and self.fit == "yolov6"
-            method = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
+            method = fit.shrinking if self._ratio(plan.original_hw) < 1 else fit.enlarging
             resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
         bottom = self.size_hw[0] - height - plan.pad_top
         right = self.size_hw[1] - width - plan.pad_left
-        grey = (PADDING_GREY,) * 3
+        grey = (fit.padding,) * 3
         padded = cv2.copyMakeBorder(
             resized, plan.pad_top, bottom, plan.pad_left, right, cv2.BORDER_CONSTANT, value=grey
         )

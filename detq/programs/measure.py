@@ -20,6 +20,7 @@ import openvino as ov
 from detq.artifact import write_artifact
 from detq.data.video import read_frames
 from detq.errors import ConfigError, DetqError
+from detq.export import write_onnx
 from detq.graph.detector_graph import DetectorGraph
 from detq.runtime.options import RuntimeOptions
 
@@ -115,12 +116,12 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
     """In the order of the table: detq first, model by model, and its peers behind it."""
     takes: dict[str, Callable[[Path], bool]] = {
         "ultralytics": lambda path: path.is_dir(),
-        "onnxruntime": lambda path: path.suffix == ".onnx",
+        "onnxruntime": lambda path: True,
         "benchmark_app": lambda path: True,
     }
     needs = {
         "ultralytics": "an exported directory",
-        "onnxruntime": "an .onnx file",
+        "onnxruntime": "a model",
         "benchmark_app": "a model",
     }
     for peer in peers:
@@ -145,7 +146,10 @@ def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> 
         yield _BenchmarkApp(job.graph, folder, options)
         return
     path = job.path
-    if job.program == "detq" and not path.is_dir():
+    if job.program == "onnxruntime":  # the graph that detq runs, whatever file it came from
+        path = folder / f"{job.graph.spec.name}.onnx"
+        write_onnx(job.graph, path)
+    elif job.program == "detq" and not path.is_dir():
         path = folder / f"{job.graph.spec.name}_openvino_model"
         write_artifact(job.graph, path)
     with _Worker(job.program, path, source, options) as worker:

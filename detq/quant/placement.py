@@ -17,8 +17,8 @@ import openvino as ov
 from detq.config import Recipe
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.parts import last_convolutions
 from detq.graph.surgery import (
-    CONVOLUTIONS,
     WEIGHTED,
     bypass,
     constant_value,
@@ -165,13 +165,7 @@ def decode_nodes(graph: DetectorGraph) -> list[str]:
     A convolution that takes the expected value of a softmax (DFL, as some exporters write it) is
     part of the decode. Raises GraphError if the graph has no other convolution.
     """
-    convolutions = [
-        node for node in nodes_of_type(graph.model, *CONVOLUTIONS) if not _is_expectation(node)
-    ]
-    names = {node.get_name() for node in convolutions}
-    last = [
-        node for node in convolutions if not any(d.get_name() in names for d in downstream([node]))
-    ]
+    last = last_convolutions(graph.model)
     if not last:
         raise GraphError(f"{graph.spec.name}: no convolution in the graph; nothing to quantize")
     return sorted(
@@ -179,13 +173,6 @@ def decode_nodes(graph: DetectorGraph) -> list[str]:
         for node in downstream(last)
         if node.get_type_name() not in ("Result", "Constant")
     )
-
-
-def _is_expectation(convolution: ov.Node) -> bool:
-    above = producer(convolution)
-    while above.get_type_name() in ("Transpose", "Reshape"):
-        above = producer(above)
-    return bool(above.get_type_name() == "Softmax")
 
 
 @contextlib.contextmanager

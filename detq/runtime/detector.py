@@ -87,7 +87,7 @@ class CompiledGraph:
 class Detector(CompiledGraph):
     """A detector graph compiled for the CPU, with its preprocessing and post-processing.
 
-    ``preprocess`` defaults to a plain letterbox of the graph's size. What an end-to-end detector
+    ``preprocess`` defaults to the graph's fit and size. What an end-to-end detector
     finds is not suppressed, and may be of several classes. One detector may be used from several
     threads. Raises DetqError if the sizes contradict each other or the graph is no
     detector, GraphError if OpenVINO cannot compile the graph.

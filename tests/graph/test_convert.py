@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,17 @@ import openvino as ov
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from detq.adapters import fuse_model, load_checkpoint
+from detq.data.images import read_image_bgr
 from detq.errors import CheckpointError, DetqError, GraphError
-from detq.graph.convert import from_ir, from_onnx, resized
+from detq.graph.convert import from_ir, from_torch
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.graph.onnx_import import from_onnx
+from detq.graph.resize import resized
 from detq.graph.surgery import nodes_of_type
 from detq.records import ModelSpec
+from detq.runtime.detector import Detector
+from detq.runtime.postprocess import PREDICTION
 
 Array = npt.NDArray[np.float32]
 
@@ -73,12 +80,20 @@ def test_convolutions_are_named_by_their_module_path(
     assert all(name.split(".")[0] in ("backbone", "neck", "detect") for name in named)
 
 
-def test_traced_graph_of_another_size_is_right_or_an_error(
-    golden_graph: Callable[[str], DetectorGraph],
+@pytest.mark.parametrize("name", ["yolov6s_nc3", "yolov6n6", "yolov6m", "yolov6_lite_s"])
+def test_traced_graph_of_another_size_is_what_tracing_it_there_gives(
+    shared: Path, golden_graph: Callable[[str], DetectorGraph], name: str
 ) -> None:
-    """Its anchors are constants of the size it was traced for."""
-    with pytest.raises(CheckpointError, match=r"fixed to 160x160 \(HxW\)"):
-        resized(golden_graph("yolov6s_nc3"), (96, 128))
+    """Its anchors are constants of the size it was traced for; they are made anew."""
+    graph = golden_graph(name)
+    step = max(graph.spec.strides)
+    size_hw = graph.spec.size_hw[0] + step, graph.spec.size_hw[1] + 2 * step
+    path = shared / f"goldens/yolov6/{name}.pt"
+    traced = fuse_model(load_checkpoint(path, size_hw=size_hw))
+    expected = from_torch(traced.module, traced.spec)
+    image = _image(*size_hw)
+    actual = _run(resized(graph, size_hw).model, image)
+    np.testing.assert_allclose(actual, _run(expected.model, image), rtol=1e-5, atol=1e-4)
 
 
 # ONNX
@@ -91,7 +106,6 @@ def _onnx(
     size: Sequence[int | str] = (32, 64),
     objectness: float = 1.0,
     outputs: int = 1,
-    transposed: bool = False,
     cells: tuple[int, ...] = (8, 16, 32),
 ) -> Path:
     """One detection per cell: pooled colours, repeated to columns; objectness where it belongs."""
@@ -110,9 +124,8 @@ def _onnx(
         nodes.append(helper.make_node("Reshape", [f"level{cell}", "flat"], [f"row{cell}"]))
         rows.append(f"row{cell}")
     nodes.append(helper.make_node("Concat", rows, ["joined"], axis=2))
-    order = [0, 1, 2] if transposed else [0, 2, 1]
     names = ["outputs", "again"][:outputs]
-    nodes += [helper.make_node("Transpose", ["joined"], [name], perm=order) for name in names]
+    nodes += [helper.make_node("Transpose", ["joined"], [name], perm=[0, 2, 1]) for name in names]
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -190,13 +203,12 @@ def test_class_names_are_taken_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"outputs": 2}, "expected 1 input and 1 output, found 1 and 2"),
-        ({"transposed": True}, r"fewer rows than columns|expected an output"),
-        ({"classes": 0}, r"expected an output \[B, N, 5 \+ classes\]"),
-        ({"cells": (8, 16)}, "fit neither 3 nor 4 levels"),
+        ({"outputs": 2}, r"outputs \[1, 42, 8\], \[1, 42, 8\] at 32x64 are of no known layout"),
+        ({"classes": 0}, "pass --layout with one of ppyoloe-plus, ppyoloe$"),
+        ({"cells": (8, 16)}, "of no known layout"),
         ({"size": (32,)}, r"not a readable ONNX|expected an image input"),
     ],
-    ids=["two outputs", "transposed", "no classes", "two levels", "rank 3"],
+    ids=["two outputs", "no classes", "two levels", "rank 3"],
 )
 def test_other_layout_is_an_error(tmp_path: Path, options: dict[str, object], message: str) -> None:
     path = _onnx(tmp_path / "tiny.onnx", **options)  # type: ignore[arg-type]
@@ -222,9 +234,25 @@ def test_missing_file_is_an_error(tmp_path: Path) -> None:
         from_onnx(tmp_path / "none.onnx")
 
 
-def test_size_that_the_graph_cannot_take_is_an_error(shared: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"fixed to 320x320 .*export it again for 64x128"):
-        from_onnx(shared / LITE, size_hw=(64, 128))
+def test_published_onnx_of_another_size_sees_the_same(shared: Path) -> None:
+    """An image in the upper part of a square is an image of a rectangle: so are its boxes."""
+    path = shared / LITE
+    square, wide = from_onnx(path), from_onnx(path, size_hw=(192, 320))
+    photo = read_image_bgr(sorted((shared / "data/coco256/images/val").iterdir())[0])
+    found = [
+        Detector(graph, postprocess=replace(PREDICTION, confidence=0.4)).detect(photo)
+        for graph in (square, wide)
+    ]
+    best = [each.boxes_xyxy_px[0] for each in found]
+    assert found[0].class_ids[0] == found[1].class_ids[0]
+    assert intersection_over_union(*best) > 0.7
+
+
+def intersection_over_union(first: Array, second: Array) -> float:
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    shared_area = np.prod(np.maximum(high - low, 0))
+    areas = [np.prod(box[2:] - box[:2]) for box in (first, second)]
+    return float(shared_area / (sum(areas) - shared_area))
 
 
 # IR and resizing

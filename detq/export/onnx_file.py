@@ -1,0 +1,124 @@
+"""A detector graph as an ONNX file: float, or with QuantizeLinear and DequantizeLinear.
+
+Ranges, zero points, rounded weights and corrected biases are those of the graph. Runtimes that know
+QDQ graphs (ONNX Runtime, OpenVINO, TensorRT for symmetric ranges) compute it in INT8; a
+toolchain that quantizes for itself takes the float graph, whose splits then do their work there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import openvino as ov
+from onnx import TensorProto, helper
+
+from detq.errors import ArtifactError, GraphError
+from detq.export.onnx_operations import OPERATIONS
+from detq.export.onnx_quantizers import stored_weight
+from detq.export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
+from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+
+
+def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
+    """Write the graph operation by operation; input and output keep detq's contract and names.
+
+    Raises GraphError for an operation or a quantizer that ONNX cannot express, by name.
+    """
+    writer = OnnxWriter()
+    for port in graph.model.inputs:
+        writer.bind(port, writer.name(INPUT))
+    writer.name(OUTPUT)
+    for node in graph.model.get_ordered_ops():
+        _write(writer, node)
+    (result,) = graph.model.get_results()
+    writer.nodes.append(
+        helper.make_node("Identity", [writer.value(result.input_value(0))], [OUTPUT], OUTPUT)
+    )
+    proto = helper.make_model(
+        helper.make_graph(
+            writer.nodes,
+            graph.spec.name,
+            [_port(INPUT, graph.model.inputs[0])],
+            [_port(OUTPUT, graph.model.outputs[0])],
+            writer.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="detq",
+        producer_version=version("detq"),
+    )
+    helper.set_model_props(proto, _metadata(graph))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def write_onnx(graph: DetectorGraph, path: Path) -> None:
+    """Write the file beside its place and move it there, so that it is whole or absent.
+
+    Raises ArtifactError if it cannot be written, GraphError as :func:`to_onnx` does.
+    """
+    content = to_onnx(graph).SerializeToString()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        staged = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            staged.chmod(0o644)
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _write(writer: OnnxWriter, node: ov.Node) -> None:
+    kind = node.get_type_name()
+    if kind in ("Parameter", "Constant", "Result"):
+        return
+    if all(writer.is_bound(port) for port in node.outputs()):
+        return  # a bias that its convolution took along
+    if _belongs_to_weight(node):
+        return
+    if kind not in OPERATIONS:
+        raise GraphError(f"{node.get_friendly_name()}: detq writes no {kind} to ONNX")
+    OPERATIONS[kind](writer, node)
+
+
+def _belongs_to_weight(node: ov.Node) -> bool:
+    """True for what unpacks INT8 weights: their convolution writes it as DequantizeLinear."""
+    if stored_weight(node) is not None:
+        return True
+    users = [port.get_node() for port in node.output(0).get_target_inputs()]
+    return node.get_type_name() == "Convert" and any(
+        stored_weight(user) is not None for user in users
+    )
+
+
+def _port(name: str, port: ov.Output) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(port.get_shape()))
+
+
+def _metadata(graph: DetectorGraph) -> dict[str, str]:
+    """What Ultralytics' files call by these keys, and the rest of the specification."""
+    spec = graph.spec
+    return {
+        "task": "detect",
+        "stride": str(max(spec.strides)),
+        "imgsz": str(list(spec.size_hw)),
+        "batch": "1",
+        "names": str(dict(enumerate(spec.class_names))),
+        "detq": json.dumps(
+            {
+                "family": spec.family,
+                "strides": spec.strides,
+                "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
+            }
+        ),
+    }
