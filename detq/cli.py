@@ -387,6 +387,66 @@ def quickstart(
     console.write_json(json_file, console.quickstart_document(outcome))
 
 
+@app.command()
+def demo(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="A camera's number, a video, pictures, or an rtsp:// or http:// stream. Camera 0 "
+            "by default; with --web the visitor's own."
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Show this model beside it.")
+    ] = None,
+    imgsz: ImageSize = None,
+    confidence: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Least score of a detection.")
+    ] = 0.25,
+    iou: Annotated[
+        float, typer.Option(min=0, max=1, help="Overlap above which boxes are one object.")
+    ] = 0.45,
+    threads: Threads = None,
+    save: Annotated[
+        Path | None, typer.Option(help="No window: record what it would show (.mp4, .avi).")
+    ] = None,
+    snapshots: Annotated[Path, typer.Option(help="Folder for pictures kept with 's'.")] = Path(),
+    web: Annotated[bool, typer.Option("--web", help="A page in the browser.")] = False,
+    host: Annotated[str | None, typer.Option(help="With --web: 127.0.0.1 by default.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With --web: 8000 by default.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="With --web: PEM file with certificate and key, for https.")
+    ] = None,
+) -> None:
+    """Boxes live: a window on the desk, or a page in the browser (--web)."""
+    from detq import console
+    from detq.demo import launch
+    from detq.demo.runner import Thresholds
+
+    _check_demo(web=web, save=save, web_only=(host, port, certificate))
+    thresholds = Thresholds(confidence, iou)
+    with console.progress_bars() as report:
+        contenders = launch.open_contenders(
+            model, compare, imgsz=_size(imgsz), threads=threads, progress=report
+        )
+    if web:
+        launch.on_page(
+            contenders,
+            source=source,
+            thresholds=thresholds,
+            host=host or launch.LOOPBACK,
+            port=launch.PORT if port is None else port,
+            certificate=certificate,
+        )
+    elif save is not None:
+        launch.to_file(contenders, source=source, thresholds=thresholds, save=save)
+    else:
+        launch.on_screen(contenders, source=source, thresholds=thresholds, snapshots=snapshots)
+
+
 def main() -> None:
     """Entry point: a DetqError or Ctrl-C becomes one line on stderr and exit status 1."""
     for stream in (sys.stdout, sys.stderr):
@@ -426,6 +486,13 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _check_demo(*, web: bool, save: Path | None, web_only: tuple[object, ...]) -> None:
+    if web and save is not None:
+        raise ConfigError("--save: records what the window would show; leave out --web")
+    if not web and any(option is not None for option in web_only):
+        raise ConfigError("--host, --port, --certificate: only with --web")
 
 
 def _check_unique(names: list[str]) -> None:

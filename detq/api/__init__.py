@@ -16,6 +16,7 @@ from detq.api.running import (
     has_ground_truth,
     measurement,
     predict,
+    sample_picture,
 )
 from detq.api.sources import (
     EMBEDDED,
@@ -28,18 +29,24 @@ from detq.api.sources import (
     load_dataset,
     load_recipe,
 )
+from detq.data.images import write_image
+from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
+from detq.records import Detections
+from detq.report.draw import class_color, draw_detections
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
-from detq.runtime.pipeline import detect_stream
+from detq.runtime.pipeline import Frame, detect_stream
 
 __all__ = [
     "DEFAULT_RECIPE",
     "EMBEDDED",
     "HANDWRITING",
     "LEAST_AGREEMENT",
+    "Detections",
     "Detector",
     "DetectorGraph",
+    "Frame",
     "Progress",
     "QuantizationResult",
     "RuntimeOptions",
@@ -47,11 +54,14 @@ __all__ = [
     "bench",
     "builtin_recipes",
     "calibration_overlap",
+    "class_color",
     "convert",
     "default_preprocess",
     "detect_stream",
     "detector",
+    "draw_detections",
     "evaluate",
+    "frame_rate",
     "has_ground_truth",
     "hold_accuracy",
     "load",
@@ -60,4 +70,7 @@ __all__ = [
     "measurement",
     "predict",
     "quantize",
+    "read_frames",
+    "sample_picture",
+    "write_image",
 ]

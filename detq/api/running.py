@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detq.api.sources import (
+    HANDWRITING,
     DataSource,
     ImageSize,
     ModelSource,
@@ -20,6 +21,7 @@ from detq.api.sources import (
 from detq.benchmark import DEFAULT_OPTIONS
 from detq.benchmark import bench as measure_speed
 from detq.data.dataset import load_split
+from detq.data.digit_scenes import CLASS_NAMES as DIGIT_NAMES
 from detq.data.images import list_images, read_images, write_image
 from detq.data.letterbox import Preprocess
 from detq.errors import ConfigError, DataError
@@ -168,6 +170,11 @@ def measurement(
             for row, speed in zip(rows, latencies, strict=True)
         },
     }
+
+
+def sample_picture(found_by: Detector) -> Path | None:
+    """A photograph that shows what a model finds: of handwriting for digits, else None."""
+    return HANDWRITING if found_by.spec.class_names == DIGIT_NAMES else None
 
 
 def default_preprocess(graph: DetectorGraph) -> Preprocess:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -83,6 +84,15 @@ class Detector:
         """The precision that most of the convolution work executes in: int8, bf16, fp16 or fp32."""
         shares = precision_shares(self.executed_convolutions)
         return next(iter(shares), "fp32")
+
+    def tuned(self, *, confidence: float, iou: float) -> Detector:
+        """The same compiled model with other thresholds; nothing is compiled again.
+
+        Raises DetqError for thresholds outside 0..1.
+        """
+        other = copy(self)
+        other.postprocess = replace(self.postprocess, confidence=confidence, iou=iou)
+        return other
 
     def infer(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """uint8 [1, H, W, 3] BGR of the graph's size -> predictions [1, 4 + nc, N]."""

@@ -1,0 +1,73 @@
+"""The window on the desk: a loop that draws what is new and listens to the keys."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+
+import detq
+
+from .sources import ImageBGR
+from .stage import Stage
+from .view import View, press
+
+NAME = "detq"
+KEY_WAIT_MS = 15
+PROBE_S = 30.0
+
+
+def show(stage: Stage, view: View, *, snapshots: Path) -> None:
+    """Until the viewer quits or closes the window. Raises what the source or a model raises."""
+    check_screen()
+    # Qt complains about fonts that nobody asked it for.
+    os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
+    cv2.namedWindow(NAME, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+    drawn: tuple[object, ...] | None = None
+    size: tuple[int, ...] | None = None
+    try:
+        while not view.has_quit:
+            stage.follow(view)
+            if stage.state != drawn:
+                drawn, picture = stage.state, stage.picture()
+                if picture.shape != size:
+                    size = picture.shape
+                    cv2.resizeWindow(NAME, size[1], size[0])
+                cv2.imshow(NAME, picture)
+            key = cv2.waitKey(KEY_WAIT_MS)
+            if cv2.getWindowProperty(NAME, cv2.WND_PROP_VISIBLE) < 1:  # its close button
+                return
+            pressed = press(view, chr(key & 0xFF)) if key >= 0 else view
+            if pressed.snapshots > view.snapshots:
+                print(f"kept {keep(stage.picture(), snapshots)}", file=sys.stderr)
+            view = pressed
+    finally:
+        cv2.destroyAllWindows()
+
+
+def keep(picture: ImageBGR, folder: Path) -> Path:
+    """Write a picture under a name made of the time; nothing is replaced. Raises DetqError."""
+    stem = f"detq-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (f"{stem}{'' if n == 1 else f'-{n}'}.png" for n in range(1, 10_000))
+    path = next(folder / name for name in names if not (folder / name).exists())
+    detq.write_image(path, picture)
+    return path
+
+
+def check_screen() -> None:
+    """Raise DetqError if no window can be opened: without a screen the toolkit ends the process."""
+    code = "import cv2; cv2.namedWindow('detq')"
+    probe = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        timeout=PROBE_S,
+        check=False,
+    )
+    if probe.returncode != 0:
+        raise detq.DetqError(
+            "no screen to open a window on; pass --save FILE.mp4 to record, or --web for a page"
+        )
