@@ -16,6 +16,7 @@ from .view import View
 from .window import check_screen, show
 
 CAMERA = "0"
+LOOPBACK, PORT = "127.0.0.1", 8000
 
 
 def open_contenders(
@@ -63,6 +64,45 @@ def to_file(
     if not count:
         raise detq.DetqError(f"{save}: not written; {opened.title} showed nothing")
     print(f"{count} pictures in {save}", file=sys.stderr)
+
+
+def on_page(
+    contenders: list[Contender],
+    *,
+    source: str | None,
+    thresholds: Thresholds,
+    host: str,
+    port: int,
+    certificate: Path | None,
+) -> None:
+    """A page in the browser, until Ctrl-C; ``source`` is shown beside visitors' own cameras.
+
+    Raises DetqError, also if the web server is not installed.
+    """
+    try:
+        from .live import LiveView  # noqa: PLC0415 - only the page needs a web server
+        from .server import serve  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise detq.DetqError(
+            f"--web: needs {error.name}, which is not installed; run: pip install 'detq[demo]'"
+        ) from None
+    live = None
+    if source is not None:
+        live = LiveView(contenders, open_source(source), thresholds)
+    try:
+        serve(
+            contenders,
+            live=live,
+            thresholds=thresholds,
+            host=host,
+            port=port,
+            certificate=certificate,
+        )
+    except KeyboardInterrupt:
+        return
+    finally:
+        if live is not None:
+            live.close()
 
 
 def _first_view(contenders: list[Contender], thresholds: Thresholds) -> View:

@@ -71,6 +71,12 @@ class Newest:
             if image is not None:
                 yield image
 
+    def first(self) -> ImageBGR:
+        """Wait for a picture. Raises DetqError if none comes."""
+        for image in self.images(Event()):
+            return image
+        raise detq.DetqError(f"{self.source.title}: showed nothing")
+
     def wake(self) -> None:
         """Let takers see that they were stopped."""
         with self._changed:

@@ -12,7 +12,7 @@ LEAST_CONFIDENCE, MOST_CONFIDENCE = 0.05, 0.95
 ESCAPE, TAB = "\x1b", "\t"
 HELP = (
     ("space", "pause, and go on"),
-    ("+  -", "more, less certain boxes only"),
+    ("+  -", "score threshold up, down"),
     ("m  tab", "the other model"),
     ("b", "both side by side, or one"),
     ("s", "keep this picture (PNG)"),

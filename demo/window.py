@@ -18,6 +18,8 @@ from .view import View, press
 
 NAME = "detq"
 KEY_WAIT_MS = 15
+REDRAW_S = 1 / 30
+"""Drawing takes from the same cores that infer."""
 PROBE_S = 30.0
 
 
@@ -28,12 +30,13 @@ def show(stage: Stage, view: View, *, snapshots: Path) -> None:
     os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
     cv2.namedWindow(NAME, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     drawn: tuple[object, ...] | None = None
+    drawn_s = 0.0
     size: tuple[int, ...] | None = None
     try:
         while not view.has_quit:
             stage.follow(view)
-            if stage.state != drawn:
-                drawn, picture = stage.state, stage.picture()
+            if stage.state != drawn and time.monotonic() - drawn_s >= REDRAW_S:
+                drawn, drawn_s, picture = stage.state, time.monotonic(), stage.picture()
                 if picture.shape != size:
                     size = picture.shape
                     cv2.resizeWindow(NAME, size[1], size[0])
