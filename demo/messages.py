@@ -78,16 +78,19 @@ def decode(jpeg: bytes) -> ImageBGR:
     Raises RefusedError for another format, more pixels than allowed, or damage. A progressive JPEG
     may ask for a thousand passes over the picture: browsers' canvases do not make them.
     """
+    too_large = RefusedError(f"picture of too many pixels; at most {MOST_PIXELS} in all")
     try:
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as header,
         ):
             (width, height), is_progressive = header.size, "progressive" in header.info
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise too_large from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise RefusedError("not a JPEG picture") from None
     if max(width, height) > LONGEST_SIDE_PX or width * height > MOST_PIXELS:
-        raise RefusedError(f"picture of {width}x{height} pixels; at most {MOST_PIXELS} in all")
+        raise too_large
     if is_progressive:
         raise RefusedError("progressive JPEG; send a baseline one")
     try:

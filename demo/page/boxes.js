@@ -1,7 +1,10 @@
 // Boxes over a picture that is shown with object-fit: contain.
 
 // Neighbouring ids get distant hues (golden ratio steps), as in detq's own pictures.
-export const classColor = (id) => `hsl(${((id * 0.618034) % 1) * 360} 78% 48%)`;
+const hue = (id) => ((id * 0.618034) % 1) * 360;
+export const classColor = (id) => `hsl(${hue(id)} 78% 48%)`;
+// From yellow to cyan colours are bright: dark letters on them.
+const ink = (id) => (hue(id) > 35 && hue(id) < 195 ? "#0c1a13" : "#fff");
 
 // Where a picture of [width, height] lies in an element: offset and scale in CSS pixels.
 export function placement([width, height], element) {
@@ -31,7 +34,9 @@ export function fitToScreen(canvas) {
 export function drawBoxes(canvas, { boxes, size, names, mirrored }) {
   const pen = fitToScreen(canvas);
   const { scale, left, top } = placement(size, canvas);
-  pen.font = "600 13px system-ui, sans-serif";
+  const letter = canvas.clientWidth < 560 ? 11 : 13;
+  const plateHeight = letter + 7;
+  pen.font = `600 ${letter}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   pen.lineWidth = 2;
   for (const [x1, y1, x2, y2, score, id] of [...boxes].reverse()) {
@@ -42,9 +47,9 @@ export function drawBoxes(canvas, { boxes, size, names, mirrored }) {
     pen.strokeStyle = pen.fillStyle = classColor(id);
     pen.strokeRect(x, y, width, (y2 - y1) * scale);
     const plate = pen.measureText(label).width + 10;
-    const plateY = y >= 20 ? y - 20 : y;
-    pen.fillRect(x - 1, plateY, plate, 20);
-    pen.fillStyle = "#fff";
+    const plateY = y >= plateHeight ? y - plateHeight : y;
+    pen.fillRect(x - 1, plateY, plate, plateHeight);
+    pen.fillStyle = ink(id);
     pen.fillText(label, x + 4, plateY + 4);
   }
 }

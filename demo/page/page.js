@@ -357,6 +357,7 @@ fitToScreen(overlay);
 connect();
 requestAnimationFrame(tick);
 
+window.demoSocket = () => socket;
 // What tests and the curious read: the boxes on the screen, with class names.
 window.shownBoxes = () => visible().map((box) => ({
   name: names()[box[5]],
