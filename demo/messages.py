@@ -24,6 +24,7 @@ from .limits import FRAME_BYTES, LONGEST_SIDE_PX, MOST_PIXELS, SETTINGS_BYTES
 from .sources import ImageBGR
 
 NUMBER_BYTES = 4
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # refused, not printed
 
 
 class RefusedError(Exception):
@@ -80,12 +81,9 @@ def decode(jpeg: bytes) -> ImageBGR:
     """
     too_large = RefusedError(f"picture of too many pixels; at most {MOST_PIXELS} in all")
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as header,
-        ):
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as header:
             (width, height), is_progressive = header.size, "progressive" in header.info
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise RefusedError("not a JPEG picture") from None

@@ -423,28 +423,28 @@ def demo(
 ) -> None:
     """Boxes live: a window on the desk, or a page in the browser (--web)."""
     from detq import console
-    from detq.demo import launch
+    from detq.demo.launch import Page, prepare
     from detq.demo.runner import Thresholds
 
-    _check_demo(web=web, save=save, web_only=(host, port, certificate))
-    thresholds = Thresholds(confidence, iou)
+    page_options = {"host": host, "port": port, "certificate": certificate}
+    chosen = {name: value for name, value in page_options.items() if value is not None}
+    if web and save is not None:
+        raise ConfigError("--save: records what the window would show; leave out --web")
+    if chosen and not web:
+        raise ConfigError(f"--{next(iter(chosen))}: only with --web")
     with console.progress_bars() as report:
-        contenders = launch.open_contenders(
-            model, compare, imgsz=_size(imgsz), threads=threads, progress=report
-        )
-    if web:
-        launch.on_page(
-            contenders,
+        show = prepare(
+            model,
+            compare=compare,
             source=source,
-            thresholds=thresholds,
-            host=host or launch.LOOPBACK,
-            port=launch.PORT if port is None else port,
-            certificate=certificate,
+            imgsz=_size(imgsz),
+            thresholds=Thresholds(confidence, iou),
+            threads=threads,
+            target=Page(**chosen) if web else save,
+            snapshots=snapshots,
+            progress=report,
         )
-    elif save is not None:
-        launch.to_file(contenders, source=source, thresholds=thresholds, save=save)
-    else:
-        launch.on_screen(contenders, source=source, thresholds=thresholds, snapshots=snapshots)
+    show()
 
 
 def main() -> None:
@@ -486,13 +486,6 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def _check_demo(*, web: bool, save: Path | None, web_only: tuple[object, ...]) -> None:
-    if web and save is not None:
-        raise ConfigError("--save: records what the window would show; leave out --web")
-    if not web and any(option is not None for option in web_only):
-        raise ConfigError("--host, --port, --certificate: only with --web")
 
 
 def _check_unique(names: list[str]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,17 @@ class Browser:
         if camera is not None:
             flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
             flags += [f"--use-file-for-fake-video-capture={camera}"]
-        self._process = subprocess.Popen(
-            [chromium(), *flags, "about:blank"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with ExitStack() as stack:
+            process = subprocess.Popen(
+                [chromium(), *flags, "about:blank"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(_end, process)
+            address = _page_address(profile)
+            self._socket = stack.enter_context(connect(address, max_size=None))
+            self._stack = stack.pop_all()
         self._number = 0
-        try:
-            self._socket = connect(self._page_address(profile), max_size=None)
-        except BaseException:
-            self.close()
-            raise
         self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
@@ -76,16 +77,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self.close()
-
-    def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._stack.close()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command, and its result. Errors that the page reports meanwhile are kept."""
@@ -148,15 +140,26 @@ class Browser:
         if method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
             self.errors.append(str(parameters["entry"]["text"]))
 
-    def _page_address(self, profile: Path) -> str:
-        opened = profile / "DevToolsActivePort"
-        until(lambda: opened.exists() and opened.read_text().strip(), "Chromium to start")
-        port = opened.read_text().split()[0]
 
-        def page() -> str | None:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
-                targets = json.load(answer)
-            pages = [each for each in targets if each["type"] == "page"]
-            return pages[0]["webSocketDebuggerUrl"] if pages else None
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
-        return until(page, "a page")
+
+def _page_address(profile: Path) -> str:
+    """Of the first page's DevTools socket."""
+    opened = profile / "DevToolsActivePort"
+    until(lambda: opened.exists() and opened.read_text().strip(), "Chromium to start")
+    port = opened.read_text().split()[0]
+
+    def page() -> str | None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
+            targets = json.load(answer)
+        pages = [each for each in targets if each["type"] == "page"]
+        return pages[0]["webSocketDebuggerUrl"] if pages else None
+
+    return str(until(page, "a page"))
