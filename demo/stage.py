@@ -36,6 +36,12 @@ class Stage:
         return (self._view, self._newest.notice, counts)
 
     @property
+    def frames_per_s(self) -> tuple[float, ...]:
+        """Of each model, from left to right; 0 before it has shown anything."""
+        results = [runner.result for runner in self._runners.values()]
+        return tuple(0.0 if result is None else result.frames_per_s for result in results)
+
+    @property
     def has_ended(self) -> bool:
         """True if the source has ended and every model is done with it."""
         return bool(self._runners) and all(runner.has_ended for runner in self._runners.values())
