@@ -7,6 +7,7 @@ and a WebSocket must come from its own page.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import socket
@@ -14,6 +15,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from .limits import SEND_S
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -90,8 +93,10 @@ class Guard:
                 }
                 pairs = [(key.encode(), value.encode()) for key, value in extra.items()]
                 message["headers"] = [*message.get("headers", []), *pairs]
-            await send(message)
+            # Who does not read holds nothing open: a TimeoutError is an OSError, a lost client.
+            await (asyncio.wait_for(send(message), SEND_S) if is_http else send(message))
 
+        is_http = scope["type"] == "http"
         await self._app(scope, receive, send_with_headers)
 
     def _refusal(
@@ -116,6 +121,8 @@ class Guard:
         except ValueError:
             return False
         if (port or (443 if scheme in ("https", "wss") else 80)) != self._port:
+            return False
+        if "@" in host:
             return False
         if name in self._names:
             return True

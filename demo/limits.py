@@ -20,6 +20,9 @@ BYTES_PER_S = 8e6
 BYTE_BURST = 4 * FRAME_BYTES
 SEND_S = 10.0
 """A visitor who takes so long to read an answer is gone."""
+GOODBYE_S = 1.0
+ASK_S = 10.0
+"""A connection over which nothing was asked for so long is closed."""
 
 
 class Pace:

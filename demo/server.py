@@ -17,7 +17,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 import detq
 
-from .connection import BoundedConnection
+from .connection import BoundedConnection, PromptConnection
 from .contenders import Contender, title
 from .guard import QUERY_KEY, Guard, is_loopback
 from .limits import MESSAGE_BYTES, MOST_VIEWERS, MOST_VISITORS
@@ -145,6 +145,7 @@ def serve(
         demo = Demo(workers, contenders, thresholds, live)
         config = uvicorn.Config(
             Guard(application(demo), host=host, port=port, token=token),
+            http=PromptConnection,
             ws=BoundedConnection,
             ws_max_size=MESSAGE_BYTES,
             ws_per_message_deflate=False,

@@ -7,7 +7,7 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .limits import SEND_S, Pace
+from .limits import GOODBYE_S, SEND_S, Pace
 from .messages import (
     RefusedError,
     Settings,
@@ -47,7 +47,7 @@ class Visitor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):
-                await self._websocket.close()
+                await asyncio.wait_for(self._websocket.close(), GOODBYE_S)
 
     def deliver(self, text: str) -> None:
         """The answer to the frame in work."""

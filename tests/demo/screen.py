@@ -37,6 +37,8 @@ class Screen:
             self.name = f":{answer.readline().strip()}"
         self._display = display.Display(self.name)
         self._root = self._display.screen().root
+        self._root.warp_pointer(100, 200)  # keys go to the window below it: nothing manages windows
+        self._display.sync()
 
     def __enter__(self) -> Screen:
         return self

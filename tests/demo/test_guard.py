@@ -60,7 +60,7 @@ def ask(
         ("evil.example:8000", False),
         ("127.0.0.1.evil.example:8000", False),
         ("192.168.1.5:8000", False),
-        ("user@127.0.0.1:8000", True),  # a name before @ is not the host
+        ("user@127.0.0.1:8000", False),
         ("127.0.0.1:8000@evil.example", False),
         ("127.0.0.1:port", False),
         ("[", False),
