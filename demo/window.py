@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -20,15 +21,19 @@ NAME = "detq"
 KEY_WAIT_MS = 15
 REDRAW_S = 1 / 30
 """Drawing takes from the same cores that infer."""
-PROBE_S = 30.0
+PROBE_S = 5.0
 
 
 def show(stage: Stage, view: View, *, snapshots: Path) -> None:
     """Until the viewer quits or closes the window. Raises what the source or a model raises."""
-    check_screen()
     # Qt complains about fonts that nobody asked it for.
     os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
-    cv2.namedWindow(NAME, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+    try:
+        cv2.namedWindow(NAME, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+    except cv2.error:
+        raise detq.DetqError(
+            "this OpenCV opens no windows; install opencv-python instead of its headless build"
+        ) from None
     drawn: tuple[object, ...] | None = None
     drawn_s = 0.0
     size: tuple[int, ...] | None = None
@@ -62,15 +67,28 @@ def keep(picture: ImageBGR, folder: Path) -> Path:
 
 
 def check_screen() -> None:
-    """Raise DetqError if no window can be opened: without a screen the toolkit ends the process."""
-    code = "import cv2; cv2.namedWindow('detq')"
-    probe = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        timeout=PROBE_S,
-        check=False,
-    )
-    if probe.returncode != 0:
+    """Raise DetqError if there is no screen: OpenCV's toolkit on Linux would end the process."""
+    if sys.platform == "linux" and not _answers(os.environ.get("DISPLAY", "")):
         raise detq.DetqError(
             "no screen to open a window on; pass --save FILE.mp4 to record, or --web for a page"
         )
+
+
+def _answers(display: str) -> bool:
+    """True if an X server listens where ``DISPLAY`` says (``:0``, ``host:10.0``)."""
+    parts = re.fullmatch(r"(?P<host>[^:]*):(?P<number>\d+)(\.\d+)?", display)
+    if parts is None:
+        return False
+    path = f"/tmp/.X11-unix/X{parts['number']}"  # noqa: S108 - where X servers listen
+    local = parts["host"] in ("", "unix")
+    addresses = [path, f"\0{path}"] if local else [(parts["host"], 6000 + int(parts["number"]))]
+    for address in addresses:
+        family = socket.AF_UNIX if local else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_S)
+            try:
+                probe.connect(address)
+            except OSError:
+                continue
+            return True
+    return False

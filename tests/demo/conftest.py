@@ -14,7 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # browser, scenes, screen
 from scenes import MODEL, Known, jpeg, known_scene, write_clip
 
 import detq as package
+from detq.api import load_recipe
 from detq.artifact import write_artifact
+from detq.data import digits
+from detq.data.letterbox import Preprocess
+from detq.quant.ptq import quantize_graph
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,16 @@ def camera_file(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def int8_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits model in INT8, as an exported directory."""
-    from detq.data.digits import write_digits
-
-    folder = tmp_path_factory.mktemp("int8")
-    data = write_digits(folder / "digits", split="val", images=24)
-    result = package.quantize(MODEL, data=data, recipe="minmax", split="val")
-    directory = folder / "digits_int8_openvino_model"
-    write_artifact(result.graph, directory)
+    """The digits model in INT8, as an exported directory; its ranges are those of a few scenes."""
+    graph = package.load(MODEL)
+    material = digits.sources("val")
+    preprocess = Preprocess(graph.spec.size_hw)
+    scenes = [digits.make_scene(n, "val", material, seed=0, size_px=256).image for n in range(8)]
+    samples = [preprocess.apply(scene)[0] for scene in scenes]
+    recipe = load_recipe("minmax").model_copy(update={"bias_correction": "none"})
+    int8 = quantize_graph(graph, recipe, lambda stage, count: iter(samples)).graph
+    directory = tmp_path_factory.mktemp("int8") / "digits_int8_openvino_model"
+    write_artifact(int8, directory)
     return directory
 
 

@@ -95,9 +95,14 @@ def _read(path: Path) -> Image | None:
     return np.asarray(cv2.imread(str(path)), np.uint8) if b"IEND" in data[-12:] else None
 
 
-def test_keys_for_help_and_pause(screen: Screen, clip: Path, tmp_path: Path) -> None:
+def test_keys_for_help_and_pause(screen: Screen, clip: Path, known: Known, tmp_path: Path) -> None:
     with window(screen, tmp_path, MODEL, "--source", clip):
-        until(lambda: screen.picture()[100:400, 300].min() > 60, "a picture")
+        until(
+            lambda: boxes_drawn(
+                screen.picture(), known, 0, heading_height(screen.picture()), (640, 480)
+            ),
+            "a picture",
+        )
         screen.press("space")
         still = until(lambda: _unchanged(screen), "a picture that stands still")
         screen.press("h")
