@@ -38,12 +38,16 @@ class Contender:
     @cached_property
     def alone(self) -> detq.Detector:
         """For a model that is shown by itself."""
-        return self._compiled(self._threads)
+        return self._compile(self._threads)
 
     @cached_property
     def beside(self) -> detq.Detector:
         """For a model that another one runs beside."""
-        return self._compiled(max(1, (self._threads or os.cpu_count() or 2) // 2))
+        return self._compile(max(1, (self._threads or os.cpu_count() or 2) // 2))
+
+    def compiled(self, *, beside: bool) -> detq.Detector:
+        """:attr:`beside` or :attr:`alone`."""
+        return self.beside if beside else self.alone
 
     @property
     def name(self) -> str:
@@ -61,7 +65,7 @@ class Contender:
         height, width = self._graph.spec.size_hw
         return height, width
 
-    def _compiled(self, threads: int | None) -> detq.Detector:
+    def _compile(self, threads: int | None) -> detq.Detector:
         # Not pinned: two models with a thread each would be tied to the same core. One request:
         # what counts is how old a picture is when its boxes are there.
         options = detq.RuntimeOptions(threads=threads, requests=1, pinning=False)

@@ -77,7 +77,7 @@ class Runner:
             self.error = error
 
     def _work(self) -> None:
-        compiled = self.contender.beside if self._beside else self.contender.alone
+        compiled = self.contender.compiled(beside=self._beside)
         self._detector = _tuned(compiled, self._thresholds)
         self.title = title(compiled)
         meter = Meter()

@@ -96,7 +96,7 @@ class Demo:
 
 def application(demo: Demo) -> FastAPI:
     """The routes: files of the page, a sample, the server's own source, the WebSocket."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for path, (name, kind) in PAGE.items():
         content = (files(__package__) / "page" / name).read_bytes()
         app.add_api_route(path, _sends(content, kind), methods=["GET", "HEAD"])

@@ -16,6 +16,8 @@ class Stage:
     """Starts and stops runners so that those of the view run, and no other; a context manager."""
 
     def __init__(self, contenders: Sequence[Contender], source: Source, view: View) -> None:
+        for number in view.shown:  # before the source begins, so that nothing of it is missed
+            contenders[number].compiled(beside=len(view.shown) > 1)
         self._contenders = contenders
         self._newest = Newest(source)
         self._runners: dict[int, Runner] = {}

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from browser import until
+from browser import PATIENCE_S, until
 from command_line import COMMAND, Command
-from scenes import MODEL, Known
+from scenes import MODEL, Known, write_clip
 from test_window import boxes_drawn, heading_height
 
 from detq.data.video import frame_rate, read_video
@@ -66,20 +65,24 @@ def test_what_cannot_be_recorded_is_one_line_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupt_keeps_what_was_recorded(clip: Path, int8_model: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        (*COMMAND, "demo", MODEL, "--compare", int8_model, "--source", clip, "--save", "out.avi"),
+def test_interrupt_keeps_what_was_recorded(known: Known, int8_model: Path, tmp_path: Path) -> None:
+    slow = write_clip(tmp_path / "slow.avi", [known.image] * 90, frames_per_s=1)
+    with subprocess.Popen(
+        (*COMMAND, "demo", MODEL, "--compare", int8_model, "--source", slow, "--save", "out.avi"),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    until(lambda: list(tmp_path.glob(".out.partial.avi")), "the recording")
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    ) as process:
+        try:
+            partial = tmp_path / ".out.partial.avi"
+            until(lambda: partial.exists() and partial.stat().st_size > 1e6, "the recording")
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
-    assert {path.name for path in tmp_path.iterdir()} == {"out.avi"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.avi", "slow.avi"}
     assert list(read_video(tmp_path / "out.avi"))
 
 

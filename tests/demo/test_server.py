@@ -188,7 +188,7 @@ def test_other_sites_may_not_connect(served: Served, origin: str | None) -> None
 def test_nothing_leads_to_the_file_system(served: Served, path: str) -> None:
     with socket.create_connection(served.host.split(":"), WAIT_S) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode())
-        assert b" 404 " in raw.recv(100) or b" 307 " in raw.recv(100)
+        assert b" 404 " in raw.recv(100)
 
 
 def test_page_and_its_files_are_served(served: Served) -> None:
