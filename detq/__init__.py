@@ -14,25 +14,56 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detq.errors import DetqError
 
+if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
+    from detq.api import (
+        Detections,
+        Detector,
+        Frame,
+        RuntimeOptions,
+        adapt,
+        bench,
+        class_color,
+        detect_stream,
+        detector,
+        draw_detections,
+        evaluate,
+        frame_rate,
+        load,
+        predict,
+        quantize,
+        read_frames,
+        sample_picture,
+        write_image,
+    )
+
 __all__ = [
+    "Detections",
+    "Detector",
     "DetqError",
+    "Frame",
     "RuntimeOptions",
     "adapt",
     "bench",
+    "class_color",
     "classifier",
     "classify",
     "detect_stream",
     "detector",
+    "draw_detections",
     "evaluate",
     "evaluate_classifier",
     "export",
+    "frame_rate",
     "load",
     "predict",
     "quantize",
+    "read_frames",
+    "sample_picture",
+    "write_image",
 ]
 
 

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 import detq
+import detq.demo
 
 PACKAGE = Path(detq.__file__).parent
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
+} | {
+    f"detq.demo.{path.stem}".removesuffix(".__init__"): path
+    for path in sorted(Path(detq.demo.__file__).parent.glob("*.py"))
 }
 
 # Room -> row. A module imports from its own room and from rows of smaller numbers.
@@ -39,9 +43,11 @@ ROWS = {
     "quickstart": 7,
     "programs": 7,
     "console": 8,
-    "cli": 9,
-    "programs.worker": 11,  # a user of the package, in a process of its own
     "detq": 10,  # the package itself re-exports what api offers
+    "programs.worker": 11,  # a user of the package, in a process of its own
+    "demo": 11,  # another one
+    "cli": 12,
+    "demo.webcam": 13,  # the command line under another name
 }
 ARITHMETIC = {"cfws", "histogram", "output_error", "ranges", "rounding"}
 TORCH_ROOMS = {"models", "adapters"}
@@ -49,6 +55,7 @@ NEVER = {"torchvision", "yolov6"}
 PEERS = {"onnxruntime", "ultralytics"}  # where a user has them
 WORKER = "detq.programs.worker"
 USERS_OF_PEERS = {WORKER, "detq.adapters.ultralytics_package"}
+SCRIPT = "detq.demo.webcam"
 
 
 def room(module: str) -> str:
@@ -58,8 +65,8 @@ def room(module: str) -> str:
         return "detq"
     if steps[0] == "quant" and steps[1:] and steps[1] in ARITHMETIC:
         return "quant.arithmetic"
-    if module == WORKER:
-        return "programs.worker"
+    if module in (WORKER, SCRIPT):
+        return module.removeprefix("detq.")
     return steps[0]
 
 
@@ -121,6 +128,12 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
         assert not libraries & {"openvino", "nncf"}
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if room(name) == "demo"])
+def test_demo_uses_what_every_user_may(module: str) -> None:
+    own = {name for name in imported_by(module) if name.split(".")[0] == "detq"}
+    assert own <= {"detq", *(name for name in MODULES if room(name) == "demo")}
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [
@@ -155,6 +168,10 @@ def test_reader_of_imports_sees_them_all(source: str, found: set[str]) -> None:
         ("detq.benchmark", "detq.evaluation", True),
         ("detq.errors", "detq", True),
         ("detq.cli", "detq.console", False),
+        ("detq.cli", "detq.demo.launch", False),
+        ("detq.api", "detq.demo.launch", True),
+        ("detq.demo.launch", "detq", False),
+        ("detq.demo.launch", "detq.cli", True),
     ],
 )
 def test_rows_are_read_as_meant(module: str, imported: str, wrong: bool) -> None:

@@ -21,6 +21,7 @@ from detq.api.running import (
     has_ground_truth,
     measurement,
     predict,
+    sample_picture,
 )
 from detq.api.sources import (
     EMBEDDED,
@@ -33,11 +34,15 @@ from detq.api.sources import (
     load_dataset,
     load_recipe,
 )
+from detq.data.images import write_image
+from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
+from detq.records import Detections
+from detq.report.draw import class_color, draw_detections
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
-from detq.runtime.pipeline import detect_stream
+from detq.runtime.pipeline import Frame, detect_stream
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -45,8 +50,10 @@ __all__ = [
     "HANDWRITING",
     "LEAST_AGREEMENT",
     "Classifier",
+    "Detections",
     "Detector",
     "DetectorGraph",
+    "Frame",
     "Progress",
     "QuantizationResult",
     "RuntimeOptions",
@@ -54,6 +61,7 @@ __all__ = [
     "bench",
     "builtin_recipes",
     "calibration_overlap",
+    "class_color",
     "classifier",
     "classify",
     "convert",
@@ -61,9 +69,11 @@ __all__ = [
     "default_preset",
     "detect_stream",
     "detector",
+    "draw_detections",
     "evaluate",
     "evaluate_classifier",
     "export",
+    "frame_rate",
     "has_ground_truth",
     "hold_accuracy",
     "load",
@@ -72,4 +82,7 @@ __all__ = [
     "measurement",
     "predict",
     "quantize",
+    "read_frames",
+    "sample_picture",
+    "write_image",
 ]

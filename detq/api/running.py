@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detq.api.sources import (
+    HANDWRITING,
     DataSource,
     ImageSize,
     ModelSource,
@@ -23,6 +24,7 @@ from detq.data.calibration import Preprocessing
 from detq.data.centre_crop import CentreCrop
 from detq.data.class_folders import has_class_folders, load_labelled_split
 from detq.data.dataset import load_split
+from detq.data.digit_scenes import CLASS_NAMES as DIGIT_NAMES
 from detq.data.images import list_images, read_images, write_image
 from detq.data.letterbox import Preprocess
 from detq.errors import ConfigError, DataError
@@ -241,6 +243,11 @@ def _scores(row: EvalResult | TopResult) -> dict[str, float | None]:
     if isinstance(row, TopResult):
         return {"top1": row.top1, "top5": row.top5}
     return {"map": row.map, "map50": row.map50, "map75": row.map75}
+
+
+def sample_picture(found_by: Detector) -> Path | None:
+    """A photograph that shows what a model finds: of handwriting for digits, else None."""
+    return HANDWRITING if found_by.spec.class_names == DIGIT_NAMES else None
 
 
 def default_preset(graph: DetectorGraph) -> str:

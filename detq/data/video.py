@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,9 @@ from detq.data.images import IMAGE_SUFFIXES, ImageBGR, list_images, read_images
 from detq.errors import DataError
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+MOST_FRAMES_PER_S = 1000.0
+"""A file that states more states nonsense."""
 
 
 def read_frames(source: Path) -> Iterator[ImageBGR]:
@@ -25,6 +29,18 @@ def read_frames(source: Path) -> Iterator[ImageBGR]:
         known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError(f"{source}: neither a video nor an image; known endings: {known}")
     return read_images(list_images(source))
+
+
+def frame_rate(path: Path) -> float | None:
+    """Frames per second that a video file states; None for anything else, or if it states none."""
+    if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
+        return None
+    capture = cv2.VideoCapture(str(path))
+    try:
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+    finally:
+        capture.release()
+    return rate if isfinite(rate) and 0 < rate <= MOST_FRAMES_PER_S else None
 
 
 def read_video(path: Path) -> Iterator[ImageBGR]:

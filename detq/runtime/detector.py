@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -122,6 +123,19 @@ class Detector(CompiledGraph):
         Raises RuntimeTimeoutError if inference does not finish in time.
         """
         return self.start(self.place(image_bgr), self.create_request()).finish()
+
+    def tuned(self, *, confidence: float, iou: float) -> Detector:
+        """The same compiled model with other thresholds; nothing is compiled again.
+
+        What an end-to-end detector finds is not suppressed, whatever ``iou`` says. Raises DetqError
+        for thresholds outside 0..1.
+        """
+        other = copy(self)
+        chosen = replace(self.postprocess, confidence=confidence, iou=iou)
+        if self.spec.end_to_end:
+            chosen = replace(chosen, iou=None)
+        other.postprocess = chosen
+        return other
 
     def place(self, image_bgr: ImageBGR) -> PlacedImage:
         """uint8 [H, W, 3] BGR of any size -> what :meth:`start` takes. Raises DataError."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detq.data.images import write_image
-from detq.data.video import read_frames, read_video
+from detq.data.video import frame_rate, read_frames, read_video
 from detq.errors import DataError
 
 GREYS = (30, 110, 200)
@@ -58,3 +58,11 @@ def test_what_is_no_source_is_an_error_at_once(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         read_frames(tmp_path / name)
+
+
+def test_frame_rate_is_what_the_video_states(video: Path, tmp_path: Path) -> None:
+    assert frame_rate(video) == 10
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    for other in (broken, tmp_path, tmp_path / "missing.mp4", tmp_path / "picture.png"):
+        assert frame_rate(other) is None

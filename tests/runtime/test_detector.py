@@ -107,3 +107,14 @@ def test_float_model_executes_float(colour_graph: DetectorGraph) -> None:
     assert detector.executed_precision == "fp32"
     assert detector.int8_share == 0
     assert [item.macs for item in detector.executed_convolutions] == [32 * 64 * 9]
+
+
+def test_tuned_detector_has_thresholds_of_its_own(colour_graph: DetectorGraph) -> None:
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:, :32, 2] = 128  # half as red as can be
+    detector = Detector(colour_graph)
+    strict = detector.tuned(confidence=0.6, iou=0.5)
+    assert len(strict.detect(image)) == 0
+    assert len(detector.detect(image)) == 1
+    with pytest.raises(DetqError, match="confidence"):
+        detector.tuned(confidence=1.5, iou=0.5)
