@@ -36,6 +36,7 @@ def show(stage: Stage, view: View, *, snapshots: Path) -> None:
         ) from None
     drawn: tuple[object, ...] | None = None
     drawn_s = 0.0
+    was_visible = visible = False
     size: tuple[int, ...] | None = None
     try:
         while not view.has_quit:
@@ -47,7 +48,8 @@ def show(stage: Stage, view: View, *, snapshots: Path) -> None:
                     cv2.resizeWindow(NAME, size[1], size[0])
                 cv2.imshow(NAME, picture)
             key = cv2.waitKey(KEY_WAIT_MS)
-            if cv2.getWindowProperty(NAME, cv2.WND_PROP_VISIBLE) < 1:  # its close button
+            was_visible, visible = was_visible or visible, _is_visible()
+            if was_visible and not visible:  # its close button; at first it may not be there yet
                 return
             pressed = press(view, chr(key & 0xFF)) if key >= 0 else view
             if pressed.snapshots > view.snapshots:
@@ -55,6 +57,13 @@ def show(stage: Stage, view: View, *, snapshots: Path) -> None:
             view = pressed
     finally:
         cv2.destroyAllWindows()
+
+
+def _is_visible() -> bool:
+    try:
+        return cv2.getWindowProperty(NAME, cv2.WND_PROP_VISIBLE) >= 1
+    except cv2.error:  # the last window takes the toolkit with it
+        return False
 
 
 def keep(picture: ImageBGR, folder: Path) -> Path:

@@ -1,7 +1,9 @@
-"""The README's opening picture: what ``detq demo`` shows, float and INT8 side by side.
+r"""The README's opening picture: what ``detq demo`` shows, float and INT8 side by side.
 
     detq quickstart
-    python tools/demo_picture.py runs/quickstart/digits_yolov6n_int8_openvino_model docs/demo.webp
+    detq quantize digits_yolov6n --data runs/quickstart/digits/data.yaml --imgsz 640 \
+        --recipe cfws_kl --calib-split val --split test --output runs/digits_640_int8_openvino_model
+    python tools/demo_picture.py runs/digits_640_int8_openvino_model docs/demo.webp
 
 A camera's way over a page of handwriting, recorded in real time as the window shows it: the speed
 in the picture is this machine's, and is printed. ``--imgsz`` sets how much work a picture is.

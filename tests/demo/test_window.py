@@ -44,6 +44,9 @@ def window(screen: Screen, folder: Path, *arguments: str | Path) -> Iterator[sub
             until(lambda: screen.window("detq") or process.poll() is not None, "the window")
             yield process
             _, errors = process.communicate(timeout=PATIENCE_S)
+        except BaseException:
+            cv2.imwrite(str(folder / "screen.png"), screen.picture())  # for whoever looks into it
+            raise
         finally:
             process.kill()
     assert process.returncode == 0, errors
@@ -72,27 +75,23 @@ def test_both_models_side_by_side_then_one(
 ) -> None:
     count = len(known.truth)
 
-    def both_drawn() -> bool:
+    def drawn(*lefts: int) -> bool:
         picture = screen.picture()
         top = heading_height(picture)
-        return all(boxes_drawn(picture, known, left, top, (640, 480)) == count for left in (0, 640))
+        return all(boxes_drawn(picture, known, left, top, (640, 480)) == count for left in lefts)
 
     with window(screen, tmp_path, int8_model, "--compare", MODEL, "--source", clip):
-        until(both_drawn, "boxes in both halves")
+        until(lambda: drawn(0, 640), "boxes in both halves")
         screen.press("b")
         until(lambda: (screen.picture()[:, 700:] == 0).mean() > 0.9, "one picture instead of two")
+        until(lambda: drawn(0), "boxes in it")
         screen.press("s")
         path = until(lambda: list(tmp_path.glob("detq-*.png")), "a snapshot")[0]
-        snapshot = np.asarray(until(lambda: _read(path), "a whole snapshot"), np.uint8)
+        until(lambda: b"IEND" in path.read_bytes()[-12:], "a whole snapshot")
         screen.press("q")
+    snapshot = np.asarray(cv2.imread(str(path)), np.uint8)
     assert snapshot.shape[1] == 640
     assert boxes_drawn(snapshot, known, 0, heading_height(snapshot), (640, 480)) == count
-
-
-def _read(path: Path) -> Image | None:
-    """None for a picture that is not written to its end yet."""
-    data = path.read_bytes()
-    return np.asarray(cv2.imread(str(path)), np.uint8) if b"IEND" in data[-12:] else None
 
 
 def test_keys_for_help_and_pause(screen: Screen, clip: Path, known: Known, tmp_path: Path) -> None:
