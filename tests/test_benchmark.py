@@ -51,7 +51,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     clock = SimpleNamespace(perf_counter=lambda: now_ms / 1000)
     monkeypatch.setitem(bench.__globals__, "time", clock)
-    monkeypatch.setitem(bench.__globals__, "Detector", Clocked)
+    monkeypatch.setitem(bench.__globals__, "CompiledGraph", Clocked)
     return turns
 
 
