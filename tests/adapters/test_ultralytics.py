@@ -152,6 +152,7 @@ def test_the_whole_job(
     photo: np.ndarray,
     tmp_path: Path,
 ) -> None:
+    ultralytics_package.import_tasks()
     from ultralytics import YOLO
 
     recipe = "cfws_kl" if name in BLOCKS else "kl"
