@@ -42,6 +42,8 @@ def window(screen: Screen, folder: Path, *arguments: str | Path) -> Iterator[sub
     ) as process:
         try:
             until(lambda: screen.window("detq") or process.poll() is not None, "the window")
+            if process.poll() is None:
+                screen.show_again(screen.window("detq"))
             yield process
             _, errors = process.communicate(timeout=PATIENCE_S)
         except BaseException:
