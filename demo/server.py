@@ -19,7 +19,7 @@ import detq
 
 from .connection import BoundedConnection, PromptConnection
 from .contenders import Contender, title
-from .guard import QUERY_KEY, Guard, is_loopback
+from .door import QUERY_KEY, Guard, is_loopback
 from .limits import MESSAGE_BYTES, MOST_VIEWERS, MOST_VISITORS
 from .live import MEDIA_TYPE, LiveView
 from .messages import Settings

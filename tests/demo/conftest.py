@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command_line import COMMAND
-
-sys.path.insert(0, str(Path(__file__).parent))  # browser, scenes, screen
-
 from scenes import MODEL, Known, jpeg, known_scene, write_clip
+from serving import Served, end, start
 
 import detq as package
 from detq.api import load_recipe
@@ -19,38 +13,6 @@ from detq.artifact import write_artifact
 from detq.data import digits
 from detq.data.letterbox import Preprocess
 from detq.quant.ptq import quantize_graph
-
-
-@dataclass(frozen=True)
-class Served:
-    """A running ``detq demo --web``: what it said, and the address in it."""
-
-    process: subprocess.Popen[str]
-    address: str
-
-    @property
-    def host(self) -> str:
-        """``127.0.0.1:8000``."""
-        return self.address.split("//")[1].split("/")[0]
-
-
-def start(*arguments: str | Path) -> Served:
-    process = subprocess.Popen(
-        (*COMMAND, "demo", *map(str, arguments), "--web", "--port", "0"),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("open http"), line
-    return Served(process, line.split()[1])
-
-
-def end(served: Served) -> None:
-    served.process.terminate()
-    served.process.wait(30)
-    assert served.process.stdout is not None
-    served.process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from types import TracebackType
 from typing import Any
 
@@ -59,6 +60,17 @@ class Screen:
             if each.get_wm_name() == name:
                 return each
         return None
+
+    def show_again(self, window: Any) -> None:
+        """Hide a window and bring it back, as a window manager would.
+
+        Where nothing manages windows, Qt now and then does not notice that its own can be seen.
+        """
+        window.unmap()
+        self._display.sync()
+        time.sleep(0.1)
+        window.map()
+        self._display.sync()
 
     def picture(self) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, 3] BGR."""

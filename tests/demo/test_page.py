@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import pytest
 from browser import Browser
-from conftest import Served
 from scenes import Known, jpeg
+from serving import Served
 
 READY = "document.querySelector('#connection.ready') !== null"
 ANSWERS = "Number(document.body.dataset.answers ?? 0)"

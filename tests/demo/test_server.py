@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
 from command_line import COMMAND
-from conftest import Served
 from scenes import MODEL, Known, jpeg
+from serving import Served, start
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -151,8 +153,6 @@ def test_message_in_endless_parts_is_ended(served: Served) -> None:
 
 
 def test_full_house_turns_the_next_away(served: Served) -> None:
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         for _ in range(MOST_VISITORS):
             stack.enter_context(visit(served))
@@ -174,14 +174,14 @@ def test_other_sites_may_not_connect(served: Served, origin: str | None) -> None
     "path",
     [
         "/../pyproject.toml",
-        "/page/../guard.py",
+        "/page/../door.py",
         "/%2e%2e/etc/passwd",
         "//etc/passwd",
         "/docs",
         "/openapi.json",
         "/page.css/",
         "/index.html",
-        "/guard.py",
+        "/door.py",
         "/sample.jpg/../x",
     ],
 )
@@ -202,8 +202,6 @@ def test_page_and_its_files_are_served(served: Served) -> None:
 
 
 def test_source_of_the_server_as_moving_pictures(served: Served, known: Known) -> None:
-    import cv2
-
     with httpx.stream("GET", f"{served.address}live.mjpg?model=1", timeout=WAIT_S) as stream:
         assert stream.headers["content-type"].startswith("multipart/x-mixed-replace")
         data = b""
@@ -262,12 +260,8 @@ def test_what_cannot_be_served_is_one_line(
     assert "Traceback" not in done.stderr
 
 
-def test_interrupt_is_a_clean_end(served: Served) -> None:
-    """Of a server of its own, with a visitor inside."""
-    import signal
-
-    from conftest import start
-
+def test_interrupt_is_a_clean_end() -> None:
+    """Also with a visitor inside."""
     running = start(MODEL)
     with pytest.raises(ConnectionClosed), visit(running) as visitor:
         running.process.send_signal(signal.SIGINT)

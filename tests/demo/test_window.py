@@ -42,6 +42,8 @@ def window(screen: Screen, folder: Path, *arguments: str | Path) -> Iterator[sub
     ) as process:
         try:
             until(lambda: screen.window("detq") or process.poll() is not None, "the window")
+            if process.poll() is None:
+                screen.show_again(screen.window("detq"))
             yield process
             _, errors = process.communicate(timeout=PATIENCE_S)
         except BaseException:
@@ -103,7 +105,8 @@ def test_keys_for_help_and_pause(screen: Screen, clip: Path, known: Known, tmp_p
             "a picture",
         )
         screen.press("space")
-        still = until(lambda: _unchanged(screen), "a picture that stands still")
+        until(lambda: _stands_still(screen), "a picture that stands still")
+        still = screen.picture()
         screen.press("h")
         until(lambda: (screen.picture() != still).mean() > 0.02, "the help")
         screen.press("h")
@@ -121,11 +124,11 @@ def test_interrupt_is_a_clean_end(screen: Screen, clip: Path, tmp_path: Path) ->
         process.send_signal(signal.SIGINT)
 
 
-def _unchanged(screen: Screen) -> Image | None:
-    """A picture that is the same half a second later: even the figures stand still."""
+def _stands_still(screen: Screen) -> bool:
+    """Half a second later the picture is the same, figures and all."""
     before = screen.picture()
     time.sleep(0.5)
-    return before if (screen.picture() == before).all() else None
+    return bool((screen.picture() == before).all())
 
 
 @pytest.mark.parametrize("display", [None, ":4321"], ids=["no display", "dead display"])

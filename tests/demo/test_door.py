@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from detq.demo.guard import Guard, Receive, Scope, Send, content_policy, is_loopback
+from detq.demo.door import Guard, Receive, Scope, Send, content_policy, is_loopback
 
 PORT = 8000
 TOKEN = "a-good-token"
