@@ -29,13 +29,17 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
 
     Raises GraphError for an operation or a quantizer that ONNX cannot express, by name.
     """
+    model = graph.model.clone()
+    folding = ov.passes.Manager()
+    folding.register_pass(ov.passes.ConstantFolding())  # arithmetic on shapes, which are static
+    folding.run_passes(model)
     writer = OnnxWriter()
-    for port in graph.model.inputs:
+    for port in model.inputs:
         writer.bind(port, writer.name(INPUT))
     writer.name(OUTPUT)
-    for node in graph.model.get_ordered_ops():
+    for node in model.get_ordered_ops():
         _write(writer, node)
-    (result,) = graph.model.get_results()
+    (result,) = model.get_results()
     writer.nodes.append(
         helper.make_node("Identity", [writer.value(result.input_value(0))], [OUTPUT], OUTPUT)
     )
@@ -117,8 +121,7 @@ def _metadata(graph: DetectorGraph) -> dict[str, str]:
         "detq": json.dumps(
             {
                 "family": spec.family,
-                "strides": spec.strides,
-                "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
+                "placement": spec.placement,
             }
         ),
     }

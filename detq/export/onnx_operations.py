@@ -32,7 +32,6 @@ _SAME_NAMES = {
     "Minimum": "Min",
     "Multiply": "Mul",
     "Negative": "Neg",
-    "PRelu": "PRelu",
     "Power": "Pow",
     "Relu": "Relu",
     "Sigmoid": "Sigmoid",
@@ -130,6 +129,15 @@ def _clamp(writer: OnnxWriter, node: ov.Node) -> None:
 
 def _elu(writer: OnnxWriter, node: ov.Node) -> None:
     writer.write(node, "Elu", [_first(writer, node)], alpha=node.get_attributes()["alpha"])
+
+
+def _prelu(writer: OnnxWriter, node: ov.Node) -> None:
+    """Its slopes belong to channels, where ONNX would align them with the last axis."""
+    slopes = _known(node, 1)
+    if slopes.ndim == 1 and slopes.size > 1:
+        slopes = slopes.reshape(-1, *[1] * (len(node.get_output_shape(0)) - 2))
+    slope = writer.constant(slopes, f"{node.get_friendly_name()}/slope")
+    writer.write(node, "PRelu", [_first(writer, node), slope])
 
 
 def _softmax(writer: OnnxWriter, node: ov.Node) -> None:
@@ -373,6 +381,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "MatMul": write_matmul,
     "MaxPool": _pool("MaxPool"),
     "Mish": _mish,
+    "PRelu": _prelu,
     "Pad": _pad,
     "Reshape": _reshape,
     "ShuffleChannels": _shuffle,
