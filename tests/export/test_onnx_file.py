@@ -81,7 +81,7 @@ OPERATIONS: dict[str, Callable[[ov.Node], ov.Node]] = {
         x, [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 2, 2], [1, 1, 0, 1], [1, 1, 1, 1]
     ),
     "shrunk": lambda x: ops.strided_slice(
-        x, [0, -1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 1, 1], [0] * 4, [0, 1, 0, 0]
+        x, [0, -1, 0, 0], [1, 0, 0, 0], [1] * 4, [1, 0, 1, 1], [1, 0, 1, 1], [0] * 4, [0, 1, 0, 0]
     ),
     "slice": lambda x: ops.slice(x, [1], [7], [3], [3]),
     "enlarged": lambda x: ops.interpolate(
