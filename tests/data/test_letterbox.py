@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from detq.data.letterbox import Preprocess, official_shrink
 from detq.errors import DataError
+from detq.records import Placement
 
 sides = st.integers(1, 3000)
 strided = st.integers(1, 40).map(lambda steps: 32 * steps)
@@ -110,3 +111,27 @@ def test_shrink_belongs_to_official_models_at_their_size(name: str, size: int, s
 def test_impossible_shrink_is_an_error(shrink: int) -> None:
     with pytest.raises(DataError, match="shrink"):
         Preprocess((64, 128), shrink)
+
+
+@pytest.mark.parametrize(
+    ("placement", "resized_hw", "padding"),
+    [
+        ("centre", (32, 64), 114),
+        ("corner", (32, 64), 114),
+        ("corner-black", (32, 64), 0),
+        ("stretch", (64, 64), None),
+    ],
+)
+def test_placement_puts_image_and_boxes_where_it_says(
+    placement: Placement, resized_hw: tuple[int, int], padding: int | None
+) -> None:
+    image = np.full((64, 128, 3), 200, np.uint8)
+    pixels, box = Preprocess((64, 64), placement=placement).place(image)
+    assert box.resized_hw == resized_hw
+    top = 16 if placement == "centre" else 0
+    assert (box.pad_top, box.pad_left) == (top, 0)
+    assert (pixels[0, top : top + resized_hw[0]] == 200).all()
+    if padding is not None:
+        assert (pixels[0, -1] == padding).all()
+    whole = np.array([[0, top, 64, top + resized_hw[0]]], np.float32)
+    np.testing.assert_allclose(box.to_original(whole), [[0, 0, 128, 64]])

@@ -9,15 +9,15 @@ import numpy as np
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.export.onnx_quantizers import (
+from detq.graph.surgery import constant_value, consumers, producer
+from detq.onnx_export.onnx_quantizers import (
     Floats,
     activation_grid,
     stored_weight,
     write_bias,
     write_weight,
 )
-from detq.export.onnx_writer import OnnxWriter
-from detq.graph.surgery import constant_value, consumers, producer
+from detq.onnx_export.onnx_writer import OnnxWriter
 
 
 def write_convolution(writer: OnnxWriter, node: ov.Node) -> None:

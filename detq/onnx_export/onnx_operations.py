@@ -13,10 +13,10 @@ import openvino as ov
 from onnx import helper
 
 from detq.errors import GraphError
-from detq.export.onnx_quantizers import write_fake_quantize
-from detq.export.onnx_weighted import write_convolution, write_matmul, write_transposed
-from detq.export.onnx_writer import OnnxWriter, Tensor, constant_data
 from detq.graph.surgery import producer
+from detq.onnx_export.onnx_quantizers import write_fake_quantize
+from detq.onnx_export.onnx_weighted import write_convolution, write_matmul, write_transposed
+from detq.onnx_export.onnx_writer import OnnxWriter, Tensor, constant_data
 
 Operation = Callable[[OnnxWriter, ov.Node], None]
 

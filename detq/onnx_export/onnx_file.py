@@ -16,12 +16,13 @@ from pathlib import Path
 import onnx
 import openvino as ov
 from onnx import TensorProto, helper
+from openvino.passes import ConstantFolding, Manager
 
 from detq.errors import ArtifactError, GraphError
-from detq.export.onnx_operations import OPERATIONS
-from detq.export.onnx_quantizers import stored_weight
-from detq.export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.onnx_export.onnx_operations import OPERATIONS
+from detq.onnx_export.onnx_quantizers import stored_weight
+from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
@@ -30,8 +31,8 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
     Raises GraphError for an operation or a quantizer that ONNX cannot express, by name.
     """
     model = graph.model.clone()
-    folding = ov.passes.Manager()
-    folding.register_pass(ov.passes.ConstantFolding())  # arithmetic on shapes, which are static
+    folding = Manager()
+    folding.register_pass(ConstantFolding())  # arithmetic on shapes, which are static
     folding.run_passes(model)
     writer = OnnxWriter()
     for port in model.inputs:
