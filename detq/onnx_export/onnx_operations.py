@@ -15,7 +15,12 @@ from onnx import helper
 from detq.errors import GraphError
 from detq.graph.surgery import producer
 from detq.onnx_export.onnx_quantizers import write_fake_quantize
-from detq.onnx_export.onnx_weighted import write_convolution, write_matmul, write_transposed
+from detq.onnx_export.onnx_weighted import (
+    padding,
+    write_convolution,
+    write_matmul,
+    write_transposed,
+)
 from detq.onnx_export.onnx_writer import OnnxWriter, Tensor, constant_data
 
 Operation = Callable[[OnnxWriter, ov.Node], None]
@@ -225,15 +230,6 @@ def _pool(kind: str) -> Operation:
         writer.bind(node.output(0), value)
 
     return write
-
-
-def padding(node: ov.Node) -> dict[str, Any]:
-    """ONNX's padding attributes of a convolution or pooling."""
-    found = node.get_attributes()
-    automatic = str(found.get("auto_pad", "explicit"))
-    if automatic in ("explicit", "notset"):
-        return {"pads": [*found["pads_begin"], *found["pads_end"]]}
-    return {"auto_pad": automatic.upper()}
 
 
 _NEAREST = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"}

@@ -197,10 +197,6 @@ def _apart_end(build: Builder, raw: Sequence[str]) -> list[str]:
     return list(build.add("EfficientNMS_TRT", ready, count=4, domain="TRT", box_coding=1))
 
 
-def _with_pixels_inside(build: Builder, raw: Sequence[str]) -> list[str]:
-    return [dense(build, raw, objectness=False)]
-
-
 RAW = {"columns": 3 * (5 + CLASSES)}
 PADDLE = {"inputs": {"scale_factor": [1, 2]}, "placement": "stretch"}
 YOLOX = {"pixels": _bgr_255, "placement": "corner"}
