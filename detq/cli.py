@@ -155,6 +155,7 @@ def quantize(
             rounds=LATENCY_ROUNDS,
             progress=partial(report, "measuring latency"),
         )
+    _tell_found(model, graph)
     result = results[-1]
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
     measured = api.measurement(
@@ -332,6 +333,7 @@ def inspect(
     size = _size(imgsz)
     with console.progress_bars() as report:
         graph = api.load(model, imgsz=size, layout=layout, progress=report)
+    _tell_found(model, graph)
     reports = layer_reports(graph)
     console.print_layers(reports)
     if plot is not None:
@@ -541,6 +543,18 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _tell_found(model: Path, graph: DetectorGraph) -> None:
+    """What was read out of an ONNX file, which says little by itself."""
+    from detq import console
+
+    if model.suffix == ".onnx":
+        spec = graph.spec
+        console.note(
+            f"{model}: layout {spec.family}, {spec.class_count} classes, "
+            f"{len(spec.reparameterized)} re-parameterized convolutions found"
+        )
 
 
 def _check_unique(names: list[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from detq.artifact import check_creatable, check_writable, read_artifact, read_d
 from detq.artifact import write_artifact as write
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec, ReparamConvolution
+from detq.records import Fit, ModelSpec, ReparamConvolution
 from detq.runtime.detector import Detector
 
 
@@ -56,6 +57,13 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, graph: DetectorGraph, e
     np.testing.assert_array_equal(found.boxes_xyxy_px, expected.boxes_xyxy_px)
     np.testing.assert_array_equal(found.scores, expected.scores)
     np.testing.assert_array_equal(found.class_ids, expected.class_ids)
+
+
+@pytest.mark.parametrize("fit", ["corner", "stretch-cubic"])
+def test_fit_is_kept(tmp_path: Path, graph: DetectorGraph, fit: Fit) -> None:
+    moved = DetectorGraph(graph.model, replace(graph.spec, fit=fit))
+    write(moved, tmp_path / "model")
+    assert read_artifact(tmp_path / "model").spec == moved.spec
 
 
 def test_float_weights_are_kept_to_the_bit(tmp_path: Path, graph: DetectorGraph) -> None:

@@ -49,7 +49,7 @@ def test_help_is_light_and_lists_every_command() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_plain()
     )
     assert done.stderr.strip() == ""
-    for command in ("quantize", "eval", "bench", "predict", "inspect"):
+    for command in ("quantize", "eval", "bench", "predict", "inspect", "export"):
         assert f" {command} " in done.stdout
 
 
@@ -60,7 +60,8 @@ def test_help_is_light_and_lists_every_command() -> None:
         ("eval", "data split imgsz preset json"),
         ("bench", "imgsz rounds threads streams pin source peer layers json"),
         ("predict", "output imgsz confidence iou json"),
-        ("inspect", "imgsz plot json"),
+        ("inspect", "imgsz layout plot json"),
+        ("export", "format output data recipe imgsz layout"),
     ],
 )
 def test_help_of_a_command_lists_its_options(detq: Command, command: str, options: str) -> None:

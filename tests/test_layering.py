@@ -37,7 +37,7 @@ ROWS = {
     "artifact": 5,
     "evaluation": 5,
     "benchmark": 5,
-    "export": 5,
+    "onnx_export": 5,
     "report": 5,
     "api": 6,
     "quickstart": 7,

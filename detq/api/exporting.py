@@ -18,9 +18,9 @@ from detq.api.sources import (
 )
 from detq.artifact import check_creatable, check_writable, read_details, write_artifact
 from detq.errors import ConfigError
-from detq.export import write_onnx
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import nodes_of_type
+from detq.onnx_export import write_onnx
 from detq.quant.split import split_graph
 
 Format = Literal["onnx", "onnx-qdq", "openvino"]

@@ -27,6 +27,7 @@ from detq.graph.onnx_layouts import (
     Outputs,
     Pixels,
     built_in_pixels,
+    cell_count,
     prediction_counts,
     read_outputs,
     recognise,
@@ -221,16 +222,12 @@ def _decoded(
     else:
         centre = ops.subtract(ops.multiply(centre, np.float32(2)), np.float32(0.5)).output(0)
         anchors = [
-            np.repeat(np.array(level, np.float32).T, _cells(size_hw, stride), 1)
+            np.repeat(np.array(level, np.float32).T, cell_count(size_hw, stride), 1)
             for level, stride in zip(layout.anchors, strides, strict=True)
         ]
         doubled = ops.multiply(size, np.float32(2))
         sides = ops.multiply(ops.multiply(doubled, doubled), np.concatenate(anchors, 1)[None])
     return ops.concat([ops.multiply(ops.add(centre, cells), steps), sides], 1).output(0)
-
-
-def _cells(size_hw: SizeHW, stride: int) -> int:
-    return -(-size_hw[0] // stride) * -(-size_hw[1] // stride)
 
 
 def cell_grid(size_hw: SizeHW, strides: tuple[int, ...], per_cell: int) -> tuple[Array, Array]:

@@ -151,21 +151,22 @@ def read_outputs(model: ov.Model, size_hw: SizeHW, where: str) -> Outputs:
 
 def prediction_counts(size_hw: SizeHW) -> set[int]:
     """The numbers of predictions that a network of that input size may make."""
-    cells = [sum(_cells(size_hw, stride) for stride in strides) for strides in STRIDES]
+    cells = [sum(cell_count(size_hw, stride) for stride in strides) for strides in STRIDES]
     return {per_cell * count for per_cell in (1, 3) for count in cells}
 
 
 def _fit(count: int, size_hw: SizeHW) -> tuple[tuple[int, ...], int] | None:
     """Strides and predictions per cell that give that many."""
     for strides in STRIDES:
-        cells = sum(_cells(size_hw, stride) for stride in strides)
+        cells = sum(cell_count(size_hw, stride) for stride in strides)
         for per_cell in (1, 3):
             if count == per_cell * cells:
                 return strides, per_cell
     return None
 
 
-def _cells(size_hw: SizeHW, stride: int) -> int:
+def cell_count(size_hw: SizeHW, stride: int) -> int:
+    """Cells of one stride in an input."""
     return -(-size_hw[0] // stride) * -(-size_hw[1] // stride)
 
 

@@ -101,8 +101,8 @@ def _renew_grids(model: ov.Model, segments: Sequence[_Level], old: SizeHW) -> No
         found = set(values.reshape(-1)[:4].tolist())
         if values.size in (1, 2, 4) and found <= set(old) and found & telling:
             raise CheckpointError(
-                f"{model.get_friendly_name()}: its decode is fixed to {old[0]}x{old[1]} (HxW); pass "
-                "that as --imgsz, or export it again"
+                f"{model.get_friendly_name()}: its decode is fixed to {old[0]}x{old[1]} (HxW); "
+                "pass that as --imgsz, or export it again"
             )
         renewed = _renewed(values, segments)
         if renewed is not None:

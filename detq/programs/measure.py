@@ -20,8 +20,8 @@ import openvino as ov
 from detq.artifact import write_artifact
 from detq.data.video import read_frames
 from detq.errors import ConfigError, DetqError
-from detq.export import write_onnx
 from detq.graph.detector_graph import DetectorGraph
+from detq.onnx_export import write_onnx
 from detq.runtime.options import RuntimeOptions
 
 PEERS: Mapping[str, str] = {

@@ -131,3 +131,29 @@ def test_shrink_belongs_to_official_models_at_their_size(name: str, size: int, s
 def test_impossible_shrink_is_an_error(shrink: int) -> None:
     with pytest.raises(DataError, match="shrink"):
         Preprocess((64, 128), shrink)
+
+
+@pytest.mark.parametrize(
+    ("fit", "resized_hw", "padding"),
+    [
+        ("yolov6", (32, 64), 114),
+        ("ultralytics", (32, 64), 114),
+        ("corner", (32, 64), 114),
+        ("corner-black", (32, 64), 0),
+        ("stretch", (64, 64), None),
+        ("stretch-cubic", (64, 64), None),
+    ],
+)
+def test_fit_puts_image_and_boxes_where_it_says(
+    fit: Fit, resized_hw: tuple[int, int], padding: int | None
+) -> None:
+    image = np.full((64, 128, 3), 200, np.uint8)
+    pixels, box = Preprocess((64, 64), fit=fit).place(image)
+    assert box.resized_hw == resized_hw
+    top = 16 if fit in ("yolov6", "ultralytics") else 0
+    assert (box.pad_top, box.pad_left) == (top, 0)
+    assert (pixels[0, top : top + resized_hw[0]] == 200).all()
+    if padding is not None:
+        assert (pixels[0, -1] == padding).all()
+    whole = np.array([[0, top, 64, top + resized_hw[0]]], np.float32)
+    np.testing.assert_allclose(box.to_original(whole), [[0, 0, 128, 64]])

@@ -6,7 +6,7 @@ maps are also outputs of a file of their own, which ONNX Runtime runs; numpy dec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,3 @@ def dense(
     sure = build.add("Sigmoid", [obj]) if objectness else build.constant(np.ones((1, 1, count)))
     parts = [boxes, sure, build.add("Sigmoid", [cls])]
     return build.transpose(build.add("Concat", parts, axis=1), [0, 2, 1])
-
-
-Tail = Callable[[Builder, Sequence[str]], Sequence[str]]

@@ -67,6 +67,10 @@ def _bgr_255(rgb: Array) -> Array:
     return rgb[:, ::-1] * np.float32(255)
 
 
+def _rgb_255(rgb: Array) -> Array:
+    return rgb * np.float32(255)
+
+
 def _imagenet(rgb: Array) -> Array:
     mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     shape = (1, 3, 1, 1)
@@ -193,10 +197,6 @@ def _apart_end(build: Builder, raw: Sequence[str]) -> list[str]:
     return list(build.add("EfficientNMS_TRT", ready, count=4, domain="TRT", box_coding=1))
 
 
-def _with_pixels_inside(build: Builder, raw: Sequence[str]) -> list[str]:
-    return [dense(build, raw, objectness=False)]
-
-
 RAW = {"columns": 3 * (5 + CLASSES)}
 PADDLE = {"inputs": {"scale_factor": [1, 2]}, "fit": "stretch-cubic"}
 YOLOX = {"pixels": _bgr_255, "fit": "corner"}
@@ -209,7 +209,9 @@ CASES = {
     "boxes-scores, tensorrt": Case(
         _apart_end, _anchor_free(False), None, asked="boxes-scores"
     ),
-    "yolox": Case(_plain(objectness=True), _anchor_free(True), "yolox", focus=True, head="head", **YOLOX),
+    "yolox": Case(
+        _plain(objectness=True), _anchor_free(True), "yolox", focus=True, head="head", **YOLOX
+    ),
     "yolox-raw": Case(
         _plain(objectness=True, decode=False), _anchor_free(True), "yolox-raw", head="head", **YOLOX
     ),
@@ -227,7 +229,7 @@ CASES = {
         _paddle_rows, _anchor_free(False), None, "ppyoloe-plus", **PADDLE
     ),
     "damoyolo": Case(
-        _damo, _anchor_free(False), None, "damoyolo", lambda rgb: rgb * np.float32(255), "corner-black"
+        _damo, _anchor_free(False), None, "damoyolo", _rgb_255, "corner-black"
     ),
 }  # fmt: skip
 

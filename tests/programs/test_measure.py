@@ -53,7 +53,7 @@ def test_programs_are_measured_from_file_to_boxes(colour_model: Path, pictures: 
     ("peers", "said"),
     [
         (["yolact"], "peer 'yolact': expected one of ultralytics, onnxruntime, benchmark_app"),
-        (["onnxruntime"], "peer onnxruntime: (is not installed|runs an .onnx file, and none)"),
+        (["ultralytics"], "peer ultralytics: (is not installed|runs an exported directory, and)"),
     ],
     ids=["unknown", "cannot"],
 )
@@ -61,7 +61,15 @@ def test_peer_that_cannot_run_is_an_error(
     colour_model: Path, pictures: Path, peers: Sequence[str], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        measure_programs(_models(colour_model), pictures, peers=peers)
+        measure_programs(_models(colour_model / "colours.xml"), pictures, peers=peers)
+
+
+def test_onnxruntime_runs_the_exported_graph_of_any_model(
+    colour_model: Path, pictures: Path
+) -> None:
+    found = measure_programs(_models(colour_model), pictures, peers=["onnxruntime"], rounds=1)
+    assert [speed.program for speed in found] == ["detq", "onnxruntime"]
+    assert (found[1].bare_per_s or 0) > 0
 
 
 def test_missing_source_is_an_error(colour_model: Path, tmp_path: Path) -> None:

@@ -13,10 +13,15 @@ import openvino as ov
 from onnx import helper
 
 from detq.errors import GraphError
-from detq.export.onnx_quantizers import write_fake_quantize
-from detq.export.onnx_weighted import write_convolution, write_matmul, write_transposed
-from detq.export.onnx_writer import OnnxWriter, Tensor, constant_data
 from detq.graph.surgery import producer
+from detq.onnx_export.onnx_quantizers import write_fake_quantize
+from detq.onnx_export.onnx_weighted import (
+    padding,
+    write_convolution,
+    write_matmul,
+    write_transposed,
+)
+from detq.onnx_export.onnx_writer import OnnxWriter, Tensor, constant_data
 
 Operation = Callable[[OnnxWriter, ov.Node], None]
 
@@ -32,7 +37,6 @@ _SAME_NAMES = {
     "Minimum": "Min",
     "Multiply": "Mul",
     "Negative": "Neg",
-    "PRelu": "PRelu",
     "Power": "Pow",
     "Relu": "Relu",
     "Sigmoid": "Sigmoid",
@@ -132,6 +136,15 @@ def _elu(writer: OnnxWriter, node: ov.Node) -> None:
     writer.write(node, "Elu", [_first(writer, node)], alpha=node.get_attributes()["alpha"])
 
 
+def _prelu(writer: OnnxWriter, node: ov.Node) -> None:
+    """Its slopes belong to channels, where ONNX would align them with the last axis."""
+    slopes = _known(node, 1)
+    if slopes.ndim == 1 and slopes.size > 1:
+        slopes = slopes.reshape(-1, *[1] * (len(node.get_output_shape(0)) - 2))
+    slope = writer.constant(slopes, f"{node.get_friendly_name()}/slope")
+    writer.write(node, "PRelu", [_first(writer, node), slope])
+
+
 def _softmax(writer: OnnxWriter, node: ov.Node) -> None:
     writer.write(node, "Softmax", [_first(writer, node)], axis=int(node.get_attributes()["axis"]))
 
@@ -217,15 +230,6 @@ def _pool(kind: str) -> Operation:
         writer.bind(node.output(0), value)
 
     return write
-
-
-def padding(node: ov.Node) -> dict[str, Any]:
-    """ONNX's padding attributes of a convolution or pooling."""
-    found = node.get_attributes()
-    automatic = str(found.get("auto_pad", "explicit"))
-    if automatic in ("explicit", "notset"):
-        return {"pads": [*found["pads_begin"], *found["pads_end"]]}
-    return {"auto_pad": automatic.upper()}
 
 
 _NEAREST = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"}
@@ -373,6 +377,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "MatMul": write_matmul,
     "MaxPool": _pool("MaxPool"),
     "Mish": _mish,
+    "PRelu": _prelu,
     "Pad": _pad,
     "Reshape": _reshape,
     "ShuffleChannels": _shuffle,

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.export.onnx_writer import OnnxWriter, constant_data
 from detq.graph.surgery import producer
+from detq.onnx_export.onnx_writer import OnnxWriter, constant_data
 
 Floats = npt.NDArray[np.float32]
 

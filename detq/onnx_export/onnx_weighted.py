@@ -9,15 +9,15 @@ import numpy as np
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.export.onnx_quantizers import (
+from detq.graph.surgery import constant_value, consumers, producer
+from detq.onnx_export.onnx_quantizers import (
     Floats,
     activation_grid,
     stored_weight,
     write_bias,
     write_weight,
 )
-from detq.export.onnx_writer import OnnxWriter
-from detq.graph.surgery import constant_value, consumers, producer
+from detq.onnx_export.onnx_writer import OnnxWriter
 
 
 def write_convolution(writer: OnnxWriter, node: ov.Node) -> None:
@@ -53,6 +53,15 @@ def write_matmul(writer: OnnxWriter, node: ov.Node) -> None:
     writer.write(node, "MatMul", inputs)
 
 
+def padding(node: ov.Node) -> dict[str, Any]:
+    """ONNX's padding attributes of a convolution or pooling."""
+    found = node.get_attributes()
+    automatic = str(found.get("auto_pad", "explicit"))
+    if automatic in ("explicit", "notset"):
+        return {"pads": [*found["pads_begin"], *found["pads_end"]]}
+    return {"auto_pad": automatic.upper()}
+
+
 def _write(
     writer: OnnxWriter,
     node: ov.Node,
@@ -72,10 +81,6 @@ def _write(
     if addition is not None:
         result, bias = addition
         inputs.append(_bias(writer, node, bias, scale if group == 1 or axis == 0 else None))
-    automatic = str(found["auto_pad"])
-    pads: dict[str, Any] = {"pads": [*found["pads_begin"], *found["pads_end"]]}
-    if automatic not in ("explicit", "notset"):
-        pads = {"auto_pad": automatic.upper()}
     (value,) = writer.emit(
         kind,
         inputs,
@@ -84,7 +89,7 @@ def _write(
         strides=list(found["strides"]),
         dilations=list(found["dilations"]),
         group=group,
-        **pads,
+        **padding(node),
         **attributes,
     )
     writer.bind(result.output(0), value)

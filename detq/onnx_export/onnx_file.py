@@ -13,15 +13,17 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx
 import openvino as ov
 from onnx import TensorProto, helper
+from openvino import opset15 as ops
 
 from detq.errors import ArtifactError, GraphError
-from detq.export.onnx_operations import OPERATIONS
-from detq.export.onnx_quantizers import stored_weight
-from detq.export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.onnx_export.onnx_operations import OPERATIONS
+from detq.onnx_export.onnx_quantizers import stored_weight
+from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
@@ -29,13 +31,15 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
 
     Raises GraphError for an operation or a quantizer that ONNX cannot express, by name.
     """
+    model = graph.model.clone()
+    _fold_shapes(model)
     writer = OnnxWriter()
-    for port in graph.model.inputs:
+    for port in model.inputs:
         writer.bind(port, writer.name(INPUT))
     writer.name(OUTPUT)
-    for node in graph.model.get_ordered_ops():
+    for node in model.get_ordered_ops():
         _write(writer, node)
-    (result,) = graph.model.get_results()
+    (result,) = model.get_results()
     writer.nodes.append(
         helper.make_node("Identity", [writer.value(result.input_value(0))], [OUTPUT], OUTPUT)
     )
@@ -78,6 +82,34 @@ def write_onnx(graph: DetectorGraph, path: Path) -> None:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def _fold_shapes(model: ov.Model) -> None:
+    """Work out arithmetic on shapes, which are static here; changes the model.
+
+    Only integers: OpenVINO's own folding would unpack INT8 weights too.
+    """
+    for node in model.get_ordered_ops():
+        above = [port.get_node() for port in node.input_values()]
+        if node.get_type_name() == "ShapeOf":
+            value = np.array(node.get_input_shape(0), node.get_element_type().to_dtype())
+        elif (
+            not above
+            or len(node.outputs()) != 1
+            or any(each.get_type_name() != "Constant" for each in above)
+            or node.get_output_element_type(0).is_real()
+        ):
+            continue
+        else:
+            kind, shape = node.get_output_element_type(0), node.get_output_shape(0)
+            result = [ov.Tensor(kind, shape)]
+            inputs = [ov.Tensor(np.ascontiguousarray(each.get_data())) for each in above]
+            if not node.evaluate(result, inputs):
+                continue
+            value = np.array(result[0].data)
+        folded = ops.constant(value)
+        folded.set_friendly_name(node.get_friendly_name())
+        node.output(0).replace(folded.output(0))
+
+
 def _write(writer: OnnxWriter, node: ov.Node) -> None:
     kind = node.get_type_name()
     if kind in ("Parameter", "Constant", "Result"):
@@ -117,8 +149,7 @@ def _metadata(graph: DetectorGraph) -> dict[str, str]:
         "detq": json.dumps(
             {
                 "family": spec.family,
-                "strides": spec.strides,
-                "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
+                "fit": spec.fit,
             }
         ),
     }
