@@ -39,7 +39,7 @@ QUALITY = 55
 def write_clip(path: Path) -> Path:
     """A window that moves round over the page; its end meets its start."""
     page = cv2.imread(str(HANDWRITING))
-    scale = 1.25 * max(VIEW_WH) / min(page.shape[:2])
+    scale = 1.6 * max(VIEW_WH) / min(page.shape[:2])
     page = cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), CLIP_FRAMES_PER_S, VIEW_WH)
     free = page.shape[1] - VIEW_WH[0], page.shape[0] - VIEW_WH[1]
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
     contenders = [Contender(m, imgsz=options.imgsz) for m in (options.float_model, options.int8)]
-    view = View(2, Thresholds(0.5, 0.45), is_split=True)
+    view = View(2, Thresholds(0.4, 0.45), is_split=True)
     with tempfile.TemporaryDirectory() as folder:
         clip = Clip(write_clip(Path(folder) / "handwriting.avi"), repeats=True)
         with Stage(contenders, clip, view) as stage:
