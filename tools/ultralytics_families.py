@@ -70,11 +70,9 @@ def main() -> None:
             noise = tensor_noise(quantized, images)
             head = [tensor.sqnr_db for tensor in noise if tensor.part == "head"]
             share = detq.detector(quantized.graph).int8_share
-            print(
-                f"{name}  {blocks}  {recipe}  {len(quantized.split_layers)}  {share:.4f}  "
-                f"{np.mean(head):.1f}",
-                flush=True,
-            )
+            left = f"{np.mean(head):.1f}" if head else "none is rounded"
+            splits = len(quantized.split_layers)
+            print(f"{name}  {blocks}  {recipe}  {splits}  {share:.4f}  {left}", flush=True)
 
 
 if __name__ == "__main__":
