@@ -86,6 +86,7 @@ def test_onnx_is_loaded(shared: Path) -> None:
 
 
 def test_fixed_graph_refuses_another_size(colour_model: Path) -> None:
+    """Its cells lie in one row, so that nobody can tell where a second one would be."""
     with pytest.raises(DetqError, match=r"32x64"):
         detq.load(colour_model, imgsz=320)
 

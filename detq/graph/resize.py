@@ -138,6 +138,8 @@ def _along(values: Tensor, axis: int, segments: Sequence[_Level]) -> Tensor | No
     for level in segments:
         part = moved[start : start + level.old_cells]
         start += level.old_cells
+        if any(o == 1 < n for o, n in zip(level.old_hw, level.new_hw, strict=True)):
+            return None  # from one row nobody can tell what the next one holds
         table = part.reshape(level.old_cells, -1).astype(np.float64)
         before, after = _positions(level.old_hw), _positions(level.new_hw)
         slopes, *_ = np.linalg.lstsq(before, table, rcond=None)
