@@ -10,8 +10,9 @@ from detq.data.dataset import Split, load_split
 from detq.errors import DataError
 from detq.evaluation.evaluator import evaluate, run_detector, score_run
 from detq.evaluation.protocol import PROTOCOLS
-from detq.graph.convert import from_onnx, from_torch
+from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.onnx_import import from_onnx
 from detq.runtime.detector import Detector
 
 
