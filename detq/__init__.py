@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
         predict,
         quantize,
         read_frames,
+        register_adapter,
         sample_picture,
         write_image,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "predict",
     "quantize",
     "read_frames",
+    "register_adapter",
     "sample_picture",
     "write_image",
 ]

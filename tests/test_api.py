@@ -30,16 +30,30 @@ def _config(folder: Path, **splits: str) -> DatasetConfig:
 
 def test_public_functions_are_all_there() -> None:
     assert sorted(detq.__all__) == [
+        "Detections",
+        "Detector",
         "DetqError",
+        "Frame",
         "RuntimeOptions",
         "adapt",
         "bench",
+        "class_color",
+        "classifier",
+        "classify",
         "detect_stream",
         "detector",
+        "draw_detections",
         "evaluate",
+        "evaluate_classifier",
+        "export",
+        "frame_rate",
         "load",
         "predict",
         "quantize",
+        "read_frames",
+        "register_adapter",
+        "sample_picture",
+        "write_image",
     ]
     for name in set(detq.__all__) - {"DetqError"}:
         assert getattr(detq, name) is getattr(api, name)

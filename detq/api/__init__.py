@@ -1,6 +1,7 @@
 """What a Python user calls. The command line is a thin layer over these functions."""
 
 from detq.api.exporting import export
+from detq.api.own_adapters import register_adapter
 from detq.api.quantization import (
     DEFAULT_RECIPE,
     LEAST_AGREEMENT,
@@ -83,6 +84,7 @@ __all__ = [
     "predict",
     "quantize",
     "read_frames",
+    "register_adapter",
     "sample_picture",
     "write_image",
 ]

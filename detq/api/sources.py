@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detq.api.own_adapters import open_by_adapter
 from detq.artifact import read_artifact
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.class_folders import read_class_folders
@@ -44,7 +45,8 @@ def load(
     layout: str | None = None,
     progress: Progress | None = None,
 ) -> DetectorGraph:
-    """A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml.
+    """A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml, or a
+    file that a registered adapter knows (:func:`register_adapter`).
 
     A bare name that is no file is a model that detq knows: its own ``digits_yolov6n``, or an
     official YOLOv6 release, which is downloaded once. ``imgsz`` is a side or (H, W) in pixels; by
@@ -53,6 +55,9 @@ def load(
     for a file that cannot be read, and nothing in it is executed; DownloadError.
     """
     path, size_hw = _model_file(model, progress), size_of(imgsz)
+    own = open_by_adapter(path, size_hw) if path.is_file() else None
+    if own is not None:
+        return resized(own, size_hw or own.spec.size_hw)
     if path.suffix == ".onnx":
         return from_onnx(path, size_hw=size_hw, layout=layout)
     if layout is not None:
