@@ -7,8 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND = (sys.executable, "-c", "from detq.cli import main; main()")
-"""The command line in a process of its own; needs no installed script."""
+_HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = (sys.executable, "-c", f"{_HEARD}; from detq.cli import main; main()")
+"""The command line in a process of its own; needs no installed script.
+
+A test run in the background of a shell would hand an ignored SIGINT on to it.
+"""
 
 
 @dataclass(frozen=True)

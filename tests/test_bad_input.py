@@ -375,11 +375,8 @@ def observing(
     for number in range(3000):
         (train / f"{number}.png").hardlink_to(train / "a.png")
     options = ("--data", colour_data, "--calib-images", "3000", "--output", "out")
-    # A test run in the background of a shell hands an ignored SIGINT on to its children.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = (sys.executable, "-c", f"{heard}; {COMMAND[-1]}")
     process = subprocess.Popen(
-        (*command, "quantize", colour_model, *options),
+        (*COMMAND, "quantize", colour_model, *options),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -28,7 +28,8 @@ LEAST_RATIO = 2.0
 """Median centre-to-surround ratio from which a 3x3 convolution counts as re-parameterized.
 
 Two of 70 trained RepVGG blocks at hand have less; their detectors' plain 3x3 convolutions stay
-below 1.4. A wrong one costs nothing but a split that the measurements decide on: it computes the same.
+below 1.4. A wrong one costs nothing but a split that the measurements decide on: it computes the
+same.
 """
 LEAST_DEPTHWISE_RATIO = 4.0
 """Plain depthwise kernels are peaked by themselves: up to 3.6 in YOLOv6-Lite."""
