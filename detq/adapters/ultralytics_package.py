@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
+import PIL.Image
 import torch
 from torch import nn
 
@@ -28,7 +30,8 @@ INSTALL = "pip install --no-deps ultralytics"
 _BATCH_NORM_EPS = 1e-3  # of every BatchNorm in its models
 _NAME = re.compile(r"(yolov?\d+)([nslmx])(.*)")
 """``yolov8n-p6``: family, letter of the size, variant."""
-_QUIET = {"YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+_QUIET = {"YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false", "YOLO_AUTOINSTALL": "false"}
+_REPLACED = ((PIL.Image, "open"), (torch, "save"))
 
 
 def build_empty(config: ModelConfig) -> nn.Sequential:
@@ -101,9 +104,12 @@ def import_tasks() -> Any:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Importing Ultralytics writes its settings file, asks whether it is online, and wants to know
-    the version of torchvision, which detq neither needs nor imports.
+    the version of torchvision, which detq neither needs nor imports. It also leaves its own
+    ``Image.open`` (which installs packages for a file that is no picture) and ``torch.save``
+    behind, and takes threads from the process and its children.
     """
-    before = dict(os.environ)
+    before, threads = dict(os.environ), cv2.getNumThreads()
+    replaced = [(module, name, getattr(module, name)) for module, name in _REPLACED]
     finder = _AbsentTorchvision()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update({"YOLO_CONFIG_DIR": folder, **_QUIET})
@@ -112,10 +118,12 @@ def _undisturbed() -> Iterator[None]:
             yield
         finally:
             sys.meta_path.remove(finder)
-            for key in ("YOLO_CONFIG_DIR", *_QUIET):
-                os.environ.pop(key)
-                if key in before:
-                    os.environ[key] = before[key]
+            for key in set(os.environ) - set(before):
+                del os.environ[key]
+            os.environ.update(before)
+            cv2.setNumThreads(threads)
+            for module, name, function in replaced:
+                setattr(module, name, function)
 
 
 class _AbsentTorchvision(metadata.DistributionFinder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -355,3 +356,27 @@ def test_the_directory_keeps_how_predictions_are_read(
     write_artifact(found, tmp_path / "m_openvino_model")
     spec = detq.load(tmp_path / "m_openvino_model").spec
     assert (spec.end_to_end, spec.fit) == (end_to_end, found.spec.fit)
+
+
+def test_importing_ultralytics_changes_nothing_in_the_process() -> None:
+    """Its ``Image.open`` tried to install a package when the demo was sent what is no picture."""
+    code = """
+import os, sys
+import cv2, PIL.Image, torch
+from detq.adapters.ultralytics_package import import_tasks
+
+def state():
+    named = {(m.__name__, n): v for m in (cv2, PIL.Image, torch) for n, v in vars(m).items()}
+    return named, dict(os.environ), cv2.getNumThreads(), torch.get_num_threads(), sys.meta_path[:]
+
+def same(first, second):
+    named, others = first[0], second[0]
+    return all(others[key] is named[key] for key in named) and first[1:] == second[1:]
+
+before = state()
+import_tasks()
+assert "ultralytics" in sys.modules
+assert same(before, state()), [k for k, v in before[0].items() if state()[0][k] is not v]
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
