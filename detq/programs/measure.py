@@ -129,6 +129,8 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
             raise ConfigError(f"peer {peer!r}: expected one of {', '.join(PEERS)}")
         if find_spec(PEERS[peer]) is None:
             raise ConfigError(f"peer {peer}: is not installed here; pip install {PEERS[peer]}")
+        if peer == "ultralytics" and find_spec("torchvision") is None:
+            raise ConfigError("peer ultralytics: predicts with torchvision, which is not installed")
         if not any(takes[peer](path) for path, _ in models.values()):
             raise ConfigError(f"peer {peer}: runs {needs[peer]}, and none is among the models")
     for name, (path, graph) in models.items():
