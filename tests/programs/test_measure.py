@@ -53,7 +53,10 @@ def test_programs_are_measured_from_file_to_boxes(colour_model: Path, pictures: 
     ("peers", "said"),
     [
         (["yolact"], "peer 'yolact': expected one of ultralytics, onnxruntime, benchmark_app"),
-        (["ultralytics"], "ultralytics: (is not installed|predicts with torchv|runs an exported dir)"),
+        (
+            ["ultralytics"],
+            "ultralytics: (is not installed|predicts with torchv|runs an exported dir)",
+        ),
     ],
     ids=["unknown", "cannot"],
 )
