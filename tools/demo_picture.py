@@ -33,7 +33,7 @@ CLIP_FRAMES_PER_S = 60
 CLIP_S = 8.0
 VIEW_WH = (400, 400)
 EVERY = 2  # of the recorded pictures
-QUALITY = 55
+QUALITY = 35
 
 
 def write_clip(path: Path) -> Path:
