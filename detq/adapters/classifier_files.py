@@ -41,7 +41,7 @@ def read_classifier(archive: Archive) -> StoredModel | None:
 def read_plain_safetensors(path: Path) -> StoredModel | None:
     """The classifier in a ``.safetensors`` of tensors alone; None if it holds something else.
 
-    Raises CheckpointError, naming the file, as :func:`read_classifier_file` does.
+    Raises CheckpointError, naming the file, if the tensors are of no network that detq knows.
     """
     try:
         with safe_open(path, framework="pt") as file:
