@@ -26,6 +26,8 @@ ANCHORS = {
                [(116, 90), (156, 198), (373, 326)]],
     "yolov7": [[(12, 16), (19, 36), (40, 28)], [(36, 75), (76, 55), (72, 146)],
                [(142, 110), (192, 243), (459, 401)]],
+    "p6": [[(19, 27), (44, 40), (38, 94)], [(96, 68), (86, 152), (180, 137)],
+           [(140, 301), (303, 264), (238, 542)], [(436, 615), (739, 380), (925, 792)]],
 }  # fmt: skip
 PEAKED = ("stage1", "fuse")
 """Convolutions whose centre taps are large, as re-parameterization makes them."""
@@ -36,6 +38,7 @@ class Builder:
     """Nodes and weights of a graph; every method returns the name of the value it makes."""
 
     named: bool
+    size_hw: tuple[int, int] = SIZE_HW
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -87,8 +90,13 @@ class Builder:
         return list(self.add("Split", [value, lengths], count=len(sizes), axis=axis))
 
 
-def network(build: Builder, image: str, *, columns: int, head: str, focus: bool) -> list[str]:
-    """[1, columns, h, w] per stride; ``head`` names the branches (``reg``, ``cls``)."""
+def network(
+    build: Builder, image: str, *, columns: int, head: str, focus: bool, p6: bool = False
+) -> list[str]:
+    """[1, columns, h, w] per stride; ``head`` names the branches (``reg``, ``cls``).
+
+    ``p6`` adds stride 64.
+    """
 
     def block(value: str, i: int, o: int, path: str, *, stride: int = 1) -> str:
         peaked = any(path.endswith(end) for end in PEAKED)
@@ -117,7 +125,8 @@ def network(build: Builder, image: str, *, columns: int, head: str, focus: bool)
     p4 = block(joined(up(c5), c4), 24, 12, "neck/fuse")
     p3 = block(joined(up(p4), c3), 24, 12, "neck/up3")
     raw = []
-    for index, feature in enumerate((p3, p4, c5)):
+    features = [p3, p4, c5, *([block(c5, 12, 12, "neck/down6", stride=2)] if p6 else [])]
+    for index, feature in enumerate(features):
         stem = block(feature, 12, 12, f"{head}/stems.{index}")
         if columns > 5 + CLASSES:  # coupled: three anchors
             raw.append(
@@ -140,10 +149,12 @@ def _every_second(build: Builder, image: str, row: int, column: int) -> str:
     return str(build.add("Slice", [image, *(build.constant(each, np.int64) for each in inputs)]))
 
 
-def grid(size_hw: tuple[int, int], per_cell: int = 1) -> tuple[Array, Array]:
+def grid(
+    size_hw: tuple[int, int], per_cell: int = 1, strides: Sequence[int] = STRIDES
+) -> tuple[Array, Array]:
     """Cells [N, 2] (column, row) and strides [N, 1]."""
     cells, steps = [], []
-    for stride in STRIDES:
+    for stride in strides:
         height, width = size_hw[0] // stride, size_hw[1] // stride
         own = [(x, y) for _ in range(per_cell) for y in range(height) for x in range(width)]
         cells.extend(own)
@@ -156,12 +167,16 @@ def save(
     path: Path,
     outputs: Sequence[str],
     *,
-    size: Sequence[int | str] = SIZE_HW,
+    size: Sequence[int | str] | None = None,
     batch: int | str = 1,
     inputs: Mapping[str, Sequence[int]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    ports = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, *size])]
+    ports = [
+        helper.make_tensor_value_info(
+            "images", TensorProto.FLOAT, [batch, 3, *(size or build.size_hw)]
+        )
+    ]
     for name, shape in (inputs or {}).items():
         ports.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
@@ -199,12 +214,17 @@ def exponential(table: Array, size_hw: tuple[int, int] = SIZE_HW) -> Array:
     return np.concatenate([(table[:, :2] + cells) * steps, np.exp(table[:, 2:4]) * steps], 1)
 
 
-def anchored(table: Array, anchors: Sequence[Sequence[tuple[int, int]]]) -> Array:
+def anchored(
+    table: Array,
+    anchors: Sequence[Sequence[tuple[int, int]]],
+    size_hw: tuple[int, int] = SIZE_HW,
+    strides: Sequence[int] = STRIDES,
+) -> Array:
     """[N, 4] of values after the sigmoid -> centre and size in pixels."""
-    cells, steps = grid(SIZE_HW, 3)
+    cells, steps = grid(size_hw, 3, strides)
     sizes = np.concatenate([
-        np.repeat(np.array(level, np.float32), SIZE_HW[0] // s * (SIZE_HW[1] // s), 0)
-        for level, s in zip(anchors, STRIDES, strict=True)
+        np.repeat(np.array(level, np.float32), size_hw[0] // s * (size_hw[1] // s), 0)
+        for level, s in zip(anchors, strides, strict=True)
     ])  # fmt: skip
     return np.concatenate(
         [(table[:, :2] * 2 - 0.5 + cells) * steps, (table[:, 2:4] * 2) ** 2 * sizes], 1
@@ -219,18 +239,18 @@ def contract(boxes: Array, scores: Array) -> Array:
 # The tails: what each exporter puts behind the network.
 
 
-def table_of(build: Builder, raw: Sequence[str], size_hw: tuple[int, int] = SIZE_HW) -> str:
+def table_of(build: Builder, raw: Sequence[str]) -> str:
     """[1, 5 + nc, N] of all levels."""
     flat = [
-        build.reshape(value, [1, 5 + CLASSES, size_hw[0] // s * (size_hw[1] // s)])
+        build.reshape(value, [1, 5 + CLASSES, build.size_hw[0] // s * (build.size_hw[1] // s)])
         for value, s in zip(raw, STRIDES, strict=True)
     ]
     return str(build.add("Concat", flat, axis=2))
 
 
-def decoded(build: Builder, boxes: str, size_hw: tuple[int, int] = SIZE_HW) -> str:
+def decoded(build: Builder, boxes: str) -> str:
     """[1, 4, N] raw -> centre and size, with the grid as constants."""
-    cells, steps = grid(size_hw)
+    cells, steps = grid(build.size_hw)
     centre, size = build.split(boxes, [2, 2], 1)
     step = build.constant(steps.T[None])
     moved = build.add("Add", [centre, build.constant(cells.T[None])])
@@ -245,14 +265,11 @@ def corners(build: Builder, boxes: str) -> str:
     return str(build.add("Concat", [low, high], axis=1))
 
 
-def dense(
-    build: Builder, raw: Sequence[str], *, objectness: bool, decode: bool = True,
-    size_hw: tuple[int, int] = SIZE_HW,
-) -> str:  # fmt: skip
+def dense(build: Builder, raw: Sequence[str], *, objectness: bool, decode: bool = True) -> str:
     """[1, N, 5 + nc] as YOLOv6 and YOLOX write it."""
-    reg, obj, cls = build.split(table_of(build, raw, size_hw), [4, 1, CLASSES], 1)
-    boxes = decoded(build, reg, size_hw) if decode else reg
-    count = len(grid(size_hw)[0])
+    reg, obj, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
+    boxes = decoded(build, reg) if decode else reg
+    count = len(grid(build.size_hw)[0])
     sure = build.add("Sigmoid", [obj]) if objectness else build.constant(np.ones((1, 1, count)))
     parts = [boxes, sure, build.add("Sigmoid", [cls])]
     return build.transpose(build.add("Concat", parts, axis=1), [0, 2, 1])

@@ -98,7 +98,7 @@ def _yolov5_rows(build: Builder, raw: Sequence[str]) -> list[str]:
     """Anchors decoded in the graph, level by level, in five dimensions."""
     tables = []
     for value, stride, anchors in zip(raw, STRIDES, ANCHORS["yolov5"], strict=True):
-        height, width = SIZE_HW[0] // stride, SIZE_HW[1] // stride
+        height, width = build.size_hw[0] // stride, build.size_hw[1] // stride
         parted = build.reshape(value, [1, 3, 5 + CLASSES, height, width])
         ready = build.add("Sigmoid", [build.transpose(parted, [0, 1, 3, 4, 2])])
         centre, size, rest = build.split(ready, [2, 2, 1 + CLASSES], 4)
@@ -113,10 +113,10 @@ def _yolov5_rows(build: Builder, raw: Sequence[str]) -> list[str]:
     return [build.add("Concat", tables, axis=1)]
 
 
-def _levels(build: Builder, raw: Sequence[str]) -> list[str]:
+def _levels(build: Builder, raw: Sequence[str], strides: Sequence[int] = STRIDES) -> list[str]:
     made = []
-    for value, stride in zip(raw, STRIDES, strict=True):
-        shape = [1, 3, 5 + CLASSES, SIZE_HW[0] // stride, SIZE_HW[1] // stride]
+    for value, stride in zip(raw, strides, strict=True):
+        shape = [1, 3, 5 + CLASSES, build.size_hw[0] // stride, build.size_hw[1] // stride]
         made.append(build.transpose(build.reshape(value, shape), [0, 1, 3, 4, 2]))
     return made
 
@@ -187,7 +187,7 @@ def _apart_end(build: Builder, raw: Sequence[str]) -> list[str]:
     made, scores = [], []
     for value, s in zip(raw, STRIDES, strict=True):
         reg, _, cls = build.split(value, [4, 1, CLASSES], 1)
-        cells = SIZE_HW[0] // s * (SIZE_HW[1] // s)
+        cells = build.size_hw[0] // s * (build.size_hw[1] // s)
         made.append(build.reshape(reg, [1, 4, cells]))
         scores.append(build.reshape(build.add("Sigmoid", [cls]), [1, CLASSES, cells]))
     boxes = decoded(build, build.add("Concat", made, axis=2))
@@ -234,11 +234,18 @@ CASES = {
 }  # fmt: skip
 
 
-def _build(case: Case, path: Path, *, named: bool = True, **options: Any) -> tuple[Path, Path]:
+def _build(
+    case: Case,
+    path: Path,
+    *,
+    named: bool = True,
+    size_hw: tuple[int, int] = SIZE_HW,
+    **options: Any,
+) -> tuple[Path, Path]:
     """The file in its layout, and one of the network alone."""
     files = []
     for name, tail in ((path.name, case.tail), (f"raw_{path.name}", lambda _, raw: raw)):
-        build = Builder(named)
+        build = Builder(named, size_hw)
         head = case.head
         raw = network(build, "images", columns=case.columns, head=head, focus=case.focus)
         inputs = case.inputs if name == path.name else None
@@ -261,6 +268,27 @@ def test_predictions_are_what_the_network_means(tmp_path: Path, case: Case) -> N
     assert graph.spec.fit == case.fit
     assert graph.spec.strides == STRIDES
     assert graph.spec.size_hw == SIZE_HW
+
+
+def test_fourth_stride_has_anchors_of_its_own(tmp_path: Path) -> None:
+    """As YOLOv5's P6 and YOLOv7's W6 to E6E end: four levels before the decode."""
+    size_hw, strides = (128, 192), (8, 16, 32, 64)
+    files = []
+    for name in ("tiny.onnx", "raw.onnx"):
+        build = Builder(named=True, size_hw=size_hw)
+        raw = network(
+            build, "images", columns=3 * (5 + CLASSES), head="detect", focus=False, p6=True
+        )
+        outputs = raw if name == "raw.onnx" else _levels(build, raw, strides)
+        files.append(save(build, tmp_path / name, outputs))
+    image = np.random.default_rng(1).random((1, 3, *size_hw), np.float32)
+    table = sigmoid(rows(raw_maps(files[1], image), 3))
+    boxes = anchored(table, ANCHORS["p6"], size_hw, strides)
+    graph = from_onnx(files[0])
+    assert graph.spec.family == "p6-levels"
+    assert graph.spec.strides == strides
+    expected = contract(boxes, table[:, 5:] * table[:, 4:5])
+    np.testing.assert_allclose(_run(graph, image), expected, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -349,19 +377,13 @@ def _batch_free(build: Builder, raw: Sequence[str]) -> list[str]:
 @pytest.mark.parametrize("size_hw", [(96, 64), (160, 128)], ids=str)
 @pytest.mark.parametrize("name", ["yolov6", "yolox-raw", "yolov5", "yolov8", "yolov7-levels"])
 def test_constants_of_the_old_size_are_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size_hw: tuple[int, int]
+    tmp_path: Path, name: str, size_hw: tuple[int, int]
 ) -> None:
     """Resized is what the same network exported for that size is."""
     case = CASES[name]
     path, _ = _build(case, tmp_path / "tiny.onnx")
     small = from_onnx(path, size_hw=size_hw, layout=case.asked)
-    for module in ("onnx_detectors", __name__):
-        monkeypatch.setattr(f"{module}.SIZE_HW", size_hw)
-    monkeypatch.setattr("onnx_detectors.grid.__defaults__", (1,))
-    monkeypatch.setattr("onnx_detectors.table_of.__defaults__", (size_hw,))
-    monkeypatch.setattr("onnx_detectors.decoded.__defaults__", (size_hw,))
-    monkeypatch.setattr("onnx_detectors.dense.__kwdefaults__", {"decode": True, "size_hw": size_hw})
-    exported, _ = _build(case, tmp_path / "other.onnx", size=size_hw)
+    exported, _ = _build(case, tmp_path / "other.onnx", size_hw=size_hw)
     expected = from_onnx(exported, layout=case.asked)
     image = np.random.default_rng(2).random((1, 3, *size_hw), np.float32)
     np.testing.assert_allclose(_run(small, image), _run(expected, image), rtol=1e-4, atol=1e-4)
@@ -430,4 +452,5 @@ def test_class_names_that_are_none_become_placeholders(tmp_path: Path, written: 
 
 
 def test_every_layout_is_tested() -> None:
-    assert {case.family for case in CASES.values()} | {"p6-levels"} == set(LAYOUTS)
+    own = {"p6-levels"}  # test_fourth_stride_has_anchors_of_its_own
+    assert {case.family for case in CASES.values()} | own == set(LAYOUTS)
