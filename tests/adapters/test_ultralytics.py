@@ -20,12 +20,12 @@ from ultralytics_models import CLASS_NAMES, FAMILIES, random_network, write_chec
 
 import detq
 from detq.adapters import ultralytics_package
-from detq.adapters.load import read_model
+from detq.adapters.load import convert, read_model
 from detq.adapters.ultralytics_config import read_config
 from detq.artifact import write_artifact
 from detq.config import WeightsConfig
 from detq.data.letterbox import Preprocess
-from detq.errors import CheckpointError
+from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_exact
 from detq.quant.split import COARSE_SUFFIX, split_graph
@@ -341,6 +341,16 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(CheckpointError, match="pip install --no-deps ultralytics"):
         read_model(Path("yolov8n.yaml"))
+
+
+def test_conversion_to_safetensors_is_refused(
+    network: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Its layers are the package's: a file of tensors could not say what they are."""
+    checkpoint = write_checkpoint(network("yolov8n"), tmp_path / "x.pt", 128)
+    with pytest.raises(ArtifactError, match=r"x\.safetensors: .* keep the checkpoint$"):
+        convert(checkpoint, tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_torchvision_is_never_imported(graph: Callable[[str], DetectorGraph]) -> None:
