@@ -32,8 +32,8 @@ from detq.models.classifiers import ChainClassifier, ClassifierArchitecture, rep
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SIDE_PX, SMALL_SIDE_PX = 32, 24
 NETWORKS = {  # depths, widths and strides of stage0 to stage4
-    "A": ((1, 2, 3, 5, 1), (16, 48, 96, 128, 320), (1, 2, 2, 1, 2)),
-    "B": ((1, 3, 4, 8, 1), (16, 32, 64, 96, 256), (1, 2, 2, 1, 2)),
+    "A": ((1, 1, 2, 4, 1), (32, 48, 96, 192, 384), (1, 1, 2, 2, 2)),
+    "B": ((1, 2, 3, 6, 1), (32, 32, 64, 128, 256), (1, 1, 2, 2, 2)),
 }
 ORIGINAL_NAMES = {
     "branches.0.": "rbr_dense.",

@@ -21,6 +21,7 @@ from detq.graph.surgery import (
 )
 from detq.quant.histogram import ActivationStatistics
 from detq.quant.ranges import Range, choose_range
+from detq.quant.split import rounds_fine_branch
 from detq.records import Part
 
 SHARING_OPERATIONS = frozenset(
@@ -48,13 +49,15 @@ class ActivationQuantizer:
     """One activation FakeQuantize of a placed graph: where it is and what grid it may have.
 
     ``channel_axis`` is None for one range per tensor; ``group`` is equal for quantizers that must
-    share a range.
+    share a range. ``is_fine_branch`` tells the one before the sum of a split convolution: the sum
+    is fastest on a signed grid without a zero point.
     """
 
     name: str
     part: Part
     channel_axis: int | None
     group: str
+    is_fine_branch: bool = False
 
 
 def activation_quantizers(placed: ov.Model) -> list[ActivationQuantizer]:
@@ -67,6 +70,7 @@ def activation_quantizers(placed: ov.Model) -> list[ActivationQuantizer]:
             part=_part(node),
             channel_axis=_channel_axis(node),
             group=groups[node.get_friendly_name()],
+            is_fine_branch=rounds_fine_branch(node),
         )
         for node in nodes
     ]
@@ -89,13 +93,17 @@ def choose_ranges(
     *,
     symmetric: bool,
 ) -> dict[str, list[Range]]:
-    """A range (or one per channel) for every quantizer whose part has a rule of detq's own."""
+    """A range (or one per channel) for every quantizer whose part has a rule of detq's own.
+
+    Signed tensors get a symmetric one if ``symmetric``, fine branches always.
+    """
     chosen: dict[str, list[Range]] = {}
     for quantizer in quantizers:
         method = getattr(config, quantizer.part)
         if method != "placement":
+            both_ways = symmetric or quantizer.is_fine_branch
             chosen[quantizer.name] = [
-                choose_range(channel, method, config, symmetric=symmetric)
+                choose_range(channel, method, config, symmetric=both_ways)
                 for channel in statistics[quantizer.name]
             ]
     return chosen

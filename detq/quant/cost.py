@@ -1,23 +1,82 @@
 """Predicted latency of convolutions: what a split or a float layer costs, before anything is timed.
 
 A roofline: the multiplications at the machine's rate, or the traffic at the cache's, whichever
-takes longer, and what it costs to call an operation at all. The rates are those of two cores with
-AVX-512 VNNI (docs/results.md says how well the prediction holds); the choices that rest on it
-depend on their ratios alone, and are the same on every machine.
+takes longer, and what it costs to call an operation at all. Costs are shares of what the network's
+convolutions take in plain INT8, on that of two machines where the share is larger: a machine that
+multiplies faster pays more for traffic and calls. So a budget holds on both, and choices are the
+same on every machine (docs/performance.md says how well the predictions hold).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import openvino as ov
 
-INT8_MACS_PER_S = 440e9
-FLOAT_MACS_PER_S = 125e9
-DEPTHWISE_MACS_PER_S = 20e9
-"""In either precision: the dot product instructions have nothing to sum over."""
-BYTES_PER_S = 100e9
-CALL_S = 20e-6
+from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What two cores do. ``input_channels`` are multiplied at a time in INT8, fewer take as long.
+
+    ``depthwise_macs_per_s`` holds in either precision: there is nothing to sum over.
+    ``bytes_per_s`` is what feature maps move at, ``call_s`` the least that an operation takes.
+    """
+
+    int8_macs_per_s: float
+    float_macs_per_s: float
+    depthwise_macs_per_s: float
+    bytes_per_s: float
+    call_s: float
+    input_channels: int
+
+
+VNNI = Machine(440e9, 125e9, 20e9, 100e9, 20e-6, 4)
+AMX = Machine(2600e9, 180e9, 40e9, 30e9, 8e-6, 64)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs for one network, as shares of its latency in plain INT8, which is kept per machine."""
+
+    plain_s: Mapping[Machine, float]
+
+    @classmethod
+    def of(cls, model: ov.Model, machines: Iterable[Machine] = (VNNI, AMX)) -> CostModel:
+        """For a graph of float or quantized convolutions."""
+        convolutions = nodes_of_type(model, *CONVOLUTIONS)
+        return cls({
+            machine: sum(convolution_seconds(node, machine, int8=True) for node in convolutions)
+            for machine in machines
+        })  # fmt: skip
+
+    def split(self, convolution: ov.Node) -> float:
+        """Splitting one convolution."""
+        return self._largest(lambda machine: split_seconds(convolution, machine))
+
+    def in_float(self, operations: Iterable[ov.Node]) -> float:
+        """Computing (Group)Convolutions or MatMuls in float."""
+        some = list(operations)
+        return self._largest(
+            lambda machine: sum(
+                convolution_seconds(node, machine, int8=False)
+                - convolution_seconds(node, machine, int8=True)
+                for node in some
+            )
+        )
+
+    def float_sum(self, fine: ov.Node) -> float:
+        """Adding the fine branch of a split convolution in float, which is a call of its own."""
+        return self._largest(lambda machine: float_sum_seconds(fine, machine))
+
+    def _largest(self, seconds: Callable[[Machine], float]) -> float:
+        return max(
+            (seconds(machine) / plain for machine, plain in self.plain_s.items() if plain > 0),
+            default=0.0,
+        )
 
 
 def macs(convolution: ov.Node) -> int:
@@ -33,11 +92,15 @@ def macs(convolution: ov.Node) -> int:
     return weights * int(math.prod(list(port)[2:]))
 
 
-def convolution_seconds(convolution: ov.Node, *, int8: bool) -> float:
+def convolution_seconds(convolution: ov.Node, machine: Machine, *, int8: bool) -> float:
     """Predicted time of one weighted operation, its operands in INT8 or float32."""
-    rate = INT8_MACS_PER_S if int8 else FLOAT_MACS_PER_S
-    if list(convolution.get_input_shape(1))[-3:][0] == 1:
-        rate = DEPTHWISE_MACS_PER_S
+    work = macs(convolution)
+    inputs = list(convolution.get_input_shape(1))[-3:][0]
+    rate = machine.int8_macs_per_s if int8 else machine.float_macs_per_s
+    if inputs == 1:
+        rate = machine.depthwise_macs_per_s
+    elif int8:
+        work *= math.ceil(inputs / machine.input_channels) * machine.input_channels / inputs
     values = sum(
         _size(shape)
         for shape in (
@@ -46,20 +109,27 @@ def convolution_seconds(convolution: ov.Node, *, int8: bool) -> float:
             convolution.get_output_shape(0),
         )
     )
-    return CALL_S + float(max(macs(convolution) / rate, values * (1 if int8 else 4) / BYTES_PER_S))
+    traffic = values * (1 if int8 else 4)
+    return machine.call_s + float(max(work / rate, traffic / machine.bytes_per_s))
 
 
-def split_seconds(convolution: ov.Node) -> float:
-    """Predicted time that splitting a convolution adds: a 1x1 on the same input, and the sum.
+def split_seconds(convolution: ov.Node, machine: Machine) -> float:
+    """Predicted time that splitting a convolution adds: a 1x1 on the same input, with the sum.
 
-    The sum is an operation of its own: the activation function no longer joins the convolution.
+    The 1x1 adds the other branch's output, in INT8, to its own accumulator.
     """
     taps = math.prod(list(convolution.get_input_shape(1))[-2:])
     output = _size(convolution.get_output_shape(0))
     traffic = _size(convolution.get_input_shape(0)) + 2 * output
-    return 2 * CALL_S + float(
-        max(macs(convolution) / taps / INT8_MACS_PER_S, traffic / BYTES_PER_S)
+    rate = machine.int8_macs_per_s
+    return machine.call_s + float(
+        max(macs(convolution) / taps / rate, traffic / machine.bytes_per_s)
     )
+
+
+def float_sum_seconds(fine: ov.Node, machine: Machine) -> float:
+    """Predicted time that a float sum adds to a split: both branches leave four bytes a value."""
+    return machine.call_s + 4 * 4 * _size(fine.get_output_shape(0)) / machine.bytes_per_s
 
 
 def _size(shape: ov.Shape) -> int:

@@ -1,7 +1,7 @@
 """The accuracy guard: give tensors back to float, the most useful first, until a drop holds.
 
 Which tensor is worth most is measured: the output error of the INT8 network with that tensor (and
-the layers that read it) in float, against the float network, per predicted second that it costs.
+the layers that read it) in float, against the float network, per predicted latency that it costs.
 Then the shortest run of that order is sought whose drop in accuracy, measured by the caller, holds.
 """
 
@@ -39,15 +39,15 @@ class GuardResult:
     """What the guard found: the detector that holds, and what it cost.
 
     ``returned`` are the quantizers given back to float, ``drops`` the drops measured by the
-    number of groups given back, ``drop`` the one that holds, ``seconds`` the predicted latency
-    that the groups given back add.
+    number of groups given back, ``drop`` the one that holds, ``cost`` the predicted latency
+    that the groups given back add, as a share of that in plain INT8.
     """
 
     quantized: QuantizedDetector
     returned: tuple[str, ...]
     drops: dict[int, float]
     drop: float
-    seconds: float
+    cost: float
     mac_share: float
 
 
@@ -134,7 +134,7 @@ def hold_drop(
         returned=tuple(names),
         drops=memory.drops,
         drop=memory.drops[count],
-        seconds=sum(group.seconds for group in groups[:count]),
+        cost=sum(group.cost for group in groups[:count]),
         mac_share=sum(group.mac_share for group in groups[:count]),
     )
 
@@ -146,7 +146,7 @@ def _ranked(
     progress: Progress,
     deadline: float,
 ) -> list[QuantizerGroup]:
-    """The groups, most error removed per second first."""
+    """The groups, most error removed per latency first."""
     placed = quantized.unfinished.placed
     groups = {
         group.members[0]: group for group in quantizer_groups(placed, activation_quantizers(placed))
@@ -162,7 +162,7 @@ def _ranked(
         _check_time(deadline, memory.drops)
         trial = placed.clone()
         leave_in_float(trial, group.members)
-        worth[name] = (before - error_of(trial)) / max(group.seconds, 1e-6)
+        worth[name] = (before - error_of(trial)) / max(group.cost, 1e-4)
         progress("measuring what each tensor costs", done, len(groups))
     memory.order = sorted(worth, key=lambda name: -worth[name])
     memory.write()

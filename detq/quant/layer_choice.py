@@ -20,7 +20,7 @@ from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, producer
 from detq.quant.cfws import split_center, weight_step
-from detq.quant.cost import split_seconds
+from detq.quant.cost import CostModel
 from detq.quant.feedback import (
     Layer,
     Moments,
@@ -44,12 +44,15 @@ CLEAN_DB = 36.0
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """What splitting one convolution would do: output SQNR in dB without and with, and its cost."""
+    """What splitting one convolution would do: output SQNR in dB without and with, and its cost.
+
+    The cost is a share of the network's latency in plain INT8.
+    """
 
     name: str
     plain_db: float
     split_db: float
-    seconds: float
+    cost: float
     chosen: bool
 
 
@@ -58,30 +61,34 @@ def choose_layers(
     config: WeightsConfig,
     images: Callable[[], Iterable[Image]],
     *,
-    budget_s: float,
+    budget: float,
     limit_pairs: bool,
 ) -> list[SplitChoice]:
     """Weigh every re-parameterized convolution in ``config.parts``, in the spec's order.
 
     ``images`` gives float32 [1, 3, H, W], afresh for each of several passes. Chosen are those
-    that gain, in order of noise removed per second, until ``budget_s`` is spent.
+    that gain, in order of noise removed per latency, until ``budget`` is spent, a share of the
+    latency in plain INT8.
     """
     names = [conv.name for conv in graph.spec.reparameterized if conv.part in config.parts]
     layers = [layer_of(find_node(graph.model, name)) for name in names]
+    costs = CostModel.of(graph.model)
     weighed: list[tuple[SplitChoice, float]] = []
     for some in passes(layers):
         moments = observe_moments(graph.model, some, images())
         for layer in some:
-            weighed.append(_weigh(graph, layer, moments.pop(layer.name), config, limit_pairs))
-    chosen, left = set[str](), budget_s
-    by_worth = sorted(weighed, key=lambda pair: -pair[1] / pair[0].seconds)
+            weighed.append(
+                _weigh(graph, layer, moments.pop(layer.name), config, costs, limit_pairs)
+            )
+    chosen, left = set[str](), budget
+    by_worth = sorted(weighed, key=lambda pair: -pair[1] / pair[0].cost)
     for choice, _ in by_worth:
         pays = choice.plain_db < CLEAN_DB and choice.split_db >= choice.plain_db + LEAST_GAIN_DB
-        if pays and choice.seconds <= left:
+        if pays and choice.cost <= left:
             chosen.add(choice.name)
-            left -= choice.seconds
+            left -= choice.cost
     return [
-        SplitChoice(c.name, c.plain_db, c.split_db, c.seconds, c.name in chosen) for c, _ in weighed
+        SplitChoice(c.name, c.plain_db, c.split_db, c.cost, c.name in chosen) for c, _ in weighed
     ]
 
 
@@ -90,6 +97,7 @@ def _weigh(
     layer: Layer,
     moments: list[Moments],
     config: WeightsConfig,
+    costs: CostModel,
     limit_pairs: bool,
 ) -> tuple[SplitChoice, float]:
     """One layer's choice, not yet made, and the share of its output's power that is saved noise."""
@@ -125,7 +133,7 @@ def _weigh(
         name=layer.name,
         plain_db=_db(signal, plain),
         split_db=_db(signal, split),
-        seconds=split_seconds(node),
+        cost=costs.split(node),
         chosen=False,
     )
     return choice, (plain - split) / signal if signal > 0 else 0.0

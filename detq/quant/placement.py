@@ -30,6 +30,7 @@ from detq.graph.surgery import (
     replace_constant_input,
 )
 from detq.quant.calibration import SHARING_OPERATIONS, activation_nodes
+from detq.quant.split import rounds_fine_branch
 
 Image = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float32]
@@ -74,12 +75,14 @@ def drop_idle_quantizers(placed: ov.Model) -> int:
     """Take out activation quantizers that only arithmetic reads; changes the model.
 
     NNCF also quantizes the operands of products, sums and means, whose results the next
-    convolution's quantizer rounds again. Returns how many there were.
+    convolution's quantizer rounds again. Fine branches keep theirs: it lets the runtime add them
+    inside the coarse convolution. Returns how many there were.
     """
     idle = [
         node
         for node in activation_nodes(placed)
         if not any(user.get_type_name() in WEIGHTED | _HANDING_ON for user in consumers(node))
+        and not rounds_fine_branch(node)
     ]
     for node in idle:
         bypass(node)

@@ -15,7 +15,6 @@ from detq.config import Recipe
 from detq.errors import CalibrationError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import (
-    CONVOLUTIONS,
     bypass,
     find_node,
     nodes_of_type,
@@ -30,7 +29,6 @@ from detq.quant.calibration import (
     choose_ranges,
     write_ranges,
 )
-from detq.quant.cost import convolution_seconds
 from detq.quant.equalization import equalize
 from detq.quant.feedback import round_to_nearest, round_weights
 from detq.quant.histogram import ActivationStatistics
@@ -116,13 +114,10 @@ def quantize_graph(
     if nodes_of_type(graph.model, "FakeQuantize"):
         raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
     limit_pairs = recipe.overflow_fix == "pairs"
-    budget_s = recipe.latency_budget * sum(
-        convolution_seconds(node, int8=True) for node in nodes_of_type(graph.model, *CONVOLUTIONS)
-    )
     exact = graph
     if recipe.equalize_channels:
         exact, _ = equalize(graph, images("observing channels", None), store)
-    choices = _weigh_splits(exact, recipe, images, budget_s)
+    choices = _weigh_splits(exact, recipe, images)
     chosen = {choice.name for choice in choices if choice.chosen}
     layers = chosen if recipe.weights.layers == "measured" else None
     split = split_graph(exact, recipe.weights, limit_pairs=limit_pairs, layers=layers)
@@ -134,7 +129,7 @@ def quantize_graph(
     if not recipe.quantize_elementwise:
         drop_idle_quantizers(placed)
     quantizers = activation_quantizers(placed)
-    spent_s = sum(choice.seconds for choice in choices if choice.chosen)
+    spent = sum(choice.cost for choice in choices if choice.chosen)
     if recipe.weights.rounding == "feedback":
         round_weights(
             placed,
@@ -146,8 +141,9 @@ def quantize_graph(
     elif recipe.ranges.is_searched:
         round_to_nearest(placed)
     unfinished = Unfinished(placed, split.graph.model)
+    budget = recipe.latency_budget - spent
     activations = _calibrate(
-        unfinished, quantizers, recipe, images, store, budget_s - spent_s, progress or _silent
+        unfinished, quantizers, recipe, images, store, budget, progress or _silent
     )
     final, corrected = _finish(placed, recipe, images)
     return QuantizedDetector(
@@ -209,9 +205,7 @@ def _corrected(
     return model, correct_biases(model, images(stage, BIAS_IMAGES))
 
 
-def _weigh_splits(
-    graph: DetectorGraph, recipe: Recipe, images: Images, budget_s: float
-) -> list[SplitChoice]:
+def _weigh_splits(graph: DetectorGraph, recipe: Recipe, images: Images) -> list[SplitChoice]:
     """What splitting each convolution would do; nothing if the recipe does not ask."""
     if recipe.weights.layers == "all" or recipe.weights.split == "none":
         return []
@@ -219,7 +213,7 @@ def _weigh_splits(
         graph,
         recipe.weights,
         lambda: images("choosing layers to split", CHOICE_IMAGES),
-        budget_s=budget_s,
+        budget=recipe.latency_budget,
         limit_pairs=recipe.overflow_fix == "pairs",
     )
 
@@ -259,7 +253,7 @@ def _calibrate(
     recipe: Recipe,
     images: Images,
     store: ObservationStore | None,
-    budget_s: float,
+    budget: float,
     progress: Progress,
 ) -> _Activations:
     """Observe, choose and write the ranges; changes the placed graph."""
@@ -284,7 +278,7 @@ def _calibrate(
         recipe.ranges,
         list(images("reading images to search with", SEARCH_IMAGES)),
         symmetric=symmetric,
-        budget_s=budget_s,
+        budget=budget,
         progress=partial(progress, "searching ranges"),
     )
     write_ranges(placed, found.ranges)

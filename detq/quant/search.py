@@ -33,7 +33,7 @@ from detq.quant.calibration import (
     activation_nodes,
     choose_ranges,
 )
-from detq.quant.cost import convolution_seconds, macs
+from detq.quant.cost import CostModel, macs
 from detq.quant.histogram import ActivationStatistics
 from detq.quant.output_error import output_error
 from detq.quant.overflow import quantized_weights
@@ -76,13 +76,14 @@ class SearchResult:
     """What the search decided, and the error of the network's output before and after it.
 
     ``methods`` names for each quantizer the rule that its range came from, ``float`` for those of
-    ``in_float``, whose tensors stay in float. ``seconds`` is the predicted cost of these.
+    ``in_float``, whose tensors stay in float. ``cost`` is what these are predicted to cost, as a
+    share of the latency in plain INT8.
     """
 
     ranges: Ranges
     methods: Mapping[str, str]
     in_float: tuple[str, ...]
-    seconds: float
+    cost: float
     start: str
     start_error: float
     error: float
@@ -107,7 +108,7 @@ class QuantizerGroup:
     """Quantizers that share a grid, and the convolutions that compute in float without it."""
 
     members: tuple[str, ...]
-    seconds: float
+    cost: float
     mac_share: float
     per_tensor: bool
 
@@ -121,15 +122,15 @@ def search_ranges(
     images: Iterable[Image],
     *,
     symmetric: bool,
-    budget_s: float,
+    budget: float,
     progress: Callable[[int, int], None],
 ) -> SearchResult:
     """The range of every activation quantizer of a placed graph, which is not changed.
 
     The graph's weights lie on their grids and its biases are corrected; ``exact`` is the float
-    graph that it was placed on. ``images`` float32 [1, 3, H, W] are kept in memory; ``budget_s`` is
-    the predicted latency that tensors left in float may cost. Raises CalibrationError if there was
-    no image.
+    graph that it was placed on. ``images`` float32 [1, 3, H, W] are kept in memory; ``budget``
+    is what tensors left in float may cost, as a share of the latency in plain INT8. Raises
+    CalibrationError if there was no image.
     """
     seen = list(images)
     if not seen:
@@ -146,8 +147,8 @@ def search_ranges(
     progress(0, steps)
     state, start = _best_uniform_rule(trial, proposals, frozenset())
     start_error = state.error
-    state, seconds, gains = _leave_in_float(
-        trial, state, proposals, groups, budget_s, lambda done: progress(done, steps)
+    state, cost, gains = _leave_in_float(
+        trial, state, proposals, groups, budget, lambda done: progress(done, steps)
     )
     trial = _Trial(placed, exact, statistics, samples, state.in_float, switches=False)
     state.errors = trial.errors(state.ranges, state.in_float)
@@ -159,7 +160,7 @@ def search_ranges(
         ranges={name: found for name, found in state.ranges.items() if name not in state.in_float},
         methods=state.methods,
         in_float=tuple(q.name for q in quantizers if q.name in state.in_float),
-        seconds=seconds,
+        cost=cost,
         start=start,
         start_error=start_error,
         error=state.error,
@@ -182,13 +183,13 @@ def _leave_in_float(
     state: _State,
     proposals: Proposals,
     groups: Sequence[QuantizerGroup],
-    budget_s: float,
+    budget: float,
     progress: Callable[[int], None],
 ) -> tuple[_State, float, dict[QuantizerGroup, float]]:
     """Take out of INT8 what gains most for its share of the budget, while that lasts.
 
     One tensor that no grid serves can make the wrong rule the best for all others, so the rules
-    are compared anew each time. Returns the state reached, the seconds spent, and how much error
+    are compared anew each time. Returns the state reached, the cost of it, and how much error
     each group would take along.
     """
     spent, share = 0.0, 0.0
@@ -198,19 +199,19 @@ def _leave_in_float(
             group
             for group in sorted(gains, key=lambda group: -gains[group])
             if not state.in_float & set(group.members)
-            and spent + group.seconds <= budget_s
+            and spent + group.cost <= budget
             and share + group.mac_share <= FLOAT_MAC_SHARE
         ]
         tried = {group: _without(trial, state, group) for group in promising[:_FLOAT_CANDIDATES]}
         worth = {
-            group: (state.error - float(errors.mean())) / _price(group, budget_s)
+            group: (state.error - float(errors.mean())) / _price(group, budget)
             for group, errors in tried.items()
             if state.error - float(errors.mean()) > _FLOAT_GAIN * state.error
         }
         if not worth:
             return state, spent, gains
         best = max(worth, key=lambda group: worth[group])
-        spent, share = spent + best.seconds, share + best.mac_share
+        spent, share = spent + best.cost, share + best.mac_share
         state.in_float |= set(best.members)
         state.errors = tried[best]
         state.methods.update(dict.fromkeys(best.members, FLOAT))
@@ -237,9 +238,9 @@ def _gains(
     return gains
 
 
-def _price(group: QuantizerGroup, budget_s: float) -> float:
+def _price(group: QuantizerGroup, budget: float) -> float:
     """What a group uses up of the budgets; nothing is free, or crumbs would come first."""
-    return 0.1 + group.seconds / max(budget_s, 1e-9) + group.mac_share / FLOAT_MAC_SHARE
+    return 0.1 + group.cost / max(budget, 1e-9) + group.mac_share / FLOAT_MAC_SHARE
 
 
 def _without(trial: _Trial, state: _State, group: QuantizerGroup) -> Errors:
@@ -305,6 +306,7 @@ def quantizer_groups(
     members: dict[str, list[ActivationQuantizer]] = {}
     for quantizer in quantizers:
         members.setdefault(quantizer.group, []).append(quantizer)
+    costs = CostModel.of(placed)
     total = sum(macs(node) for node in nodes_of_type(placed, *WEIGHTED))
     groups = []
     for some in members.values():
@@ -314,10 +316,8 @@ def quantizer_groups(
         groups.append(
             QuantizerGroup(
                 members=tuple(quantizer.name for quantizer in some),
-                seconds=sum(
-                    convolution_seconds(node, int8=False) - convolution_seconds(node, int8=True)
-                    for node in met
-                ),
+                cost=costs.in_float(met)
+                + sum(costs.float_sum(nodes[q.name]) for q in some if q.is_fine_branch),
                 mac_share=sum(macs(node) for node in met) / total,
                 per_tensor=all(quantizer.channel_axis is None for quantizer in some),
             )

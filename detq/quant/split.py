@@ -81,6 +81,12 @@ def split_graph(
     return SplitGraph(DetectorGraph(model, graph.spec), steps)
 
 
+def rounds_fine_branch(quantizer: ov.Node) -> bool:
+    """True for the quantizer between the fine convolution of a split and the sum."""
+    fine = producer(quantizer).get_friendly_name()
+    return any(user.get_friendly_name() == f"{fine}{SUM_SUFFIX}" for user in consumers(quantizer))
+
+
 def _split_convolution(
     convolution: ov.Node, split_weight: Callable[..., WeightSplit]
 ) -> npt.NDArray[np.float32]:

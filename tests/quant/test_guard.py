@@ -56,7 +56,7 @@ def _hold(
 
 def test_drop_that_holds_already_costs_nothing(quantized: QuantizedDetector) -> None:
     result = _hold(quantized, 1e6)
-    assert (result.returned, result.seconds) == ((), 0.0)
+    assert (result.returned, result.cost) == ((), 0.0)
     assert result.quantized is quantized
 
 

@@ -68,6 +68,29 @@ def test_real_network_executes_int8(real: tuple[DetectorGraph, QuantizedDetector
     assert _int8_share(result.graph.model) >= 0.95
 
 
+@pytest.mark.parametrize("elementwise", [True, False])
+def test_sum_of_a_split_is_done_inside_the_coarse_convolution(elementwise: bool) -> None:
+    """In INT8 on a signed grid; a sum of its own would move four bytes a value three times."""
+    recipe = CFWS.model_copy(update={"quantize_elementwise": elementwise})
+    result = quantize_graph(repvgg_like(), recipe, Source(IMAGES))
+    compiled = ov.compile_model(result.graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    together = [
+        str(node.get_rt_info()["originalLayersNames"].value).split(",")
+        for node in compiled.get_runtime_model().get_ops()
+    ]
+    assert result.split_layers
+    for name in result.split_layers:
+        (joined,) = [names for names in together if f"{name}{SUM_SUFFIX}" in names]
+        assert f"{name}{COARSE_SUFFIX}" in joined
+        (rounding,) = [
+            above
+            for above in producers(find_node(result.graph.model, f"{name}{SUM_SUFFIX}"))
+            if above.get_type_name() == "FakeQuantize"
+        ]
+        low, high = limits(result.graph.model)[rounding.get_friendly_name()][:2]
+        assert low == pytest.approx(-high * 128 / 127)
+
+
 @pytest.mark.parametrize("name", ["yolov6m", "yolov6n_opt", "yolov6s_mbla", "yolov6_lite_s"])
 def test_no_family_has_a_float_convolution_unasked(
     golden_graph: Callable[[str], DetectorGraph], name: str

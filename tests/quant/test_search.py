@@ -65,7 +65,7 @@ class Searched:
     result: SearchResult
 
 
-def _search(graph: DetectorGraph, *, budget_s: float = 0.0) -> Searched:
+def _search(graph: DetectorGraph, *, budget: float = 0.0) -> Searched:
     placed = place_quantizers(graph, RECIPE, IMAGES[:1])
     drop_idle_quantizers(placed)
     round_to_nearest(placed)
@@ -79,7 +79,7 @@ def _search(graph: DetectorGraph, *, budget_s: float = 0.0) -> Searched:
         SEARCH,
         IMAGES[:4],
         symmetric=False,
-        budget_s=budget_s,
+        budget=budget,
         progress=lambda done, total: None,
     )
     return Searched(placed, result)
@@ -94,16 +94,16 @@ def test_search_is_at_least_as_good_as_the_best_rule(build: object) -> None:
     assert set(searched.result.ranges) == set(searched.result.methods) == names
 
 
-@pytest.mark.parametrize(("build", "budget_s"), [(pyramid, 0.0), (_tailed, 0.0), (_tailed, 1.0)])
+@pytest.mark.parametrize(("build", "budget"), [(pyramid, 0.0), (_tailed, 0.0), (_tailed, 1.0)])
 def test_error_of_the_trial_is_that_of_the_graph_with_these_ranges(
-    build: object, budget_s: float
+    build: object, budget: float
 ) -> None:
     """Recomputed with FakeQuantize nodes on activations, those of rounded weights changing nothing.
 
     In the loose budget's case some tensors and the weights that read them are in float.
     """
     graph = build()  # type: ignore[operator]
-    searched = _search(graph, budget_s=budget_s)
+    searched = _search(graph, budget=budget)
     model = searched.placed.clone()
     write_ranges(model, searched.result.ranges)
     return_to_float(model, graph.model, searched.result.in_float)
@@ -126,11 +126,11 @@ def test_quantizers_that_meet_keep_one_grid() -> None:
 
 
 def test_tensor_that_no_grid_serves_is_left_in_float_within_the_budget() -> None:
-    tight, loose = _search(_tailed()), _search(_tailed(), budget_s=1.0)
+    tight, loose = _search(_tailed()), _search(_tailed(), budget=1.0)
     assert tight.result.in_float == ()
     assert len(loose.result.in_float) >= 1
     assert loose.result.error < tight.result.error
-    assert 0 < loose.result.seconds <= 1.0
+    assert 0 < loose.result.cost <= 1.0
     for name in loose.result.in_float:
         assert loose.result.methods[name] == FLOAT
         assert name not in loose.result.ranges
@@ -149,7 +149,7 @@ def test_without_images_it_says_so() -> None:
             SEARCH,
             [],
             symmetric=False,
-            budget_s=0,
+            budget=0,
             progress=lambda done, total: None,
         )
 
@@ -249,4 +249,4 @@ def test_groups_know_who_reads_them() -> None:
         quantizer.name for quantizer in quantizers
     )
     assert 0 < max(group.mac_share for group in groups) <= 1
-    assert all(group.seconds >= 0 for group in groups)
+    assert all(group.cost >= 0 for group in groups)
