@@ -22,11 +22,13 @@ from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 class Machine:
     """What two cores do. ``input_channels`` are multiplied at a time in INT8, fewer take as long.
 
+    ``pointwise_macs_per_s`` is the INT8 rate of 1x1 kernels, which use every input once;
     ``depthwise_macs_per_s`` holds in either precision: there is nothing to sum over.
     ``bytes_per_s`` is what feature maps move at, ``call_s`` the least that an operation takes.
     """
 
     int8_macs_per_s: float
+    pointwise_macs_per_s: float
     float_macs_per_s: float
     depthwise_macs_per_s: float
     bytes_per_s: float
@@ -34,8 +36,8 @@ class Machine:
     input_channels: int
 
 
-VNNI = Machine(440e9, 125e9, 20e9, 100e9, 20e-6, 4)
-AMX = Machine(2600e9, 180e9, 40e9, 30e9, 8e-6, 64)
+VNNI = Machine(440e9, 440e9, 125e9, 20e9, 100e9, 20e-6, 4)
+AMX = Machine(2600e9, 1300e9, 180e9, 40e9, 30e9, 8e-6, 64)
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,15 @@ def convolution_seconds(convolution: ov.Node, machine: Machine, *, int8: bool) -
 def split_seconds(convolution: ov.Node, machine: Machine) -> float:
     """Predicted time that splitting a convolution adds: a 1x1 on the same input, with the sum.
 
-    The 1x1 adds the other branch's output, in INT8, to its own accumulator.
+    The 1x1 adds the other branch's output, in INT8, to its own accumulator. It has so little to do
+    that computing and moving do not overlap.
     """
     taps = math.prod(list(convolution.get_input_shape(1))[-2:])
     output = _size(convolution.get_output_shape(0))
     traffic = _size(convolution.get_input_shape(0)) + 2 * output
-    rate = machine.int8_macs_per_s
-    return machine.call_s + float(
-        max(macs(convolution) / taps / rate, traffic / machine.bytes_per_s)
-    )
+    work = macs(convolution) / taps
+    moving_s = traffic / machine.bytes_per_s
+    return float(machine.call_s + work / machine.pointwise_macs_per_s + moving_s)
 
 
 def float_sum_seconds(fine: ov.Node, machine: Machine) -> float:

@@ -75,19 +75,46 @@ def drop_idle_quantizers(placed: ov.Model) -> int:
     """Take out activation quantizers that only arithmetic reads; changes the model.
 
     NNCF also quantizes the operands of products, sums and means, whose results the next
-    convolution's quantizer rounds again. Fine branches keep theirs: it lets the runtime add them
-    inside the coarse convolution. Returns how many there were.
+    convolution's quantizer rounds again. Fine branches keep theirs where the sum is rounded next:
+    the runtime then adds them inside the coarse convolution. Returns how many went.
     """
     idle = [
         node
         for node in activation_nodes(placed)
         if not any(user.get_type_name() in WEIGHTED | _HANDING_ON for user in consumers(node))
-        and not rounds_fine_branch(node)
     ]
-    for node in idle:
-        bypass(node)
+    dropped = 0
+    for node in sorted(idle, key=rounds_fine_branch):  # what stays depends on what the others leave
+        if not (rounds_fine_branch(node) and _is_rounded_next(consumers(node)[0])):
+            bypass(node)
+            dropped += 1
     placed.validate_nodes_and_infer_types()
-    return len(idle)
+    return dropped
+
+
+def _is_rounded_next(node: ov.Node) -> bool:
+    """True if quantizers alone read the node, or what activation functions make of it."""
+    own, pending = {node.get_name()}, consumers(node)
+    while pending:
+        user = next((user for user in pending if _is_function_of(user, own)), None)
+        if user is None:
+            return False
+        pending = [other for other in pending if other.get_name() != user.get_name()]
+        if user.get_type_name() != "FakeQuantize":
+            own.add(user.get_name())
+            pending += consumers(user)
+    return True
+
+
+def _is_function_of(node: ov.Node, names: Collection[str]) -> bool:
+    """True for a quantizer, or for arithmetic on the named nodes and constants alone."""
+    if node.get_type_name() == "FakeQuantize":
+        return True
+    if node.get_type_name() in WEIGHTED | {"Result"}:
+        return False
+    return all(
+        above.get_name() in names or constant_value(above) is not None for above in producers(node)
+    )
 
 
 def leave_in_float(placed: ov.Model, quantizers: Collection[str]) -> list[str]:

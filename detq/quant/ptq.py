@@ -41,6 +41,7 @@ from detq.quant.ranges import Range
 from detq.quant.search import FIRST_RULE, FLOAT, SearchResult, search_ranges
 from detq.quant.search import IMAGES as SEARCH_IMAGES
 from detq.quant.split import SUM_SUFFIX, split_graph
+from detq.quant.zero_points import absorb_zero_points
 from detq.records import Part
 
 Image = npt.NDArray[np.float32]
@@ -190,6 +191,8 @@ def give_back(
 def _finish(placed: ov.Model, recipe: Recipe, images: Images) -> tuple[ov.Model, int]:
     """A copy with biases corrected and weights stored in INT8, and the number of these biases."""
     model, corrected = _corrected(placed, recipe, images, "correcting biases")
+    if not recipe.ranges.any_placement:
+        absorb_zero_points(model)
     compress_quantize_weights_transformation(model)
     model.set_friendly_name(placed.get_friendly_name())
     return model, corrected

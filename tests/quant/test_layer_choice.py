@@ -70,7 +70,10 @@ def test_float_costs_more_than_int8_and_a_split_something(machine: Machine) -> N
 def test_costs_are_shares_on_the_machine_that_pays_most() -> None:
     model = repvgg_like().model
     node = find_node(model, "backbone.bare")
-    slow, fast = Machine(1e9, 1e9, 1e9, 1e9, 1e-6, 1), Machine(8e9, 1e9, 1e9, 1e9, 1e-6, 1)
+    slow, fast = (
+        Machine(1e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1),
+        Machine(8e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1),
+    )
     alone = [CostModel({m: CostModel.of(model, (m,)).plain_s[m]}) for m in (slow, fast)]
     both = CostModel.of(model, (slow, fast))
     for cost in (

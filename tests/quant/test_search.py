@@ -9,13 +9,14 @@ from openvino import opset15 as ops
 from small_graphs import Layers, Source, detector, images, pyramid, repvgg_like, run, stretched
 
 from detq.api import load_recipe
-from detq.config import RangesConfig, Recipe
+from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
     constant_value,
+    consumers,
     find_node,
     nodes_of_type,
     producer,
@@ -39,6 +40,8 @@ from detq.quant.placement import (
 )
 from detq.quant.ptq import quantize_graph
 from detq.quant.search import FLOAT, PROPOSALS, SearchResult, quantizer_groups, search_ranges
+from detq.quant.split import split_graph
+from detq.records import ReparamConvolution
 
 IMAGES = images(6)
 SEARCH = RangesConfig(backbone="search", neck="search", head="search")
@@ -183,6 +186,29 @@ def test_quantizers_that_only_arithmetic_reads_go() -> None:
     after = {node.get_friendly_name() for node in activation_nodes(placed)}
     assert before - after == arithmetic
     assert count == len(arithmetic)
+
+
+@pytest.mark.parametrize(
+    ("activation", "residual", "kept"),
+    [("relu", False, True), ("sigmoid", False, True), ("relu", True, False)],
+)
+def test_fine_branch_keeps_its_quantizer_if_the_sum_is_rounded_next(
+    activation: str, residual: bool, kept: bool
+) -> None:
+    """A residual is added in float: a fine branch in INT8 would only be converted for the sum."""
+    make = Layers(seed=1)
+    image = make.image()
+    stem = ops.relu(make.convolution(image, 8, "backbone.stem", stride=2))
+    inner = make.convolution(stem, 8, "backbone.inner")
+    inner = ops.relu(inner) if activation == "relu" else ops.multiply(inner, ops.sigmoid(inner))
+    deep = ops.add(inner, stem) if residual else inner
+    last = make.convolution(deep, 7, "detect.pred", kernel=1)
+    reparameterized = [ReparamConvolution("backbone.inner", "backbone")]
+    split = split_graph(detector(image, last, reparameterized), WeightsConfig(split="cfws"))
+    placed = place_quantizers(split.graph, RECIPE, IMAGES[:1])
+    drop_idle_quantizers(placed)
+    fine = consumers(find_node(placed, "backbone.inner"))[0]
+    assert (fine.get_type_name() == "FakeQuantize") == kept
 
 
 def test_layer_left_in_float_has_float_weights_too() -> None:
