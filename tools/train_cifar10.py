@@ -5,11 +5,15 @@ pixels and widths that two CPU cores can train. Writes the original repository's
 training form, inside a dict that also says what such a file leaves open (docs/adapters.md): the
 strides, the class names, the size and the normalisation.
 
-    python tools/train_cifar10.py --network A --epochs 16 --output runs/cifar10/repvgg_a.pth
+    python tools/train_cifar10.py --network A --output runs/cifar10/repvgg_a.pth
 
 With ``--minutes`` the learning rate falls by the clock, so that the run ends in time; the same
 seed then need not give the same weights. A stopped run goes on with ``--resume``: what it did is
-kept after every epoch. ``--epochs`` and ``--minutes`` then count what is left.
+kept after every epoch. ``--epochs`` and ``--minutes`` then count what is left. A finished run goes
+on with another cycle of learning rates (warm restart, Loshchilov and Hutter, arXiv 1608.03983):
+
+    python tools/train_cifar10.py --network A --output runs/cifar10/repvgg_a.pth \\
+        --resume --epochs 8 --lr 0.08 --reduced 0
 """
 
 from __future__ import annotations
@@ -188,7 +192,8 @@ def train(arguments: argparse.Namespace) -> None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
-        schedule.resumed_at = state["progress"]
+        finished = state["progress"] >= 1
+        schedule.resumed_at = 0.0 if finished else state["progress"]
     for epoch in range(arguments.epochs):
         order = torch.randperm(len(data.labels), generator=generator)
         losses = list[float]()
@@ -242,7 +247,7 @@ def main() -> None:
     parser.add_argument("--network", choices=sorted(NETWORKS), required=True)
     parser.add_argument("--output", type=Path, required=True, help="the .pth to write")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cifar10"))
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--minutes", type=float, help="end by the clock, if that is sooner")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.15, help="the highest learning rate")
