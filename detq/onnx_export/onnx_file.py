@@ -24,6 +24,7 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
+from detq.quant.zero_points import restore_zero_points
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
@@ -32,6 +33,7 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
     Raises GraphError for an operation or a quantizer that ONNX cannot express, by name.
     """
     model = graph.model.clone()
+    restore_zero_points(model)  # QuantizeLinear has its own
     _fold_shapes(model)
     writer = OnnxWriter()
     for port in model.inputs:
