@@ -50,7 +50,7 @@ def correct_biases(placed: ov.Model, images: Iterable[Image]) -> int:
     if count == 0:
         raise CalibrationError("bias correction saw no data; give it at least one readable image")
     for (bias_add, _), error in zip(pairs, total, strict=True):
-        _shift_bias(bias_add, error / count)
+        shift_bias(bias_add, error / count)
     placed.validate_nodes_and_infer_types()
     return len(pairs)
 
@@ -109,7 +109,7 @@ def _biases_and_ends(placed: ov.Model) -> list[tuple[ov.Node, ov.Node]]:
     return pairs
 
 
-def _shift_bias(bias_add: ov.Node, shift: npt.NDArray[np.float64]) -> None:
+def shift_bias(bias_add: ov.Node, shift: npt.NDArray[np.floating]) -> None:
     """Add ``shift`` [1, O, 1, 1] to the constant of a bias Add; changes the model."""
     index = 1 if constant_value(producer(bias_add, 1)) is not None else 0
     bias = constant_value(producer(bias_add, index))

@@ -18,7 +18,6 @@ from detq.graph.surgery import (
     bypass,
     find_node,
     nodes_of_type,
-    producer,
     producers,
 )
 from detq.quant.bias import correct_biases
@@ -40,7 +39,7 @@ from detq.quant.placement import drop_idle_quantizers, place_quantizers, return_
 from detq.quant.ranges import Range
 from detq.quant.search import FIRST_RULE, FLOAT, SearchResult, search_ranges
 from detq.quant.search import IMAGES as SEARCH_IMAGES
-from detq.quant.split import SUM_SUFFIX, split_graph
+from detq.quant.split import SUM_SUFFIX, rounds_fine_branch, split_graph
 from detq.quant.zero_points import absorb_zero_points
 from detq.records import Part
 
@@ -297,8 +296,7 @@ def _keep_coarse_branch_exact(placed: ov.Model, split_layers: Iterable[str]) -> 
     """
     for name in split_layers:
         for branch in producers(find_node(placed, f"{name}{SUM_SUFFIX}")):
-            is_fine = producer(branch).get_friendly_name() == name
-            if branch.get_type_name() == "FakeQuantize" and not is_fine:
+            if branch.get_type_name() == "FakeQuantize" and not rounds_fine_branch(branch):
                 bypass(branch)
 
 

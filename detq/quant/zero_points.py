@@ -22,8 +22,8 @@ from detq.graph.surgery import (
     nodes_of_type,
     producer,
     producers,
-    replace_constant_input,
 )
+from detq.quant.bias import shift_bias
 
 Array = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def absorb_zero_points(placed: ov.Model) -> list[str]:
         shifted = ops.add(node.input_value(0), np.full((1, 1, 1, 1), -low, np.float32))
         shifted.set_friendly_name(f"{node.get_friendly_name()}{SHIFT_SUFFIX}")
         node.input(0).replace_source_output(shifted.output(0))
-        _shift_bias(node, low * _rounded(producer(node, 1)).sum(axis=(1, 2, 3)))
+        shift_bias(consumers(node)[0], low * _sums(_rounded(producer(node, 1))))
         changed.append(node.get_friendly_name())
     placed.validate_nodes_and_infer_types()
     return changed
@@ -60,9 +60,14 @@ def restore_zero_points(model: ov.Model) -> None:
             (convolution,) = consumers(shift)
             value = constant_value(producer(shift, 1))
             if value is not None:
-                sums = _stored(producer(convolution, 1)).sum(axis=(1, 2, 3))
-                _shift_bias(convolution, value.item() * sums)
+                sums = _sums(_stored(producer(convolution, 1)))
+                shift_bias(consumers(convolution)[0], value.item() * sums)
                 bypass(shift)
+
+
+def _sums(weight: Array) -> Array:
+    """[O, I, 1, 1] -> [1, O, 1, 1]."""
+    return np.asarray(weight.sum(axis=(1, 2, 3)).reshape(1, -1, 1, 1), np.float32)
 
 
 def _stored(node: ov.Node) -> Array:
@@ -86,19 +91,8 @@ def _zero_point_below(node: ov.Node) -> float | None:
     return None if below >= 0 or is_signed_grid else below
 
 
-def _shift_bias(convolution: ov.Node, shift: Array) -> None:
-    """Add ``shift`` (O,) to the bias behind a convolution; changes the model."""
-    (bias_add,) = consumers(convolution)
-    for index, above in enumerate(producers(bias_add)):
-        bias = constant_value(above)
-        if bias is not None:
-            replace_constant_input(bias_add, index, bias + shift.reshape(bias.shape))
-
-
 def _is_pointwise(node: ov.Node) -> bool:
     """True for a 1x1 convolution with rounded weights, no padding and a bias of its own."""
-    if node.get_type_name() != "Convolution":
-        return False
     attributes = node.get_attributes()
     users = consumers(node)
     channels = node.get_output_shape(0)[1]
