@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 MAX_CANDIDATES = 30_000
+FIRST_LOOK = 6
+"""At first so many candidates for each detection that is wanted compete."""
 _CLASS_OFFSET_PX = np.float32(4096)
 
 
@@ -59,19 +61,20 @@ def postprocess(
 
     The boxes are corners in pixels of the original image, clamped to it.
     """
-    rows, class_ids = _candidates(predictions[4:], options)
-    scores = predictions[4 + class_ids, rows]
-    end_to_end = options.iou is None
-    most = options.max_detections if end_to_end else MAX_CANDIDATES
-    if end_to_end or len(scores) > most:
-        best = np.argsort(-scores, kind="stable")[:most]  # equal scores by location, then class
-        rows, class_ids, scores = rows[best], class_ids[best], scores[best]
-    boxes = _corners(predictions[:4, rows])
-    kept = np.arange(len(boxes))
-    if options.iou is not None:
-        # Far apart, boxes of different classes cannot suppress each other.
-        offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
-        kept = suppress(boxes + offsets, scores, iou=options.iou, limit=options.max_detections)
+    limit, end_to_end = options.max_detections, options.iou is None
+    # Most often the best candidates alone fill the limit, and then the others change nothing.
+    looks = [limit] if end_to_end else [min(FIRST_LOOK * limit, MAX_CANDIDATES), MAX_CANDIDATES]
+    for most in looks:
+        rows, class_ids = _candidates(predictions[4:], options, most)
+        scores = predictions[4 + class_ids, rows]
+        boxes = _corners(predictions[:4, rows])
+        kept = np.arange(len(boxes))
+        if options.iou is not None:
+            # Far apart, boxes of different classes cannot suppress each other.
+            offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
+            kept = suppress(boxes + offsets, scores, iou=options.iou, limit=limit)
+        if len(kept) == limit or len(rows) < most:
+            break
     return Detections(
         boxes_xyxy_px=letterbox.to_original(boxes[kept]),
         scores=scores[kept],
@@ -116,14 +119,29 @@ def _suppressor() -> ov.CompiledModel:
     return ov.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
 
 
-def _candidates(scores: Floats, options: PostprocessOptions) -> tuple[Indices, Indices]:
-    """[nc, N] scores -> locations and classes of those above the confidence, by location."""
-    above = scores > options.confidence
+def _candidates(scores: Floats, options: PostprocessOptions, most: int) -> tuple[Indices, Indices]:
+    """[nc, N] scores -> locations and classes of the ``most`` best above the confidence.
+
+    Best first, and of equal scores by location, then class.
+    """
+    classes, locations = scores.shape
     if options.multi_label:
-        rows, class_ids = np.nonzero(above.T)
-        return rows, class_ids
-    rows = np.flatnonzero(above.any(axis=0))
+        places = np.flatnonzero(scores > options.confidence)
+        class_ids, rows = np.divmod(places, locations)
+        best = _best(scores.reshape(-1)[places], rows * classes + class_ids, most)
+        return rows[best], class_ids[best]
+    highest = scores.max(axis=0)
+    rows = np.flatnonzero(highest > options.confidence)
+    rows = rows[_best(highest[rows], rows, most)]
     return rows, scores[:, rows].argmax(axis=0)
+
+
+def _best(scores: Floats, ranks: Indices, most: int) -> Indices:
+    """Where the ``most`` highest of (n,) are, best first, and of equal ones that of lower rank."""
+    some = np.arange(len(scores))
+    if len(scores) > most:
+        some = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
+    return some[np.lexsort((ranks[some], -scores[some]))[:most]]
 
 
 def _corners(boxes_cxcywh: Floats) -> Floats:

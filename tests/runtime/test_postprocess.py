@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -126,6 +128,23 @@ def test_at_most_300_detections_the_best() -> None:
     predictions = np.concatenate([centres, np.full((2, 400), 20), [scores]]).astype(np.float32)
     found = postprocess(predictions, SAME_SIZE, EVALUATION)
     np.testing.assert_array_equal(found.scores, np.sort(predictions[4])[:99:-1])
+
+
+@given(st.integers(1, 200), st.integers(1, 4), st.booleans(), st.integers(0, 2**32 - 1))
+def test_a_limit_cuts_the_detections_and_changes_none(
+    count: int, limit: int, multi_label: bool, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    predictions = np.empty((6, count), np.float32)
+    predictions[:2] = random.integers(100, 104, (2, count))  # many suppress one another
+    predictions[2:4] = random.choice([10, 60], (2, count))
+    predictions[4:] = random.integers(0, 30, (2, count)) / 40  # ties
+    options = PostprocessOptions(confidence=0.1, iou=0.5, multi_label=multi_label)
+    every = postprocess(predictions, SAME_SIZE, options)
+    some = postprocess(predictions, SAME_SIZE, replace(options, max_detections=limit))
+    np.testing.assert_array_equal(some.boxes_xyxy_px, every.boxes_xyxy_px[:limit])
+    np.testing.assert_array_equal(some.scores, every.scores[:limit])
+    np.testing.assert_array_equal(some.class_ids, every.class_ids[:limit])
 
 
 def test_only_the_best_30000_candidates_compete() -> None:
