@@ -51,12 +51,13 @@ def detector(
 ) -> Detector:
     """A model ready to find objects: ``detector(model).detect(image_bgr)``.
 
-    For many images, or a video, see :func:`detq.detect_stream`. Raises a DetqError for bad input.
+    Images fill the network's input. The few pixels that evaluation of official models leaves free
+    would cost a frame that fits already some milliseconds of resizing. For many images, or a
+    video, see :func:`detq.detect_stream`. Raises a DetqError for bad input.
     """
     graph = open_graph(model, imgsz)
     return Detector(
         graph,
-        preprocess=_letterbox(graph),
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
         options=options,
     )
