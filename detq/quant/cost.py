@@ -25,6 +25,7 @@ class Machine:
     ``pointwise_macs_per_s`` is the INT8 rate of 1x1 kernels, which use every input once;
     ``depthwise_macs_per_s`` holds in either precision: there is nothing to sum over.
     ``bytes_per_s`` is what feature maps move at, ``call_s`` the least that an operation takes.
+    A zero point of its input that is not in its bias takes ``zero_point_share`` of a convolution.
     """
 
     int8_macs_per_s: float
@@ -34,10 +35,11 @@ class Machine:
     bytes_per_s: float
     call_s: float
     input_channels: int
+    zero_point_share: float
 
 
-VNNI = Machine(440e9, 440e9, 125e9, 20e9, 100e9, 20e-6, 4)
-AMX = Machine(2600e9, 1300e9, 180e9, 40e9, 30e9, 8e-6, 64)
+VNNI = Machine(440e9, 440e9, 125e9, 20e9, 100e9, 20e-6, 4, 0.0)
+AMX = Machine(2600e9, 1300e9, 180e9, 40e9, 30e9, 8e-6, 64, 1.0)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ class CostModel:
     def float_sum(self, fine: ov.Node) -> float:
         """Adding the fine branch of a split convolution in float, which is a call of its own."""
         return self._largest(lambda machine: float_sum_seconds(fine, machine))
+
+    def zero_point(self, convolutions: Iterable[ov.Node]) -> float:
+        """Reading a tensor's zero point in each of some convolutions."""
+        some = list(convolutions)
+        return self._largest(
+            lambda machine: sum(
+                machine.zero_point_share * convolution_seconds(node, machine, int8=True)
+                for node in some
+            )
+        )
 
     def _largest(self, seconds: Callable[[Machine], float]) -> float:
         return max(

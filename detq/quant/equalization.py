@@ -2,9 +2,14 @@
 
 One step size for a whole tensor is set by its widest channel and coarse for all others. Dividing
 each channel by a factor, and multiplying the weights that read it by the same, changes nothing in
-float and lets narrow channels use more of the grid (SmoothQuant, arXiv 2211.10438, without its
-extra operation: the runtime folds the division into the quantizer behind it). The weights' own
-grids get coarser; how far to go is worked out for every tensor from the noise of both.
+float and lets narrow channels use more of the grid. The weights' own grids get coarser; how far to
+go is worked out for every tensor from the noise of both.
+
+The division is in the weights of the convolution before, through a ReLU too (arXiv 1906.04721,
+section 4.1), where weights have a step for each output channel. Behind other functions (SiLU) the
+runtime folds it into the quantizer (SmoothQuant, arXiv 2211.10438), which then has a range for each
+channel. With a 3x3 kernel that takes some longer, and with a zero point too up to three times as
+long on CPUs with AMX (docs/performance.md), so there tensors are left alone.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +32,11 @@ from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import (
     CONVOLUTIONS,
     constant_value,
+    consumers,
     find_node,
     producer,
     replace_constant_input,
+    upstream,
     with_outputs,
 )
 from detq.quant.observation_store import ObservationStore
@@ -89,12 +97,18 @@ class _Channels:
 
 
 def equalize(
-    graph: DetectorGraph, images: Iterable[Image], store: ObservationStore | None = None
+    graph: DetectorGraph,
+    images: Iterable[Image],
+    store: ObservationStore | None = None,
+    *,
+    into_weights: bool = True,
 ) -> tuple[DetectorGraph, list[str]]:
     """The same function with equalized channels where that removes noise; shares nothing.
 
     Also the names of the nodes whose outputs are divided. ``images`` float32 [1, 3, H, W]; none is
-    read if ``store`` has what was seen in them. Raises CalibrationError if there was none.
+    read if ``store`` has what was seen in them. ``into_weights`` divides the weights before a
+    tensor where that is the same; not for weights that share one step. Raises CalibrationError if
+    there was no image.
     """
     model = graph.model.clone()
     groups = list(_sharing_tensors(model))
@@ -102,10 +116,15 @@ def equalize(
     seen = _observed(graph.model, names, images, store)
     changed = []
     for tensors in groups:
-        factors = _choose_factors(tensors, [seen[tensor.name] for tensor in tensors])
+        factors = _choose_factors(
+            tensors,
+            [seen[tensor.name] for tensor in tensors],
+            [_is_free(tensor) for tensor in tensors],
+        )
         for tensor, factor in zip(tensors, factors, strict=False):
-            _divide(tensor, factor.astype(np.float32))
-            changed.append(tensor.name)
+            if not (factor == 1).all():
+                _divide(tensor, factor.astype(np.float32), into_weights=into_weights)
+                changed.append(tensor.name)
     model.validate_nodes_and_infer_types()
     return DetectorGraph(model, graph.spec), changed
 
@@ -214,13 +233,21 @@ def _observe(model: ov.Model, names: Sequence[str], images: Iterable[Image]) -> 
     return found
 
 
-def _choose_factors(tensors: Sequence[_Tensor], seen: Sequence[_Channels]) -> list[Vector]:
-    """What to divide the channels of each tensor of a group by; empty if that gains too little."""
+def _choose_factors(
+    tensors: Sequence[_Tensor], seen: Sequence[_Channels], free: Sequence[bool]
+) -> list[Vector]:
+    """What to divide the channels of each tensor of a group by; empty if that gains too little.
+
+    By 1 where it is not ``free``.
+    """
     widths = [channels.high - channels.low for channels in seen]
     widest = max(float(width.max()) for width in widths)
     if widest <= 0:
         return []
-    shares = [np.maximum(width / widest, LEAST_FACTOR) for width in widths]
+    shares = [
+        np.maximum(width / widest, LEAST_FACTOR) if costless else np.ones_like(width)
+        for width, costless in zip(widths, free, strict=True)
+    ]
     noise = {
         strength: _noise(tensors, seen, [share**strength for share in shares])
         for strength in STRENGTHS
@@ -289,13 +316,21 @@ def _grouped_weight(convolution: ov.Node) -> npt.NDArray[np.float32]:
     return weight if weight.ndim == 5 else weight[None]
 
 
-def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32]) -> None:
+def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: bool) -> None:
     """Divide a tensor's channels and multiply its readers' weights; changes the model."""
-    targets = tensor.node.output(0).get_target_inputs()
-    divided = ops.multiply(tensor.node, ops.constant((1 / factor).reshape(1, -1, 1, 1)))
-    divided.set_friendly_name(f"{tensor.name}{SUFFIX}")
-    for target in targets:
-        target.replace_source_output(divided.output(0))
+    layer = _linear_layer(tensor.node) if into_weights else None
+    if layer is not None:
+        for node, index, channel_axis in layer:
+            value = np.asarray(constant_value(producer(node, index)), np.float32)
+            shape = [1] * value.ndim
+            shape[channel_axis] = -1
+            replace_constant_input(node, index, value / factor.reshape(shape))
+    else:
+        targets = tensor.node.output(0).get_target_inputs()
+        divided = ops.multiply(tensor.node, ops.constant((1 / factor).reshape(1, -1, 1, 1)))
+        divided.set_friendly_name(f"{tensor.name}{SUFFIX}")
+        for target in targets:
+            target.replace_source_output(divided.output(0))
     for reader in tensor.readers:
         grouped = _grouped_weight(reader.convolution)
         multipliers = np.ones(int(reader.convolution.get_input_shape(0)[1]), np.float32)
@@ -303,3 +338,39 @@ def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32]) -> None:
         equalized = grouped * multipliers.reshape(len(grouped), 1, -1, 1, 1)
         shape = reader.convolution.get_input_shape(1)
         replace_constant_input(reader.convolution, 1, equalized.reshape(shape))
+
+
+def _is_free(tensor: _Tensor) -> bool:
+    """False if weights cannot take a division, behind a kernel with several taps."""
+    if _linear_layer(tensor.node) is not None:
+        return True
+    above = chain([tensor.node], upstream([tensor.node]))
+    nearest = next((node for node in above if node.get_type_name() in CONVOLUTIONS), None)
+    return (
+        nearest is None
+        or nearest.get_type_name() != "Convolution"
+        or math.prod(list(nearest.get_input_shape(1))[2:]) == 1
+    )
+
+
+def _linear_layer(node: ov.Node) -> list[tuple[ov.Node, int, int]] | None:
+    """The constants that a tensor is proportional to, as (node, input, axis of the channels).
+
+    Those are the weight and bias of a convolution alone or before a ReLU; None if it is something
+    else.
+    """
+    found = []
+    if node.get_type_name() == "Relu" and len(consumers(producer(node))) == 1:
+        node = producer(node)
+    if node.get_type_name() == "Add":
+        index = 0 if constant_value(producer(node, 1)) is None else 1
+        bias = constant_value(producer(node, index))
+        if bias is None or list(bias.shape) != [1, node.get_output_shape(0)[1], 1, 1]:
+            return None
+        found.append((node, index, 1))
+        node = producer(node, 1 - index)
+        if len(consumers(node)) > 1:
+            return None
+    if node.get_type_name() != "Convolution" or constant_value(producer(node, 1)) is None:
+        return None
+    return [(node, 1, 0), *found]

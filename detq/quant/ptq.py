@@ -116,7 +116,12 @@ def quantize_graph(
     limit_pairs = recipe.overflow_fix == "pairs"
     exact = graph
     if recipe.equalize_channels:
-        exact, _ = equalize(graph, images("observing channels", None), store)
+        exact, _ = equalize(
+            graph,
+            images("observing channels", None),
+            store,
+            into_weights=recipe.weights.granularity == "channel",
+        )
     choices = _weigh_splits(exact, recipe, images)
     chosen = {choice.name for choice in choices if choice.chosen}
     layers = chosen if recipe.weights.layers == "measured" else None

@@ -6,7 +6,7 @@ whose activation ranges are inputs, is compared with the float network on a few 
 are needed. First a tensor that no INT8 grid serves is left in float where the budget allows it,
 then every group of tensors that float would help tries its proposals. A change counts only if it
 helps by more than chance would have it, which keeps the search from fitting the noise of so few
-images.
+images. Zero points that convolutions would pay for are kept only where they are worth it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from detq.quant.output_error import output_error
 from detq.quant.overflow import quantized_weights
 from detq.quant.placement import exact_constants, readers, return_to_float
 from detq.quant.ranges import Range
+from detq.quant.zero_points import pays_for_zero_point
 
 Image = npt.NDArray[np.float32]
 Errors = npt.NDArray[np.float64]
@@ -105,12 +106,17 @@ class _State:
 
 @dataclass(frozen=True)
 class QuantizerGroup:
-    """Quantizers that share a grid, and the convolutions that compute in float without it."""
+    """Quantizers that share a grid, and what the operations that read their tensors cost.
+
+    ``cost`` is that of computing in float without the grid, ``zero_point_cost`` that of its
+    zero point.
+    """
 
     members: tuple[str, ...]
     cost: float
     mac_share: float
     per_tensor: bool
+    zero_point_cost: float
 
 
 def search_ranges(
@@ -153,8 +159,10 @@ def search_ranges(
     trial = _Trial(placed, exact, statistics, samples, state.in_float, switches=False)
     state.errors = trial.errors(state.ranges, state.in_float)
     for done, group in enumerate(groups, start=len(groups) + 1):
-        if gains[group] > _LEAST_GAIN * state.error and not state.in_float & set(group.members):
-            _improve(trial, state, group, proposals)
+        if not state.in_float & set(group.members):
+            if gains[group] > _LEAST_GAIN * state.error:
+                _improve(trial, state, group, proposals)
+            _give_up_zero_point(trial, state, group)
         progress(done, steps)
     return SearchResult(
         ranges={name: found for name, found in state.ranges.items() if name not in state.in_float},
@@ -268,6 +276,30 @@ def _improve(trial: _Trial, state: _State, group: QuantizerGroup, proposals: Pro
             state.methods.update(dict.fromkeys(group.members, method))
 
 
+def _give_up_zero_point(trial: _Trial, state: _State, group: QuantizerGroup) -> None:
+    """Give a group a signed grid if that adds less error than it saves latency.
+
+    Both are shares of what the network has: one per cent is worth one per cent. Changes ``state``.
+    """
+    before = {name: state.ranges[name] for name in group.members}
+    pays = any(channel.needs_zero_point for channels in before.values() for channel in channels)
+    if not pays or group.zero_point_cost == 0:
+        return
+    signed = {name: [channel.signed for channel in channels] for name, channels in before.items()}
+    candidates = [signed, *(_scaled(signed, scale) for scale in SCALES if group.per_tensor)]
+
+    def errors_of(candidate: Ranges, first: int | None = None) -> Errors:
+        return trial.errors({**state.ranges, **candidate}, state.in_float, first=first)
+
+    best = min(candidates, key=lambda ranges: float(errors_of(ranges, _RANKING_IMAGES).mean()))
+    errors = errors_of(best)
+    if float(errors.mean()) < state.error * (1 + group.zero_point_cost):
+        state.ranges.update(best)
+        state.errors = errors
+        method = f"{state.methods[group.members[0]]}, signed"
+        state.methods.update(dict.fromkeys(group.members, method))
+
+
 def _is_better(errors: Errors, before: Errors) -> bool:
     """On average by more than a trifle, and by more than chance would have it."""
     if not np.isfinite(errors).all():
@@ -320,6 +352,7 @@ def quantizer_groups(
                 + sum(costs.float_sum(nodes[q.name]) for q in some if q.is_fine_branch),
                 mac_share=sum(macs(node) for node in met) / total,
                 per_tensor=all(quantizer.channel_axis is None for quantizer in some),
+                zero_point_cost=costs.zero_point(filter(pays_for_zero_point, met)),
             )
         )
     return groups

@@ -24,6 +24,7 @@ from detq.graph.surgery import (
     producers,
 )
 from detq.quant.bias import shift_bias
+from detq.quant.ranges import Range
 
 Array = npt.NDArray[np.float32]
 
@@ -48,6 +49,11 @@ def absorb_zero_points(placed: ov.Model) -> list[str]:
         changed.append(node.get_friendly_name())
     placed.validate_nodes_and_infer_types()
     return changed
+
+
+def pays_for_zero_point(node: ov.Node) -> bool:
+    """True for a convolution that reads a zero point; of grouped ones it costs no time."""
+    return node.get_type_name() == "Convolution" and not _is_pointwise(node)
 
 
 def restore_zero_points(model: ov.Model) -> None:
@@ -86,9 +92,8 @@ def _zero_point_below(node: ov.Node) -> float | None:
     low, high = (constant_value(producer(node, index)) for index in (1, 2))
     if low is None or high is None or low.size != 1 or high.size != 1:
         return None
-    below, above = float(low.item()), float(high.item())
-    is_signed_grid = below < 0 and round(-below / (above - below) * 255) == 128
-    return None if below >= 0 or is_signed_grid else below
+    grid = Range(float(low.item()), float(high.item()))
+    return grid.low if grid.needs_zero_point else None
 
 
 def _is_pointwise(node: ov.Node) -> bool:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import openvino as ov
 import pytest
 from openvino import opset15 as ops
 from small_graphs import (
@@ -13,7 +16,6 @@ from small_graphs import (
     relative_error,
     repvgg_like,
     run,
-    stretched,
 )
 
 from detq.config import Recipe
@@ -30,8 +32,12 @@ def _uneven(*, reach: float = 200.0, grouped: bool = False) -> DetectorGraph:
     """Two branches that are joined, one of whose channels reaches far and hardly matters."""
     make = Layers(seed=2)
     image = make.image()
-    stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
-    wide = ops.relu(stretched(stem, 3, reach))
+    stem = make.convolution(image, 16, "backbone.stem", stride=2)
+    for node in (stem, producer(stem)):
+        value = np.array(constant_value(producer(node, 1)))
+        value.reshape(16, -1)[3] *= reach
+        replace_constant_input(node, 1, value)
+    wide = ops.relu(stem)
     wide.set_friendly_name("wide")
     other = ops.relu(make.convolution(image, 8, "backbone.other", stride=2))
     other.set_friendly_name("other")
@@ -50,12 +56,15 @@ def _uneven(*, reach: float = 200.0, grouped: bool = False) -> DetectorGraph:
     return detector(image, make.convolution(deep, 7, "detect.pred", kernel=1))
 
 
+@pytest.mark.parametrize("into_weights", [False, True])
 @pytest.mark.parametrize(
     "graph", [_uneven(), _uneven(grouped=True), pyramid(), repvgg_like()], ids=str
 )
-def test_function_is_the_same_in_float_and_the_graph_given_unchanged(graph: DetectorGraph) -> None:
+def test_function_is_the_same_in_float_and_the_graph_given_unchanged(
+    graph: DetectorGraph, into_weights: bool
+) -> None:
     before = fingerprint(graph.model)
-    equal, _ = equalize(graph, IMAGES)
+    equal, _ = equalize(graph, IMAGES, into_weights=into_weights)
     assert fingerprint(graph.model) == before
     assert relative_error(run(equal.model, IMAGES), run(graph.model, IMAGES)) < 1e-5
 
@@ -63,7 +72,7 @@ def test_function_is_the_same_in_float_and_the_graph_given_unchanged(graph: Dete
 @pytest.mark.parametrize("grouped", [False, True])
 def test_branches_that_meet_are_divided_towards_one_range(grouped: bool) -> None:
     graph = _uneven(grouped=grouped)
-    equal, changed = equalize(graph, IMAGES)
+    equal, changed = equalize(graph, IMAGES, into_weights=False)
     assert {"wide", "other"} <= set(changed)
     peaks = []
     for name in ("wide", "other"):
@@ -73,6 +82,38 @@ def test_branches_that_meet_are_divided_towards_one_range(grouped: bool) -> None
         assert factor.min() >= 1  # a grid never gets wider than it was
         peaks.append(factor.max())
     assert max(peaks) > 10
+
+
+@pytest.mark.parametrize(
+    ("function", "kernel", "divided_in"),
+    [
+        (ops.relu, 3, "weights"),
+        (None, 3, "weights"),
+        (ops.relu, 1, "weights"),
+        (ops.swish, 1, "quantizer"),
+        (ops.hswish, 1, "quantizer"),
+        (ops.swish, 3, None),
+    ],
+)
+def test_division_is_where_it_costs_nothing(
+    function: Callable[[ov.Node], ov.Node] | None, kernel: int, divided_in: str | None
+) -> None:
+    make = Layers(seed=2)
+    image = make.image()
+    stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
+    uneven = make.convolution(stem, 16, "backbone.uneven", kernel=kernel)
+    convolution = producer(uneven)
+    scale = np.geomspace(1, 99, 16, dtype=np.float32).reshape(-1, 1, 1, 1)
+    weight = np.asarray(constant_value(producer(convolution, 1)))
+    replace_constant_input(convolution, 1, weight * scale)
+    tensor = uneven if function is None else function(uneven)
+    tensor.set_friendly_name("tensor")
+    graph = detector(image, make.convolution(tensor, 7, "detect.pred", kernel=1))
+    equal, changed = equalize(graph, IMAGES)
+    assert ("tensor" in changed) is (divided_in is not None)
+    divisions = [n for n in equal.model.get_ops() if n.get_friendly_name() == f"tensor{SUFFIX}"]
+    assert len(divisions) == (1 if divided_in == "quantizer" else 0)
+    assert relative_error(run(equal.model, IMAGES), run(graph.model, IMAGES)) < 1e-5
 
 
 def test_channels_alike_are_left_alone() -> None:

@@ -71,8 +71,8 @@ def test_costs_are_shares_on_the_machine_that_pays_most() -> None:
     model = repvgg_like().model
     node = find_node(model, "backbone.bare")
     slow, fast = (
-        Machine(1e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1),
-        Machine(8e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1),
+        Machine(1e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.0),
+        Machine(8e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.5),
     )
     alone = [CostModel({m: CostModel.of(model, (m,)).plain_s[m]}) for m in (slow, fast)]
     both = CostModel.of(model, (slow, fast))
@@ -80,6 +80,7 @@ def test_costs_are_shares_on_the_machine_that_pays_most() -> None:
         lambda m: m.split(node),
         lambda m: m.in_float([node]),
         lambda m: m.float_sum(node),
+        lambda m: m.zero_point([node]),
     ):
         first, second = (cost(each) for each in alone)
         assert 0 <= first < second

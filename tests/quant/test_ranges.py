@@ -323,3 +323,22 @@ def test_range_without_zero_or_extent_is_an_error(low: float, high: float) -> No
 
 def test_every_rule_of_the_configuration_exists() -> None:
     assert {*THRESHOLDS, "placement", "search"} == set(get_args(RangeMethod))
+
+
+@given(st.floats(-100, 0), st.floats(2**-10, 100))
+def test_signed_grid_covers_the_range_and_needs_no_zero_point(low: float, high: float) -> None:
+    signed = Range(low, high).signed
+    assert not signed.needs_zero_point
+    assert signed.low <= low * (1 - 1e-12)
+    assert signed.high >= high
+    assert signed.high == high or signed.low == pytest.approx(low)
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [(Range(0, 4), False), (Range(-1, 4), True), (Range(-128, 127), False), (Range(-4, 1), True)],
+)
+def test_zero_inside_a_grid_needs_a_zero_point_unless_in_the_middle(
+    grid: Range, expected: bool
+) -> None:
+    assert grid.needs_zero_point is expected

@@ -28,6 +28,7 @@ from detq.quant.calibration import (
     choose_ranges,
     write_ranges,
 )
+from detq.quant.cost import CostModel
 from detq.quant.feedback import round_to_nearest
 from detq.quant.observation import observe
 from detq.quant.output_error import output_error
@@ -137,6 +138,35 @@ def test_tensor_that_no_grid_serves_is_left_in_float_within_the_budget() -> None
     for name in loose.result.in_float:
         assert loose.result.methods[name] == FLOAT
         assert name not in loose.result.ranges
+
+
+def _behind_silu(*, kernel: int) -> DetectorGraph:
+    make = Layers(seed=4)
+    image = make.image()
+    stem = make.convolution(image, 16, "backbone.stem", stride=2)
+    swish = ops.swish(stem)
+    swish.set_friendly_name("swish")
+    deep = ops.relu(make.convolution(swish, 64, "neck.deep", kernel=kernel))
+    return detector(image, make.convolution(deep, 7, "detect.pred", kernel=1))
+
+
+@pytest.mark.parametrize(("kernel", "stays"), [(1, True), (3, False)])
+def test_zero_point_that_is_not_in_biases_goes_if_it_gains_too_little(
+    kernel: int, stays: bool
+) -> None:
+    searched = _search(_behind_silu(kernel=kernel))
+    (name,) = (name for name in searched.result.ranges if name.startswith("swish"))
+    (grid,) = searched.result.ranges[name]
+    assert grid.low < 0
+    assert grid.needs_zero_point is stays
+    assert searched.result.methods[name].endswith("signed") is not stays
+
+
+def test_zero_point_that_gains_more_than_it_costs_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CostModel, "zero_point", lambda self, nodes: 1e-9 * len(list(nodes)))
+    searched = _search(_behind_silu(kernel=3))
+    (name,) = (name for name in searched.result.ranges if name.startswith("swish"))
+    assert searched.result.ranges[name][0].needs_zero_point
 
 
 def test_without_images_it_says_so() -> None:
