@@ -76,6 +76,10 @@ class CostModel:
         """Adding the fine branch of a split convolution in float, which is a call of its own."""
         return self._largest(lambda machine: float_sum_seconds(fine, machine))
 
+    def float_image(self, image: ov.Node) -> float:
+        """Reading the network's input in float, where INT8 reads the pixels as they are."""
+        return self._largest(lambda machine: float_image_seconds(image, machine))
+
     def zero_point(self, convolutions: Iterable[ov.Node]) -> float:
         """Reading a tensor's zero point in each of some convolutions."""
         some = list(convolutions)
@@ -144,6 +148,14 @@ def split_seconds(convolution: ov.Node, machine: Machine) -> float:
 def float_sum_seconds(fine: ov.Node, machine: Machine) -> float:
     """Predicted time that a float sum adds to a split: both branches leave four bytes a value."""
     return machine.call_s + 4 * 4 * _size(fine.get_output_shape(0)) / machine.bytes_per_s
+
+
+def float_image_seconds(image: ov.Node, machine: Machine) -> float:
+    """Predicted time to convert pixels, to scale them and to bring them into the kernel's order.
+
+    Each is a call of its own, which reads and writes four bytes a value.
+    """
+    return 3 * (machine.call_s + 2 * 4 * _size(image.get_output_shape(0)) / machine.bytes_per_s)
 
 
 def _size(shape: ov.Shape) -> int:

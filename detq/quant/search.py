@@ -27,6 +27,7 @@ from detq.graph.surgery import (
     WEIGHTED,
     bypass,
     nodes_of_type,
+    producer,
 )
 from detq.quant.calibration import (
     ActivationQuantizer,
@@ -349,13 +350,20 @@ def quantizer_groups(
             QuantizerGroup(
                 members=tuple(quantizer.name for quantizer in some),
                 cost=costs.in_float(met)
-                + sum(costs.float_sum(nodes[q.name]) for q in some if q.is_fine_branch),
+                + sum(costs.float_sum(nodes[q.name]) for q in some if q.is_fine_branch)
+                + sum(map(costs.float_image, _images(nodes[q.name] for q in some))),
                 mac_share=sum(macs(node) for node in met) / total,
                 per_tensor=all(quantizer.channel_axis is None for quantizer in some),
                 zero_point_cost=costs.zero_point(filter(pays_for_zero_point, met)),
             )
         )
     return groups
+
+
+def _images(quantizers: Iterable[ov.Node]) -> list[ov.Node]:
+    """The network's inputs that quantizers read."""
+    read = (producer(quantizer) for quantizer in quantizers)
+    return [node for node in read if node.get_type_name() == "Parameter"]
 
 
 class _Trial:

@@ -306,3 +306,19 @@ def test_groups_know_who_reads_them() -> None:
     )
     assert 0 < max(group.mac_share for group in groups) <= 1
     assert all(group.cost >= 0 for group in groups)
+
+
+def test_image_in_float_costs_its_conversion_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = place_quantizers(pyramid(), RECIPE, IMAGES[:1])
+    quantizers = activation_quantizers(placed)
+    first = producer(activation_nodes(placed)[0])
+    assert first.get_type_name() == "Parameter"
+    before = quantizer_groups(placed, quantizers)
+    expected = CostModel.of(placed).float_image(first)
+    assert expected > 0
+    monkeypatch.setattr(CostModel, "float_image", lambda self, image: 0.0)
+    extra = [
+        group.cost - other.cost
+        for group, other in zip(before, quantizer_groups(placed, quantizers), strict=True)
+    ]
+    assert extra == pytest.approx([expected] + [0.0] * (len(extra) - 1))
