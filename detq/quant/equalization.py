@@ -8,8 +8,8 @@ go is worked out for every tensor from the noise of both.
 The division is in the weights of the convolution before, through a ReLU too (arXiv 1906.04721,
 section 4.1), where weights have a step for each output channel. Behind other functions (SiLU) the
 runtime folds it into the quantizer (SmoothQuant, arXiv 2211.10438), which then has a range for each
-channel. With a 3x3 kernel that takes some longer, and with a zero point too up to three times as
-long on CPUs with AMX (docs/performance.md), so there tensors are left alone.
+channel. A 3x3 kernel that reads a zero point takes up to three times as long then on CPUs with AMX
+(docs/performance.md), so behind such ones tensors are left alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from detq.graph.surgery import (
     consumers,
     find_node,
     producer,
+    producers,
     replace_constant_input,
     upstream,
     with_outputs,
@@ -341,7 +342,7 @@ def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: b
 
 
 def _is_free(tensor: _Tensor) -> bool:
-    """False if weights cannot take a division, behind a kernel with several taps."""
+    """False if weights cannot take a division, behind several taps that read a zero point."""
     if _linear_layer(tensor.node) is not None:
         return True
     above = chain([tensor.node], upstream([tensor.node]))
@@ -350,7 +351,16 @@ def _is_free(tensor: _Tensor) -> bool:
         nearest is None
         or nearest.get_type_name() != "Convolution"
         or math.prod(list(nearest.get_input_shape(1))[2:]) == 1
+        or _is_unsigned(producer(nearest))
     )
+
+
+def _is_unsigned(node: ov.Node) -> bool:
+    """True for the image and for what ReLU makes, also joined or pooled."""
+    if node.get_type_name() in _PASSED:
+        inputs = [above for above in producers(node) if constant_value(above) is None]
+        return all(map(_is_unsigned, inputs))
+    return node.get_type_name() in ("Parameter", "Relu")
 
 
 def _linear_layer(node: ov.Node) -> list[tuple[ov.Node, int, int]] | None:

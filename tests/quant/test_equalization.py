@@ -85,22 +85,26 @@ def test_branches_that_meet_are_divided_towards_one_range(grouped: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("function", "kernel", "divided_in"),
+    ("before", "function", "kernel", "divided_in"),
     [
-        (ops.relu, 3, "weights"),
-        (None, 3, "weights"),
-        (ops.relu, 1, "weights"),
-        (ops.swish, 1, "quantizer"),
-        (ops.hswish, 1, "quantizer"),
-        (ops.swish, 3, None),
+        (ops.swish, ops.relu, 3, "weights"),
+        (ops.swish, None, 3, "weights"),
+        (ops.relu, ops.relu, 1, "weights"),
+        (ops.swish, ops.swish, 1, "quantizer"),
+        (ops.swish, ops.hswish, 1, "quantizer"),
+        (ops.relu, ops.hswish, 3, "quantizer"),
+        (ops.swish, ops.swish, 3, None),
     ],
 )
-def test_division_is_where_it_costs_nothing(
-    function: Callable[[ov.Node], ov.Node] | None, kernel: int, divided_in: str | None
+def test_division_is_where_it_costs_little(
+    before: Callable[[ov.Node], ov.Node],
+    function: Callable[[ov.Node], ov.Node] | None,
+    kernel: int,
+    divided_in: str | None,
 ) -> None:
     make = Layers(seed=2)
     image = make.image()
-    stem = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
+    stem = before(make.convolution(image, 16, "backbone.stem", stride=2))
     uneven = make.convolution(stem, 16, "backbone.uneven", kernel=kernel)
     convolution = producer(uneven)
     scale = np.geomspace(1, 99, 16, dtype=np.float32).reshape(-1, 1, 1, 1)
