@@ -94,6 +94,12 @@ def constant_value(node: ov.Node) -> npt.NDArray[np.float32] | None:
     return None
 
 
+def constant_input(node: ov.Node) -> int | None:
+    """Which of a two-operand node's inputs is constant, the second if both are; None if neither."""
+    found = [index for index in (1, 0) if constant_value(producer(node, index)) is not None]
+    return found[0] if found else None
+
+
 def part_of(name: str) -> Part | None:
     """The part of the network that an operation's module path names; None if it names none."""
     first, _, _ = name.lstrip("/").replace("/", ".").partition(".")

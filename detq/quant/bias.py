@@ -21,6 +21,7 @@ from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
+    constant_input,
     constant_value,
     consumers,
     nodes_of_type,
@@ -111,10 +112,10 @@ def _biases_and_ends(placed: ov.Model) -> list[tuple[ov.Node, ov.Node]]:
 
 def shift_bias(bias_add: ov.Node, shift: npt.NDArray[np.floating]) -> None:
     """Add ``shift`` [1, O, 1, 1] to the constant of a bias Add; changes the model."""
-    index = 1 if constant_value(producer(bias_add, 1)) is not None else 0
-    bias = constant_value(producer(bias_add, index))
-    if bias is None:
+    index = constant_input(bias_add)
+    if index is None:
         raise CalibrationError(f"{bias_add.get_friendly_name()}: neither input is constant")
+    bias = np.asarray(constant_value(producer(bias_add, index)))
     corrected = bias.reshape(1, -1, 1, 1) + shift
     replace_constant_input(bias_add, index, corrected.astype(np.float32))
 

@@ -59,40 +59,35 @@ class CostModel:
 
     def split(self, convolution: ov.Node) -> float:
         """Splitting one convolution."""
-        return self._largest(lambda machine: split_seconds(convolution, machine))
+        return self._largest([convolution], split_seconds)
 
     def in_float(self, operations: Iterable[ov.Node]) -> float:
         """Computing (Group)Convolutions or MatMuls in float."""
-        some = list(operations)
-        return self._largest(
-            lambda machine: sum(
-                convolution_seconds(node, machine, int8=False)
-                - convolution_seconds(node, machine, int8=True)
-                for node in some
-            )
-        )
+        return self._largest(operations, float_seconds)
 
     def float_sum(self, fine: ov.Node) -> float:
         """Adding the fine branch of a split convolution in float, which is a call of its own."""
-        return self._largest(lambda machine: float_sum_seconds(fine, machine))
+        return self._largest([fine], float_sum_seconds)
 
     def float_image(self, image: ov.Node) -> float:
         """Reading the network's input in float, where INT8 reads the pixels as they are."""
-        return self._largest(lambda machine: float_image_seconds(image, machine))
+        return self._largest([image], float_image_seconds)
 
     def zero_point(self, convolutions: Iterable[ov.Node]) -> float:
         """Reading a tensor's zero point in each of some convolutions."""
-        some = list(convolutions)
-        return self._largest(
-            lambda machine: sum(
-                machine.zero_point_share * convolution_seconds(node, machine, int8=True)
-                for node in some
-            )
-        )
+        return self._largest(convolutions, zero_point_seconds)
 
-    def _largest(self, seconds: Callable[[Machine], float]) -> float:
+    def _largest(
+        self, nodes: Iterable[ov.Node], seconds: Callable[[ov.Node, Machine], float]
+    ) -> float:
+        """The share of some nodes together, on the machine where it is largest."""
+        some = list(nodes)
         return max(
-            (seconds(machine) / plain for machine, plain in self.plain_s.items() if plain > 0),
+            (
+                sum(seconds(node, machine) for node in some) / plain
+                for machine, plain in self.plain_s.items()
+                if plain > 0
+            ),
             default=0.0,
         )
 
@@ -129,6 +124,19 @@ def convolution_seconds(convolution: ov.Node, machine: Machine, *, int8: bool) -
     )
     traffic = values * (1 if int8 else 4)
     return machine.call_s + float(max(work / rate, traffic / machine.bytes_per_s))
+
+
+def float_seconds(operation: ov.Node, machine: Machine) -> float:
+    """Predicted time that computing one weighted operation in float adds."""
+    in_float, in_int8 = (
+        convolution_seconds(operation, machine, int8=int8) for int8 in (False, True)
+    )
+    return in_float - in_int8
+
+
+def zero_point_seconds(convolution: ov.Node, machine: Machine) -> float:
+    """Predicted time that the zero point of its input adds to a convolution."""
+    return machine.zero_point_share * convolution_seconds(convolution, machine, int8=True)
 
 
 def split_seconds(convolution: ov.Node, machine: Machine) -> float:

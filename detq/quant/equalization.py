@@ -31,6 +31,7 @@ from detq.graph.digest import digest
 from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import (
     CONVOLUTIONS,
+    constant_input,
     constant_value,
     consumers,
     find_node,
@@ -321,10 +322,8 @@ def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: b
     """Divide a tensor's channels and multiply its readers' weights; changes the model."""
     layer = _linear_layer(tensor.node) if into_weights else None
     if layer is not None:
-        for node, index, channel_axis in layer:
+        for node, index, shape in layer:
             value = np.asarray(constant_value(producer(node, index)), np.float32)
-            shape = [1] * value.ndim
-            shape[channel_axis] = -1
             replace_constant_input(node, index, value / factor.reshape(shape))
     else:
         targets = tensor.node.output(0).get_target_inputs()
@@ -363,8 +362,8 @@ def _is_unsigned(node: ov.Node) -> bool:
     return node.get_type_name() in ("Parameter", "Relu")
 
 
-def _linear_layer(node: ov.Node) -> list[tuple[ov.Node, int, int]] | None:
-    """The constants that a tensor is proportional to, as (node, input, axis of the channels).
+def _linear_layer(node: ov.Node) -> list[tuple[ov.Node, int, tuple[int, ...]]] | None:
+    """The constants that a tensor is proportional to, as (node, input, shape of one per channel).
 
     Those are the weight and bias of a convolution alone or before a ReLU; None if it is something
     else.
@@ -373,14 +372,14 @@ def _linear_layer(node: ov.Node) -> list[tuple[ov.Node, int, int]] | None:
     if node.get_type_name() == "Relu" and len(consumers(producer(node))) == 1:
         node = producer(node)
     if node.get_type_name() == "Add":
-        index = 0 if constant_value(producer(node, 1)) is None else 1
-        bias = constant_value(producer(node, index))
-        if bias is None or list(bias.shape) != [1, node.get_output_shape(0)[1], 1, 1]:
+        index = constant_input(node)
+        channels = node.get_output_shape(0)[1]
+        if index is None or list(node.get_input_shape(index)) != [1, channels, 1, 1]:
             return None
-        found.append((node, index, 1))
+        found.append((node, index, (1, -1, 1, 1)))
         node = producer(node, 1 - index)
         if len(consumers(node)) > 1:
             return None
     if node.get_type_name() != "Convolution" or constant_value(producer(node, 1)) is None:
         return None
-    return [(node, 1, 0), *found]
+    return [(node, 1, (-1, 1, 1, 1)), *found]

@@ -75,7 +75,7 @@ def choose_range(
     if statistics.low >= 0:
         return Range(0.0, threshold)
     if symmetric:
-        return Range(-threshold * (levels // 2) / (levels // 2 - 1), threshold)
+        return Range(0.0, threshold).signed
     return align_zero(
         max(statistics.low, -threshold), max(min(statistics.high, threshold), 0.0), levels=levels
     )

@@ -77,9 +77,9 @@ FLOAT = "float"
 class SearchResult:
     """What the search decided, and the error of the network's output before and after it.
 
-    ``methods`` names for each quantizer the rule that its range came from, ``float`` for those of
-    ``in_float``, whose tensors stay in float. ``cost`` is what these are predicted to cost, as a
-    share of the latency in plain INT8.
+    ``methods`` names for each quantizer the rule that its range came from, with ``, signed`` if its
+    zero point was given up, and ``float`` for those of ``in_float``, whose tensors stay in float.
+    ``cost`` is what these are predicted to cost, as a share of the latency in plain INT8.
     """
 
     ranges: Ranges
@@ -103,6 +103,12 @@ class _State:
     @property
     def error(self) -> float:
         return float(self.errors.mean())
+
+    def adopt(self, ranges: Ranges, errors: Errors, method: str) -> None:
+        """Give some quantizers other grids, with which the network's errors are these."""
+        self.ranges.update(ranges)
+        self.errors = errors
+        self.methods.update(dict.fromkeys(ranges, method))
 
 
 @dataclass(frozen=True)
@@ -272,9 +278,7 @@ def _improve(trial: _Trial, state: _State, group: QuantizerGroup, proposals: Pro
         seen.append(candidate)
         errors = trial.errors({**state.ranges, **candidate}, state.in_float, than=state.errors)
         if _is_better(errors, state.errors):
-            state.ranges.update(candidate)
-            state.errors = errors
-            state.methods.update(dict.fromkeys(group.members, method))
+            state.adopt(candidate, errors, method)
 
 
 def _give_up_zero_point(trial: _Trial, state: _State, group: QuantizerGroup) -> None:
@@ -295,10 +299,7 @@ def _give_up_zero_point(trial: _Trial, state: _State, group: QuantizerGroup) -> 
     best = min(candidates, key=lambda ranges: float(errors_of(ranges, _RANKING_IMAGES).mean()))
     errors = errors_of(best)
     if float(errors.mean()) < state.error * (1 + group.zero_point_cost):
-        state.ranges.update(best)
-        state.errors = errors
-        method = f"{state.methods[group.members[0]]}, signed"
-        state.methods.update(dict.fromkeys(group.members, method))
+        state.adopt(best, errors, f"{state.methods[group.members[0]]}, signed")
 
 
 def _is_better(errors: Errors, before: Errors) -> bool:
@@ -346,24 +347,20 @@ def quantizer_groups(
         met = {
             reader.get_name(): reader for q in some for reader in readers(nodes[q.name])
         }.values()
+        read = (producer(nodes[q.name]) for q in some)
+        images = [node for node in read if node.get_type_name() == "Parameter"]
         groups.append(
             QuantizerGroup(
                 members=tuple(quantizer.name for quantizer in some),
                 cost=costs.in_float(met)
                 + sum(costs.float_sum(nodes[q.name]) for q in some if q.is_fine_branch)
-                + sum(map(costs.float_image, _images(nodes[q.name] for q in some))),
+                + sum(map(costs.float_image, images)),
                 mac_share=sum(macs(node) for node in met) / total,
                 per_tensor=all(quantizer.channel_axis is None for quantizer in some),
                 zero_point_cost=costs.zero_point(filter(pays_for_zero_point, met)),
             )
         )
     return groups
-
-
-def _images(quantizers: Iterable[ov.Node]) -> list[ov.Node]:
-    """The network's inputs that quantizers read."""
-    read = (producer(quantizer) for quantizer in quantizers)
-    return [node for node in read if node.get_type_name() == "Parameter"]
 
 
 class _Trial:

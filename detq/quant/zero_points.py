@@ -52,7 +52,10 @@ def absorb_zero_points(placed: ov.Model) -> list[str]:
 
 
 def pays_for_zero_point(node: ov.Node) -> bool:
-    """True for a convolution that reads a zero point; of grouped ones it costs no time."""
+    """True for a convolution that takes longer if its input has a zero point.
+
+    That is one which cannot have it in its bias; grouped ones take no longer.
+    """
     return node.get_type_name() == "Convolution" and not _is_pointwise(node)
 
 
