@@ -19,12 +19,14 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 PAIR_LIMIT = 128
-"""Most that two integer weights of input channels 2j and 2j+1 at one tap may add up to.
+"""Most that two integer weights of paired input channels at one tap may add up to.
 
 Without VNNI or AMX (AVX2, first AVX-512), x86 multiplies 8-bit numbers with ``vpmaddubsw``: it adds
 the products of such a pair in 16 bits, and saturates beyond 32767 / 255 = 128.5 where both
 activations are at 255.
 """
+IMAGE_CHANNELS = (3, 12)
+"""Input channels of kernels that read an image: whole, or its pixels in fours (YOLOX's focus)."""
 Granularity = Literal["channel", "tensor"]
 
 
@@ -158,14 +160,30 @@ def _round_to(weight: Array, step: Array) -> Array:
     return np.asarray(np.floor(weight / step + 0.5) * step, np.float32)
 
 
-def _largest_pair_sum(weight: Array) -> npt.NDArray[np.float64]:
-    """(O, I, kH, kW) -> (O, ceil(I/2), kH, kW): magnitude of the sum, equal signs only, of input
-    channels 2j and 2j+1.
+def paired_channels(channels: int) -> npt.NDArray[np.int64]:
+    """(P, I): for each of P ways to pair ``channels`` inputs, every one's partner, -1 for none.
+
+    Neighbours 2j and 2j+1 meet. Where the inputs are an image's, so do those in the order of BGR:
+    a runtime that is given BGR turns the weights around, not the image.
     """
-    odd = weight.shape[1] % 2
-    padded = np.pad(weight.astype(np.float64), ((0, 0), (0, odd), (0, 0), (0, 0)))
-    positive, negative = np.maximum(padded, 0), np.maximum(-padded, 0)
-    sums = [part[:, 0::2] + part[:, 1::2] for part in (positive, negative)]
+    order = np.arange(channels)
+    partner = np.where(order ^ 1 < channels, order ^ 1, -1)
+    if channels not in IMAGE_CHANNELS:
+        return partner[None]
+    turned = order.reshape(-1, 3)[:, ::-1].ravel()  # its own inverse
+    return np.stack([partner, np.where(partner[turned] >= 0, turned[partner[turned]], -1)])
+
+
+def _largest_pair_sum(weight: Array) -> npt.NDArray[np.float64]:
+    """(O, I, kH, kW) -> (O, P * I, kH, kW): magnitude of the sum, equal signs only, of each input
+    channel and its partner.
+    """
+    exact = weight.astype(np.float64)
+    partner = paired_channels(weight.shape[1]).ravel()
+    own = np.arange(len(partner)) % weight.shape[1]
+    alone = (partner < 0)[:, None, None]
+    positive, negative = np.maximum(exact, 0), np.maximum(-exact, 0)
+    sums = [part[:, own] + np.where(alone, 0, part[:, partner]) for part in (positive, negative)]
     return np.asarray(np.maximum(*sums), np.float64)
 
 

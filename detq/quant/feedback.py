@@ -24,6 +24,7 @@ from detq.graph.surgery import (
     with_outputs,
 )
 from detq.quant.calibration import float_twin
+from detq.quant.cfws import paired_channels
 from detq.quant.overflow import quantized_weights
 from detq.quant.rounding import Indices, round_with_feedback
 
@@ -236,7 +237,7 @@ def rounded_weight(
             own_step,
             seen,
             largest=2 ** (bits - 1) - 1,
-            partner=_partners(part.stop - part.start, layer.kernel) if limit_pairs else None,
+            partners=_partners(part.stop - part.start, layer.kernel) if limit_pairs else None,
         )
         rounded[where] = (integers * own_step).reshape(rounded[where].shape)
     return rounded
@@ -263,8 +264,7 @@ def _blocks(
 
 
 def _partners(channels: int, kernel: tuple[int, int]) -> Indices:
-    """(channels * taps,): for each input the one of its pair of channels at the same tap, or -1."""
+    """(P, channels * taps): each input's partners, those of its channel at the same tap, or -1."""
     taps = kernel[0] * kernel[1]
-    other = np.arange(channels) ^ 1
-    flat = other[:, None] * taps + np.arange(taps)
-    return np.where(other[:, None] < channels, flat, -1).reshape(-1)
+    other = paired_channels(channels)[:, :, None]
+    return np.where(other >= 0, other * taps + np.arange(taps), -1).reshape(len(other), -1)

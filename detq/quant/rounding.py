@@ -30,12 +30,12 @@ def round_with_feedback(
     moments: npt.NDArray[np.floating],
     *,
     largest: int = 127,
-    partner: Indices | None = None,
+    partners: Indices | None = None,
 ) -> Array:
     """``weight`` (O, n) -> integers (O, n) with ``integers * step`` close to it on the inputs seen.
 
     ``step`` (O, 1) positive, ``moments`` (n, n) the inputs' second moments. Integers lie within
-    ``+-largest``. ``partner`` (n,) names for each input the one whose integer weight may not
+    ``+-largest``. ``partners`` (P, n) names for each input those whose integer weights may not
     add up with its own beyond :data:`~detq.quant.cfws.PAIR_LIMIT`, -1 for none.
     """
     order = np.argsort(-np.diagonal(moments), kind="stable")  # the strongest inputs choose first
@@ -43,14 +43,16 @@ def round_with_feedback(
     remaining = weight[:, order].astype(np.float64)
     steps = step[:, 0].astype(np.float64)
     integers = np.zeros_like(remaining)
-    before = _earlier_partner(order, partner)
+    before = [_earlier_partner(order, some) for some in (() if partners is None else partners)]
     for start in range(0, len(order), _COLUMNS):
         stop = min(start + _COLUMNS, len(order))
         errors = np.zeros((len(weight), stop - start))
         for column in range(start, stop):
             low, high = -largest, largest
-            if before[column] >= 0:
-                taken = integers[:, before[column]]
+            for earlier in before:
+                if earlier[column] < 0:
+                    continue
+                taken = integers[:, earlier[column]]
                 low = np.maximum(low, -PAIR_LIMIT - np.minimum(taken, 0))
                 high = np.minimum(high, PAIR_LIMIT - np.maximum(taken, 0))
             integers[:, column] = np.clip(np.rint(remaining[:, column] / steps), low, high)
@@ -78,10 +80,8 @@ def _inverse_factor(moments: Array) -> Array:
     return np.asarray(inverse[::-1, ::-1], np.float64)
 
 
-def _earlier_partner(order: Indices, partner: Indices | None) -> Indices:
+def _earlier_partner(order: Indices, partner: Indices) -> Indices:
     """For each place in ``order`` the place of its partner, if that comes before it; else -1."""
-    if partner is None:
-        return np.full(len(order), -1, np.int64)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     of_partner = np.where(partner[order] >= 0, place[partner[order]], -1)

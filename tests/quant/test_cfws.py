@@ -11,6 +11,7 @@ from detq.quant.cfws import (
     Granularity,
     center_to_surround_ratio,
     cfws_sqnr_db,
+    paired_channels,
     plain_sqnr_db,
     quantize_weight,
     split_center,
@@ -28,7 +29,8 @@ granularities = pytest.mark.parametrize("granularity", ["channel", "tensor"])
 def kernels(draw: st.DrawFn) -> Array:
     """(O, I, k, k), neighbours and centres of any proportion, some channels and taps zero."""
     side = draw(st.sampled_from([1, 3, 5]))
-    shape = (draw(st.integers(1, 6)), draw(st.integers(1, 6)), side, side)
+    inputs = draw(st.sampled_from([1, 2, 3, 4, 5, 6, 12]))
+    shape = (draw(st.integers(1, 6)), inputs, side, side)
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     weight = generator.normal(size=shape) * 10.0 ** generator.uniform(-4, 2, (shape[0], 1, 1, 1))
     weight[:, :, side // 2, side // 2] *= draw(st.floats(0, 100))
@@ -190,11 +192,18 @@ def test_signal_to_noise_ratio() -> None:
 class TestPairLimit:
     @staticmethod
     def _sums(integers: Array) -> Array:
-        """Same-sign sums of input channels 2j and 2j+1, written out pair by pair."""
+        """Same-sign sums of input channels 2j and 2j+1, written out pair by pair.
+
+        Of an image's channels also in the order of BGR.
+        """
+        orders = [list(range(integers.shape[1]))]
+        if len(orders[0]) in (3, 12):
+            orders.append([3 * (i // 3) + 2 - i % 3 for i in orders[0]])
         sums = []
-        for first in range(0, integers.shape[1] - 1, 2):
-            one, other = integers[:, first], integers[:, first + 1]
-            sums.append(np.where(one * other >= 0, np.abs(one + other), 0))
+        for order in orders:
+            for first, second in zip(order[0::2], order[1::2], strict=False):
+                one, other = integers[:, first], integers[:, second]
+                sums.append(np.where(one * other >= 0, np.abs(one + other), 0))
         return np.array(sums or [0.0])
 
     @granularities
@@ -224,6 +233,18 @@ class TestPairLimit:
     def test_neighbours_of_different_pairs_cost_nothing(self) -> None:
         weight = np.array([0.0, 1.0, 1.0, 0.0], np.float32).reshape(1, 4, 1, 1)
         np.testing.assert_array_equal(weight_step(weight, limit_pairs=True), weight_step(weight))
+
+    @pytest.mark.parametrize("pair", [(0, 1), (1, 2)])
+    def test_of_an_image_the_order_of_colours_is_open(self, pair: tuple[int, int]) -> None:
+        weight = np.zeros((1, 3, 1, 1), np.float32)
+        weight[:, pair] = 1
+        ratio = weight_step(weight, limit_pairs=True) / weight_step(weight)
+        assert 1.9 < ratio.item() <= 2.0
+
+    def test_pixels_in_fours_turn_one_by_one(self) -> None:
+        first, turned = paired_channels(12)
+        np.testing.assert_array_equal(first, [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10])
+        np.testing.assert_array_equal(turned, [5, 2, 1, 4, 3, 0, 11, 8, 7, 10, 9, 6])
 
     @given(weight=kernels())
     def test_limited_split_is_function_preserving(self, weight: Array) -> None:

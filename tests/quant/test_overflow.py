@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -10,6 +14,7 @@ import pytest
 from openvino import opset15 as ops
 from small_graphs import Layers, Source, detector, images, relative_error, repvgg_like, run
 
+from detq.artifact import write_artifact
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
@@ -34,16 +39,24 @@ def _integers(model: ov.Model) -> dict[str, np.ndarray]:
 
 
 def _worst_pair(integers: np.ndarray) -> int:
+    """The largest of all sums that meet in 16 bits; an image's channels also meet as BGR."""
     worst = 0
-    for first in range(0, integers.shape[1] - 1, 2):
-        pair = integers[:, first : first + 2]
-        sums = (np.maximum(pair, 0).sum(1), np.maximum(-pair, 0).sum(1))
-        worst = max(worst, int(np.maximum(*sums).max()))
+    for order in (integers, integers[:, ::-1]) if integers.shape[1] == 3 else (integers,):
+        for first in range(0, order.shape[1] - 1, 2):
+            pair = order[:, first : first + 2]
+            sums = (np.maximum(pair, 0).sum(1), np.maximum(-pair, 0).sum(1))
+            worst = max(worst, int(np.maximum(*sums).max()))
     return worst
 
 
-def _recipe(overflow_fix: str, *, split: str = "cfws", granularity: str = "channel") -> Recipe:
-    weights = WeightsConfig(split=split, granularity=granularity)  # type: ignore[arg-type]
+def _recipe(
+    overflow_fix: str,
+    *,
+    split: str = "cfws",
+    granularity: str = "channel",
+    rounding: str = "nearest",
+) -> Recipe:
+    weights = WeightsConfig(split=split, granularity=granularity, rounding=rounding)  # type: ignore[arg-type]
     return Recipe(name="test", weights=weights, ranges=MINMAX, overflow_fix=overflow_fix)  # type: ignore[arg-type]
 
 
@@ -70,10 +83,11 @@ def test_no_stored_pair_of_a_real_network_overflows(
     assert max(map(_worst_pair, _integers(result.graph.model).values())) <= PAIR_LIMIT
 
 
-def _worst_case() -> DetectorGraph:
+def _worst_case(red: float = 1.0) -> DetectorGraph:
     """A convolution whose weights are all alike, on a white image: every pair is at its limit."""
     image = Layers().image()
     weight = np.ones((8, 3, 3, 3), np.float32)
+    weight[:, 0] = red
     features = ops.relu(
         ops.convolution(image, ops.constant(weight), [1, 1], [1, 1], [1, 1], [1, 1])
     )
@@ -87,3 +101,40 @@ def test_equal_weights_on_white_are_exact_on_every_cpu() -> None:
     graph = _worst_case()
     result = quantize_graph(graph, _recipe("pairs", split="none"), Source(white))
     assert relative_error(run(result.graph.model, white), run(graph.model, white)) < 0.02
+
+
+_INFER_WHITE = """
+import sys
+from pathlib import Path
+import numpy as np
+from detq.artifact import read_artifact
+from detq.runtime.detector import CompiledGraph
+
+graph = CompiledGraph(read_artifact(Path(sys.argv[1])))
+np.save(sys.argv[2], graph.infer(np.full((1, 32, 32, 3), 255, np.uint8)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("overflow_fix", "rounding", "exact"),
+    [("pairs", "nearest", True), ("pairs", "feedback", True), ("disable", "nearest", False)],
+)
+def test_pixels_in_bgr_are_exact_without_vnni(
+    overflow_fix: str, rounding: str, exact: bool, tmp_path: Path
+) -> None:
+    """The runtime turns the stem's weights around, not the image: green then meets blue.
+
+    Another process, for oneDNN chooses its instructions once; ``disable`` shows that it obeys.
+    """
+    white = [np.ones((1, 3, 32, 32), np.float32)]
+    graph = _worst_case(red=0.0)
+    recipe = _recipe(overflow_fix, split="none", rounding=rounding)
+    write_artifact(quantize_graph(graph, recipe, Source(white)).graph, tmp_path / "model")
+    found = tmp_path / "found.npy"
+    subprocess.run(
+        [sys.executable, "-c", _INFER_WHITE, tmp_path / "model", found],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        check=True,
+    )
+    error = relative_error([np.load(found)], run(graph.model, white))
+    assert (error < 0.02) == exact, error

@@ -72,7 +72,7 @@ def test_no_pair_exceeds_its_limit() -> None:
     step = weight.max(axis=1, keepdims=True) / 127
     partner = np.arange(40) ^ 1
     free = round_with_feedback(weight, step, inputs.T @ inputs)
-    bound = round_with_feedback(weight, step, inputs.T @ inputs, partner=partner)
+    bound = round_with_feedback(weight, step, inputs.T @ inputs, partners=partner[None])
     assert np.abs(free + free[:, partner]).max() > PAIR_LIMIT
     assert np.abs(bound + bound[:, partner]).max() <= PAIR_LIMIT
 
