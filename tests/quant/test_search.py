@@ -162,6 +162,16 @@ def test_zero_point_that_is_not_in_biases_goes_if_it_gains_too_little(
     assert searched.result.methods[name].endswith("signed") is not stays
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_zero_points_given_up_add_no_more_error_than_they_cost(kernel: int) -> None:
+    searched = _search(_behind_silu(kernel=kernel))
+    groups = quantizer_groups(searched.placed, activation_quantizers(searched.placed))
+    methods = searched.result.methods
+    costs = [g.zero_point_cost for g in groups if methods[g.members[0]].endswith("signed")]
+    assert len(costs) == (kernel > 1)
+    assert searched.result.error <= searched.result.start_error * np.prod([1 + c for c in costs])
+
+
 def test_zero_point_that_gains_more_than_it_costs_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CostModel, "zero_point", lambda self, nodes: 1e-9 * len(list(nodes)))
     searched = _search(_behind_silu(kernel=3))
