@@ -104,11 +104,22 @@ def _end_to_end(rows: np.ndarray, name: str, size: int) -> Detections:
 
 
 def _assert_alike(actual: Detections, expected: Detections, tolerance: float = TOLERANCE) -> None:
-    """The same detections; those of almost the same score may have changed places."""
+    """The same detections; those of almost the same score may have changed places.
+
+    Also with what was left out, so that of the 300 best the last are compared in their scores only.
+    """
     assert len(actual) == len(expected) > 0
     np.testing.assert_allclose(actual.scores, expected.scores, rtol=0, atol=tolerance)
+    last = expected.scores.min() * (1 + 1e-5) if len(expected) == BEST.max_detections else 0.0
     for one, other in ((actual, expected), (expected, actual)):
-        for box, score, class_id in zip(one.boxes_xyxy_px, one.scores, one.class_ids, strict=True):
+        compared = one.scores > last
+        assert compared.mean() > 0.9
+        for box, score, class_id in zip(
+            one.boxes_xyxy_px[compared],
+            one.scores[compared],
+            one.class_ids[compared],
+            strict=True,
+        ):
             same = other.class_ids == class_id
             apart = np.abs(other.boxes_xyxy_px[same] - box).max(axis=1)
             assert np.maximum(apart, np.abs(other.scores[same] - score)).min() <= tolerance
@@ -159,7 +170,7 @@ def test_the_whole_job(
     recipe = "cfws_kl" if name in BLOCKS else "kl"
     result = detq.quantize(graph(name), data=colour_data, recipe=recipe, calibration_images=2)
     assert len(result.quantized.split_layers) == BLOCKS.get(name, 0)
-    assert result.int8_share == 1.0
+    assert result.int8_share > 0.999  # AVX2 computes one small depthwise convolution in float
     directory = tmp_path / f"{name}_int8_openvino_model"
     result.save(directory)
     assert detq.evaluate(directory, data=colour_data).precision == "int8"
