@@ -398,3 +398,12 @@ def test_no_run_is_reported_to_anyone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_running_a_model_imports_nothing_that_quantizes() -> None:
+    code = (
+        "import detq, sys; detq.detector; detq.detect_stream; detq.draw_detections; "
+        "print({'torch', 'nncf', 'onnx', 'scipy', 'pandas', 'detq.quant.ptq'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -17,7 +17,6 @@ from detq.downloads.catalog import DATASETS, MODELS
 from detq.errors import CheckpointError, ConfigError, DownloadError
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.onnx_import import from_onnx
 from detq.graph.resize import resized
 from detq.records import SizeHW, Task
 
@@ -59,6 +58,8 @@ def load(
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
     if path.suffix == ".onnx":
+        from detq.graph.onnx_import import from_onnx  # noqa: PLC0415 - so is onnx, if less
+
         return from_onnx(path, size_hw=size_hw, layout=layout)
     if layout is not None:
         raise ConfigError(f"{path}: is no .onnx, so that layout {layout} says nothing about it")
