@@ -113,6 +113,20 @@ def split_residual(
     return WeightSplit(weight - coarse, coarse, step)
 
 
+def paired_channels(channels: int) -> npt.NDArray[np.int64]:
+    """(P, I): for each of P ways to pair ``channels`` inputs, every one's partner, -1 for none.
+
+    Neighbours 2j and 2j+1 meet. Where the inputs are an image's, so do those in the order of BGR:
+    a runtime that is given BGR turns the weights around, not the image.
+    """
+    order = np.arange(channels)
+    partner = np.where(order ^ 1 < channels, order ^ 1, -1)
+    if channels not in IMAGE_CHANNELS:
+        return partner[None]
+    turned = order.reshape(-1, 3)[:, ::-1].ravel()  # its own inverse
+    return np.stack([partner, np.where(partner[turned] >= 0, turned[partner[turned]], -1)])
+
+
 def center_to_surround_ratio(weight: Array) -> float:
     """Median over output channels of largest |centre tap| over largest |neighbour tap|.
 
@@ -158,20 +172,6 @@ def cfws_sqnr_db(weight: Array, *, granularity: Granularity = "channel", bits: i
 
 def _round_to(weight: Array, step: Array) -> Array:
     return np.asarray(np.floor(weight / step + 0.5) * step, np.float32)
-
-
-def paired_channels(channels: int) -> npt.NDArray[np.int64]:
-    """(P, I): for each of P ways to pair ``channels`` inputs, every one's partner, -1 for none.
-
-    Neighbours 2j and 2j+1 meet. Where the inputs are an image's, so do those in the order of BGR:
-    a runtime that is given BGR turns the weights around, not the image.
-    """
-    order = np.arange(channels)
-    partner = np.where(order ^ 1 < channels, order ^ 1, -1)
-    if channels not in IMAGE_CHANNELS:
-        return partner[None]
-    turned = order.reshape(-1, 3)[:, ::-1].ravel()  # its own inverse
-    return np.stack([partner, np.where(partner[turned] >= 0, turned[partner[turned]], -1)])
 
 
 def _largest_pair_sum(weight: Array) -> npt.NDArray[np.float64]:
