@@ -373,6 +373,18 @@ def test_bench_opens_models_and_keeps_their_order(colour_model: Path) -> None:
     assert [result.model for result in results] == ["colours", "colours"]
 
 
+def _printed(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize("statement", ["import detq", "import detq.cli"])
 def test_import_is_light(statement: str) -> None:
     """``detq --help`` must not wait for torch, OpenVINO and NNCF."""
@@ -380,14 +392,7 @@ def test_import_is_light(statement: str) -> None:
         f"{statement}; import sys; "
         "print(*{'torch', 'openvino', 'nncf', 'cv2', 'matplotlib'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == ""
+    assert _printed(code, PYTHONWARNINGS="error") == ""
 
 
 def test_no_run_is_reported_to_anyone() -> None:
@@ -396,8 +401,7 @@ def test_no_run_is_reported_to_anyone() -> None:
         "import detq.api, nncf, openvino.tools.ovc, sys; "
         "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert _printed(code) == "[]"
 
 
 def test_running_a_model_imports_nothing_that_quantizes() -> None:
@@ -405,5 +409,4 @@ def test_running_a_model_imports_nothing_that_quantizes() -> None:
         "import detq, sys; detq.detector; detq.detect_stream; detq.draw_detections; "
         "print({'torch', 'nncf', 'onnx', 'scipy', 'pandas', 'detq.quant.ptq'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert _printed(code) == "set()"

@@ -96,8 +96,8 @@ def constant_value(node: ov.Node) -> npt.NDArray[np.float32] | None:
 
 def constant_input(node: ov.Node) -> int | None:
     """Which of a two-operand node's inputs is constant, the second if both are; None if neither."""
-    found = [index for index in (1, 0) if constant_value(producer(node, index)) is not None]
-    return found[0] if found else None
+    constant = (index for index in (1, 0) if constant_value(producer(node, index)) is not None)
+    return next(constant, None)
 
 
 def part_of(name: str) -> Part | None:

@@ -175,16 +175,17 @@ def _round_to(weight: Array, step: Array) -> Array:
 
 
 def _largest_pair_sum(weight: Array) -> npt.NDArray[np.float64]:
-    """(O, I, kH, kW) -> (O, P * I, kH, kW): magnitude of the sum, equal signs only, of each input
-    channel and its partner.
+    """(O, I, kH, kW) -> the same shape: the largest sum, equal signs only, of each weight and one
+    that it is paired with.
     """
-    exact = weight.astype(np.float64)
-    partner = paired_channels(weight.shape[1]).ravel()
-    own = np.arange(len(partner)) % weight.shape[1]
-    alone = (partner < 0)[:, None, None]
-    positive, negative = np.maximum(exact, 0), np.maximum(-exact, 0)
-    sums = [part[:, own] + np.where(alone, 0, part[:, partner]) for part in (positive, negative)]
-    return np.asarray(np.maximum(*sums), np.float64)
+    alone = ((0, 0), (0, 1), (0, 0), (0, 0))  # channel -1, which a channel without partner meets
+    padded = np.pad(weight.astype(np.float64), alone)
+    partner = paired_channels(weight.shape[1])
+    sums = [
+        part[:, None, :-1] + part[:, partner]
+        for part in (np.maximum(padded, 0), np.maximum(-padded, 0))
+    ]
+    return np.asarray(np.maximum(*sums).max(axis=1), np.float64)
 
 
 def _positive_levels(bits: int) -> int:

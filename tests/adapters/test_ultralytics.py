@@ -114,12 +114,8 @@ def _assert_alike(actual: Detections, expected: Detections, tolerance: float = T
     for one, other in ((actual, expected), (expected, actual)):
         compared = one.scores > last
         assert compared.mean() > 0.9
-        for box, score, class_id in zip(
-            one.boxes_xyxy_px[compared],
-            one.scores[compared],
-            one.class_ids[compared],
-            strict=True,
-        ):
+        columns = (one.boxes_xyxy_px, one.scores, one.class_ids)
+        for box, score, class_id in zip(*(c[compared] for c in columns), strict=True):
             same = other.class_ids == class_id
             apart = np.abs(other.boxes_xyxy_px[same] - box).max(axis=1)
             assert np.maximum(apart, np.abs(other.scores[same] - score)).min() <= tolerance
@@ -170,7 +166,10 @@ def test_the_whole_job(
     recipe = "cfws_kl" if name in BLOCKS else "kl"
     result = detq.quantize(graph(name), data=colour_data, recipe=recipe, calibration_images=2)
     assert len(result.quantized.split_layers) == BLOCKS.get(name, 0)
-    assert result.int8_share > 0.999  # AVX2 computes one small depthwise convolution in float
+    if "vnni" in Path("/proc/cpuinfo").read_text():
+        assert result.int8_share == 1.0
+    else:  # OpenVINO computes one depthwise convolution of yolov10n, 18,432 products, in float
+        assert result.int8_share > 0.9998
     directory = tmp_path / f"{name}_int8_openvino_model"
     result.save(directory)
     assert detq.evaluate(directory, data=colour_data).precision == "int8"
