@@ -23,10 +23,11 @@ import yaml
 
 from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import FITS, official_shrink
-from detq.errors import ArtifactError, CheckpointError
+from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import Fit, ModelSpec, ReparamConvolution, Task
+from detq.yaml_file import read_yaml
 
 METADATA = "metadata.yaml"
 REPORT = "report.html"
@@ -188,7 +189,7 @@ def _fit(details: Mapping[str, Any]) -> Fit:
     """How images are brought to size; what Ultralytics exported (no details) as it does it."""
     written = details.get("preprocess", {}).get("fit", "yolov6") if details else "ultralytics"
     if written not in get_args(Fit):
-        raise ValueError(f"fit {written!r}")
+        raise ValueError(f"fit {shown(written)}")
     return cast(Fit, written)
 
 
@@ -206,22 +207,16 @@ def _only_xml(directory: Path) -> Path:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        metadata = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: cannot be read ({reason}); export the model again"
-        ) from None
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path}: expected `key: value` lines; export the model again")
-    return metadata
+        return read_yaml(path, text_under=("names",))
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; export the model again") from None
 
 
 def _known_task(task: object) -> Task:
     for known in get_args(Task):
         if task == known:
             return cast(Task, known)
-    raise ValueError(f"task {task!r} is none of {', '.join(get_args(Task))}")
+    raise ValueError(f"task {shown(task)} is none of {', '.join(get_args(Task))}")
 
 
 def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
@@ -243,7 +238,7 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
             end_to_end=bool(details.get("end_to_end", False)),
             fit=_fit(details),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
-            f"{source}: key missing or malformed ({error!r}); export the model again"
+            f"{source}: key missing or malformed ({shown(error)}); export the model again"
         ) from None

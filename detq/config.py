@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from detq.errors import ConfigError
+from detq.errors import ConfigError, shown
+from detq.yaml_file import read_yaml
 
 RangeMethod = Literal[
     "kl_cfws", "kl_entropy", "minmax", "mean_minmax", "mse", "percentile", "placement", "search"
@@ -44,7 +44,9 @@ class DatasetConfig(_Strict):
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:
         if not self.names or sorted(self.names) != list(range(len(self.names))):
-            raise ValueError(f"names: expected one name per class from 0 up, got {self.names}")
+            raise ValueError(
+                f"names: expected one name per class from 0 up, got {shown(self.names)}"
+            )
         if self.nc is not None and self.nc != len(self.names):
             raise ValueError(f"nc: {self.nc}, but names lists {len(self.names)} classes")
         return self
@@ -167,15 +169,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _read(path: Path, kind: type[ConfigT]) -> ConfigT:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not a YAML file ({reason})") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, got {type(document).__name__}")
+    document = read_yaml(path, text_under=("names",) if kind is DatasetConfig else ())
     try:
         return kind.model_validate(document)
     except ValidationError as error:

@@ -153,7 +153,7 @@ def test_wrong_dataset_is_an_error_that_names_file_and_key(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"name: [a", "not a YAML file"), (b"\xff\xfe\x00name", "not a YAML file"), (b"", "NoneType")],
+    [(b"name: [a", "not a YAML file"), (b"\xff\xfe\x00name", "no UTF-8 text"), (b"", "NoneType")],
     ids=["broken", "binary", "empty"],
 )
 def test_what_is_no_yaml_is_an_error_in_one_line(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER, check_values, fill
-from detq.errors import CheckpointError
+from detq.errors import CheckpointError, shown
 from detq.models.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -97,7 +97,7 @@ def read_facts(root: Mapping[str, Any]) -> Facts:
     if strides is not None and not _is_list_of(strides, int):
         raise CheckpointError("strides: expected a list of whole numbers")
     if not isinstance(side, int) or side < 1:
-        raise CheckpointError(f"imgsz: expected pixels, got {side!r:.40}")
+        raise CheckpointError(f"imgsz: expected pixels, got {shown(side)}")
     return Facts(
         None if names is None else tuple(names),
         None if strides is None else tuple(strides),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from detq.adapters.archive import Archive
@@ -31,7 +30,7 @@ from detq.adapters.ultralytics_package import (
 )
 from detq.adapters.unpickle import Instance
 from detq.adapters.yolov6_tree import children_of, read_tree
-from detq.errors import CheckpointError
+from detq.errors import CheckpointError, ConfigError
 from detq.models.routed import (
     DistanceHead,
     Layer,
@@ -40,6 +39,7 @@ from detq.models.routed import (
     run_layers,
 )
 from detq.records import Fit, SizeHW, placeholder_names
+from detq.yaml_file import read_yaml
 
 NETWORKS = ("ultralytics.nn.tasks.DetectionModel", "ultralytics.nn.tasks.RTDETRDetectionModel")
 DEFAULT_SIZE = (640, 640)
@@ -92,10 +92,10 @@ def read_description(path: Path) -> StoredModel:
         (path, split_name(path.stem)[1]) if path.exists() else find_description(path.stem)
     )
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"cannot be read ({' '.join(str(error).split())})") from None
-    if isinstance(document, dict) and isinstance(document.get("scales"), dict):
+        document = read_yaml(file)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if isinstance(document.get("scales"), dict):
         document["scale"] = letter if letter in document["scales"] else None
     config = read_config(document)
     architecture = _architecture(config, build_empty(config))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from detq.errors import CheckpointError
+from detq.errors import CheckpointError, shown
 from detq.models.routed import INPUT
 
 MAX_LAYERS = 200
@@ -117,7 +117,9 @@ def read_config(document: object) -> ModelConfig:
         raise CheckpointError(f"describes a network of {len(layers)} layers; none is as deep")
     activation = document.get("activation")
     if activation is not None and activation not in _ACTIVATIONS:
-        raise CheckpointError(f"activation {activation!r:.40} is none that Ultralytics' models use")
+        raise CheckpointError(
+            f"activation {shown(activation)} is none that Ultralytics' models use"
+        )
     return ModelConfig(
         layers=layers,
         backbone_count=len(backbone),
@@ -155,7 +157,7 @@ def _scaling(document: Mapping[Any, Any]) -> tuple[str, tuple[float, float, floa
         numbers = None
     known = isinstance(letter, str) and letter in ("", *"tnsmlbxe")
     if not known or not isinstance(numbers, list | tuple) or len(numbers) != 3:
-        raise CheckpointError(f"the size {letter!r:.20} is none that its description lists")
+        raise CheckpointError(f"the size {shown(letter)} is none that its description lists")
     depth = _number("depth", numbers[0], 0.01, 4)
     width = _number("width", numbers[1], 0.01, 8)
     return letter, (depth, width, _number("channels", numbers[2], 1, math.inf))
@@ -169,7 +171,7 @@ def _layer(index: int, row: object, class_count: int, is_last: bool) -> LayerCon
     module = _RENAMED.get(named, named) if isinstance(named, str) else ""
     if module not in (HEADS if is_last else _MODULES):
         expected = f"one of {', '.join(HEADS)}" if is_last else "a module of Ultralytics' detectors"
-        raise CheckpointError(f"{where} is a {named!r:.40}, expected {expected}")
+        raise CheckpointError(f"{where} is a {shown(named)}, expected {expected}")
     if not isinstance(arguments, list | tuple) or len(arguments) > 16:
         raise CheckpointError(f"{where}: its arguments are no list of a plausible length")
     listed = isinstance(sources, list | tuple)
@@ -220,11 +222,11 @@ def _argument(where: str, module: str, place: int, value: object, class_count: i
 def _integer(where: str, value: object, low: int, high: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value
-    raise CheckpointError(f"{where} is {value!r:.40}, expected a whole number of {low} to {high}")
+    raise CheckpointError(f"{where} is {shown(value)}, expected a whole number of {low} to {high}")
 
 
 def _number(where: str, value: object, low: float, high: float) -> Any:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if plain and low <= value <= high:  # type: ignore[operator]
         return value
-    raise CheckpointError(f"{where} is {value!r:.40}, expected a number of {low} to {high}")
+    raise CheckpointError(f"{where} is {shown(value)}, expected a number of {low} to {high}")

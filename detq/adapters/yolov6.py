@@ -13,7 +13,7 @@ from detq.adapters.unpickle import Instance
 from detq.adapters.yolov6_infer import infer_architecture
 from detq.adapters.yolov6_tensors import to_training_form
 from detq.adapters.yolov6_tree import StoredNetwork, children_of, read_tree
-from detq.errors import CheckpointError
+from detq.errors import CheckpointError, shown
 from detq.models.architecture import DFL_BINS, AnyArchitecture, Architecture, LiteArchitecture
 from detq.models.yolov6 import build
 from detq.records import SizeHW, placeholder_names
@@ -80,4 +80,4 @@ def _check_attributes(
 
 def _check(name: str, actual: object, expected: object) -> None:
     if actual != expected:
-        raise CheckpointError(f"{name} is {actual!r:.40}, expected {expected!r}")
+        raise CheckpointError(f"{name} is {shown(actual)}, expected {expected!r}")
