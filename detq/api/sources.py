@@ -58,7 +58,7 @@ def load(
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
     if path.suffix == ".onnx":
-        from detq.graph.onnx_import import from_onnx  # noqa: PLC0415 - so is onnx, if less
+        from detq.graph.foreign import from_onnx  # noqa: PLC0415 - so is onnx, if less
 
         return from_onnx(path, size_hw=size_hw, layout=layout)
     if layout is not None:

@@ -37,14 +37,21 @@ def from_ir(path: Path, spec: ModelSpec) -> DetectorGraph:
     """An OpenVINO IR (``.xml`` beside its ``.bin``) that obeys the contract but for its port
     names.
     """
-    try:
-        model = ov.Core().read_model(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(f"{path}: not a readable OpenVINO IR ({reason})") from None
+    model = read_ir(path)
+    if not model.inputs or not model.outputs:
+        raise CheckpointError(f"{path}: has no input or no output; export the model again")
     make_static(model, spec.size_hw, path)
     name_ports(model, spec.name, spec.task)
     return DetectorGraph(model, spec)
+
+
+def read_ir(path: Path) -> ov.Model:
+    """The graph of an ``.xml`` with its ``.bin`` beside it. Raises CheckpointError."""
+    try:
+        return ov.Core().read_model(path)
+    except Exception as error:  # pugixml's and OpenVINO's errors have no common root
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: not a readable OpenVINO IR ({lines[-1]})") from None
 
 
 def make_static(

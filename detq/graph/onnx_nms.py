@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from openvino import opset15 as ops
 
 from detq.errors import CheckpointError
-from detq.graph.surgery import producer, upstream
+from detq.graph.surgery import nodes_of_type, producer, producers, upstream
 
 SUPPRESSIONS = frozenset(
     {
@@ -90,17 +90,11 @@ def join_table(model: ov.Model, counts: set[int], *, centre_size: bool) -> None:
     """
     boxes = _without_class_offset(model.outputs[0].get_node().input_value(0))
     scores = _of_all_classes(model.outputs[1].get_node().input_value(0))
-    common = {node.get_name() for node in upstream([boxes.get_node()])}
-    above_scores = {node.get_name() for node in upstream([scores.get_node()])}
-    tables = [
-        node
-        for node in model.get_ordered_ops()
-        if node.get_name() in common & above_scores and _is_table(node, counts)
-    ]
+    table = _common_table(model, boxes.get_node(), scores.get_node(), counts)
     for result in model.get_results():
         model.remove_result(result)
-    if tables:
-        model.add_results([ops.result(tables[-1].output(0))])
+    if table is not None:
+        model.add_results([ops.result(table.output(0))])
         return
     count = boxes.get_partial_shape()[1]
     if len(boxes.get_partial_shape()) == 4:  # one box for all classes: [1, N, 1, 4]
@@ -111,6 +105,58 @@ def join_table(model: ov.Model, counts: set[int], *, centre_size: bool) -> None:
         corners = [ops.subtract(centre, half), ops.add(centre, half)]
         boxes = ops.concat(corners, 2).output(0)
     model.add_results([ops.result(boxes), ops.result(scores)])
+
+
+def cut_before_selection(model: ov.Model, counts: set[int]) -> bool:
+    """Cut a graph that ends in a choice of the best, [1, K, 6], before it; changes the model.
+
+    Its last table of all candidates becomes the output: the boxes and the scores of which the
+    choice was made both come from it. False, and no change, for any other graph.
+    """
+    shape = model.outputs[0].get_partial_shape()
+    if len(model.outputs) != 1 or shape.is_dynamic or len(shape) != 3:
+        return False
+    if shape[2].get_length() != 6 or shape[1].get_length() in counts:
+        return False
+    if not nodes_of_type(model, "TopK"):
+        return False
+    end = producer(model.get_results()[0])
+    if end.get_type_name() != "Concat":
+        return False
+    table = _common_table(model, producer(end, 0), producer(end, 1), counts)
+    if table is None:
+        return False
+    model.remove_result(model.get_results()[0])
+    model.add_results([ops.result(table.output(0))])
+    return True
+
+
+def _common_table(
+    model: ov.Model, boxes: ov.Node, scores: ov.Node, counts: set[int]
+) -> ov.Node | None:
+    """The last table of all candidates from which both boxes and scores are taken."""
+    common = {node.get_name() for node in _origins(boxes)}
+    common &= {node.get_name() for node in _origins(scores)}
+    tables = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_name() in common and _is_table(node, counts)
+    ]
+    return tables[-1] if tables else None
+
+
+def _origins(node: ov.Node) -> Iterator[ov.Node]:
+    """What the node's numbers are taken from, not what says which of them."""
+    pending, seen = [node], set[str]()
+    while pending:
+        node = pending.pop()
+        if node.get_name() in seen:
+            continue
+        seen.add(node.get_name())
+        yield node
+        above = producers(node)
+        picks = node.get_type_name().startswith("Gather") or node.get_type_name() == "TopK"
+        pending.extend(above[:1] if picks else above)
 
 
 def _is_table(node: ov.Node, counts: set[int]) -> bool:

@@ -12,7 +12,7 @@ from detq.evaluation.evaluator import evaluate, run_detector, score_run
 from detq.evaluation.protocol import PROTOCOLS
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.onnx_import import from_onnx
+from detq.graph.foreign import from_onnx
 from detq.runtime.detector import Detector
 
 

@@ -79,6 +79,12 @@ class Builder:
             kernel_shape=[kernel, kernel], strides=[stride, stride], pads=pads,
         ))  # fmt: skip
 
+    def scale_first_kernel(self, factor: float) -> None:
+        index = next(i for i, weight in enumerate(self.weights) if len(weight.dims) == 4)
+        kernel = numpy_helper.to_array(self.weights[index])
+        scaled = (kernel * factor).astype(np.float32)
+        self.weights[index] = numpy_helper.from_array(scaled, self.weights[index].name)
+
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         return str(self.add("Reshape", [value, self.constant(shape, np.int64)]))
 
@@ -91,11 +97,18 @@ class Builder:
 
 
 def network(
-    build: Builder, image: str, *, columns: int, head: str, focus: bool, p6: bool = False
+    build: Builder,
+    image: str,
+    *,
+    columns: int,
+    head: str,
+    focus: bool,
+    p6: bool = False,
+    pixels: float = 1.0,
 ) -> list[str]:
     """[1, columns, h, w] per stride; ``head`` names the branches (``reg``, ``cls``).
 
-    ``p6`` adds stride 64.
+    ``p6`` adds stride 64. The first layer answers to ``pixels`` as training makes it.
     """
 
     def block(value: str, i: int, o: int, path: str, *, stride: int = 1) -> str:
@@ -118,6 +131,7 @@ def network(
         first = block(image, 12, 8, "backbone/stem")
     else:
         first = block(image, 3, 8, "backbone/stem", stride=2)
+    build.scale_first_kernel(1 / pixels)
     second = block(first, 8, 8, "backbone/stage1", stride=2)
     c3 = block(second, 8, 12, "backbone/stage2", stride=2)
     c4 = block(c3, 12, 12, "backbone/stage3", stride=2)

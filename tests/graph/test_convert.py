@@ -16,7 +16,7 @@ from detq.data.images import read_image_bgr
 from detq.errors import CheckpointError, DetqError, GraphError
 from detq.graph.convert import from_ir, from_torch
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
-from detq.graph.onnx_import import from_onnx
+from detq.graph.foreign import from_onnx
 from detq.graph.resize import resized
 from detq.graph.surgery import nodes_of_type
 from detq.records import ModelSpec
@@ -108,11 +108,12 @@ def _onnx(
     outputs: int = 1,
     cells: tuple[int, ...] = (8, 16, 32),
 ) -> Path:
-    """One detection per cell: pooled colours, repeated to columns; objectness where it belongs."""
+    """One detection per cell, at its place: pooled colours, repeated to columns."""
     nodes, rows = [], []
     columns = 5 + classes
     weight = np.random.default_rng(0).random((columns, 3, 1, 1)).astype(np.float32)
     weight[4] = 0
+    weight[5:] /= 3
     bias = np.zeros(columns, np.float32)
     bias[4] = objectness
     nodes.append(
@@ -120,7 +121,8 @@ def _onnx(
     )
     for cell in cells:
         sides = {"kernel_shape": [cell, cell], "strides": [cell, cell]}
-        nodes.append(helper.make_node("AveragePool", ["all"], [f"level{cell}"], **sides))
+        nodes.append(helper.make_node("AveragePool", ["all"], [f"pooled{cell}"], **sides))
+        nodes += _placed(f"pooled{cell}", f"level{cell}", cell)
         nodes.append(helper.make_node("Reshape", [f"level{cell}", "flat"], [f"row{cell}"]))
         rows.append(f"row{cell}")
     nodes.append(helper.make_node("Concat", rows, ["joined"], axis=2))
@@ -135,11 +137,36 @@ def _onnx(
             numpy_helper.from_array(weight, "weight"),
             numpy_helper.from_array(bias, "bias"),
             numpy_helper.from_array(np.array([1, columns, -1], np.int64), "flat"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+            *(numpy_helper.from_array(np.array(axis, np.int64), f"axis{axis}") for axis in (2, 3)),
+            *(_steps(columns, cell, axis) for cell in cells for axis in (2, 3)),
         ],
     )
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
     return path
+
+
+def _placed(source: str, target: str, cell: int) -> list[onnx.NodeProto]:
+    """Add the cell's place in pixels to the first two columns, for a map of any size."""
+    nodes = [helper.make_node("Mul", [source, "zero"], [f"{source}0"])]
+    nodes.append(helper.make_node("Exp", [f"{source}0"], [f"{source}1"]))  # ones
+    above = source
+    for axis in (2, 3):
+        counted, place = f"{source}c{axis}", target if axis == 3 else f"{source}p"
+        nodes.append(helper.make_node("CumSum", [f"{source}1", f"axis{axis}"], [counted]))
+        steps = f"steps{cell}_{axis}"
+        nodes.append(helper.make_node("Mul", [counted, steps], [f"{counted}px"]))
+        nodes.append(helper.make_node("Add", [above, f"{counted}px"], [place]))
+        above = place
+    return nodes
+
+
+def _steps(columns: int, cell: int, axis: int) -> onnx.TensorProto:
+    """The cell's side in the column of x or y, nothing in the others."""
+    steps = np.zeros((1, columns, 1, 1), np.float32)
+    steps[:, 3 - axis] = cell
+    return numpy_helper.from_array(steps, f"steps{cell}_{axis}")
 
 
 def _image(height: int, width: int) -> Array:
@@ -204,7 +231,7 @@ def test_class_names_are_taken_and_counted(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"outputs": 2}, r"outputs \[1, 42, 8\], \[1, 42, 8\] at 32x64 are of no known layout"),
-        ({"classes": 0}, "pass --layout with one of ppyoloe-plus, ppyoloe$"),
+        ({"classes": 0}, "of no known layout"),
         ({"cells": (8, 16)}, "of no known layout"),
         ({"size": (32,)}, r"not a readable ONNX|expected an image input"),
     ],

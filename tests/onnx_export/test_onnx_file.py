@@ -19,7 +19,7 @@ from detq import api
 from detq.data.images import read_image_bgr
 from detq.errors import ConfigError, GraphError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
-from detq.graph.onnx_import import from_onnx
+from detq.graph.foreign import from_onnx
 from detq.graph.surgery import nodes_of_type, producers, with_outputs
 from detq.onnx_export import to_onnx, write_onnx
 from detq.records import ModelSpec

@@ -1,0 +1,278 @@
+"""Graphs of other programs, ONNX or OpenVINO IR, of any known layout -> :class:`DetectorGraph`."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import openvino as ov
+from openvino import opset15 as ops
+
+from detq.errors import CheckpointError, DetqError, GraphError
+from detq.graph.convert import make_static, name_ports, read_ir
+from detq.graph.decode import boxes_and_scores
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.float32 import in_float32, one_image_at_a_time
+from detq.graph.layouts import (
+    Evidence,
+    Layout,
+    Outputs,
+    Pixels,
+    prediction_counts,
+    read_outputs,
+    recognise,
+)
+from detq.graph.onnx_nms import (
+    constant_inputs,
+    cut_before_selection,
+    cut_before_suppression,
+    join_table,
+)
+from detq.graph.onnx_reading import check_onnx, read_onnx
+from detq.graph.parts import name_parts, reparameterized_convolutions
+from detq.graph.preparation import Preparation, preparation
+from detq.graph.probing import ProbedNetwork
+from detq.graph.resize import resized
+from detq.records import Fit, ModelSpec, SizeHW, placeholder_names
+
+_USUAL_SIDE = 640
+
+
+def from_onnx(
+    path: Path,
+    *,
+    size_hw: SizeHW | None = None,
+    class_names: Sequence[str] | None = None,
+    layout: str | None = None,
+) -> DetectorGraph:
+    """A float ONNX detector, with or without end-to-end suppression, of fixed or free size.
+
+    Its layout (:data:`detq.graph.layouts.LAYOUTS`) is recognised by shapes, names, structure and
+    what it makes of made-up images, unless ``layout`` says it. Colour order and scale of its input
+    become part of the graph. ``class_names`` default to those in the file, else to placeholders.
+
+    Raises CheckpointError for a file that is no ONNX model, or whose layout is unknown or open.
+    """
+    proto = read_onnx(path)
+    cut = cut_before_suppression(proto, str(path))
+    kept = proto if cut is None else cut.proto
+    check_onnx(kept, path)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    centre_size = None if cut is None else cut.centre_size
+    model, built_in = _converted(kept, path)
+    return _understood(
+        model,
+        built_in,
+        path,
+        metadata,
+        size_hw=size_hw,
+        class_names=class_names,
+        layout=layout,
+        suppressed=centre_size,
+    )
+
+
+def from_bare_ir(
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    size_hw: SizeHW | None = None,
+    layout: str | None = None,
+) -> DetectorGraph:
+    """An OpenVINO IR that detq did not write, recognised as :func:`from_onnx` does.
+
+    ``metadata`` is what a file beside it says; without one, what OpenVINO's tools keep inside the
+    IR counts. Raises CheckpointError.
+    """
+    model = read_ir(path)
+    return _understood(
+        model,
+        preparation(model),
+        path,
+        metadata or _embedded_metadata(model),
+        size_hw=size_hw,
+        class_names=None,
+        layout=layout,
+        suppressed=None,
+    )
+
+
+def _understood(
+    model: ov.Model,
+    built_in: Preparation,
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    size_hw: SizeHW | None,
+    class_names: Sequence[str] | None,
+    layout: str | None,
+    suppressed: bool | None,
+) -> DetectorGraph:
+    """``suppressed``: whether the boxes in front of a suppression that was cut off are centre and
+    size; None if there was none.
+    """
+    where = str(path)
+    image = _image_input(model, path)
+    in_float32(model, where)
+    fixed = _fixed_size(image)
+    one_image_at_a_time(model, image, where)
+    make_static(model, fixed or size_hw or (_USUAL_SIDE, _USUAL_SIDE), path, image)
+    scale_factor = constant_inputs(model, image, where)
+    height, width = image.get_partial_shape()[2:]
+    own = (height.get_length(), width.get_length())
+    counts = prediction_counts(own)
+    if suppressed is not None:
+        join_table(model, counts, centre_size=suppressed)
+    end_to_end = suppressed is None and cut_before_selection(model, counts)
+    _drop_levels_beside_table(model)
+    model.validate_nodes_and_infer_types()
+    cut = suppressed is not None
+    outputs = replace(read_outputs(model, own, where), end_to_end=end_to_end, cut=cut)
+    probed = ProbedNetwork(model, outputs, own, built_in)
+    stored = _stored_names(metadata)
+    evidence = Evidence(
+        scale_factor=scale_factor,
+        objectness_is_one=probed.objectness_is_one,
+        activated=probed.activated,
+        stem=probed.stem,
+        class_count=None if stored is None else len(stored),
+    )
+    chosen = recognise(model, outputs, evidence, layout, probed.doubt, where)
+    _take_rgb(model, built_in.left(chosen.pixels))
+    names = class_names or stored
+    model, spec = _to_contract(model, chosen, outputs, evidence, own, path, metadata, names)
+    return resized(DetectorGraph(model, spec), size_hw or own)
+
+
+def _converted(proto: onnx.ModelProto, path: Path) -> tuple[ov.Model, Preparation]:
+    """The graph, and what it does to its input, which the conversion may hide in weights."""
+    content = proto.SerializeToString()
+    try:
+        built_in = preparation(ov.Core().read_model(io.BytesIO(content)))
+        return ov.convert_model(io.BytesIO(content)), built_in
+    except Exception as error:  # the converter's errors have no common root
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: not a readable ONNX model ({lines[-1]})") from None
+
+
+def _image_input(model: ov.Model, path: Path) -> ov.Output:
+    """The input of rank 4 and three channels."""
+    ports = [
+        port
+        for port in model.inputs
+        if port.get_partial_shape().rank.is_static and len(port.get_partial_shape()) == 4
+    ]
+    if len(ports) != 1 or not ports[0].get_partial_shape()[1].compatible(ov.Dimension(3)):
+        found = ", ".join(str(port.get_partial_shape()) for port in model.inputs)
+        raise CheckpointError(f"{path}: expected an image input [B, 3, H, W], found {found}")
+    return ports[0].get_node().output(0)
+
+
+def _fixed_size(image: ov.Output) -> SizeHW | None:
+    height, width = list(image.get_partial_shape())[2:]
+    if height.is_dynamic or width.is_dynamic:
+        return None
+    return height.get_length(), width.get_length()
+
+
+def _drop_levels_beside_table(model: ov.Model) -> None:
+    """Some exporters add each level's raw map to the table of all; changes the model."""
+    results = model.get_results()
+    tables = [each for each in results if len(each.get_output_partial_shape(0)) == 3]
+    if len(tables) == 1:
+        for result in results:
+            if result not in tables:
+                model.remove_result(result)
+
+
+def _to_contract(
+    model: ov.Model,
+    layout: Layout,
+    outputs: Outputs,
+    evidence: Evidence,
+    size_hw: SizeHW,
+    path: Path,
+    metadata: Mapping[str, str],
+    class_names: Sequence[str] | None,
+) -> tuple[ov.Model, ModelSpec]:
+    values = [result.input_value(0) for result in model.get_results()]
+    boxes, scores = boxes_and_scores(values, layout, outputs, size_hw, activated=evidence.activated)
+    output = ops.concat([boxes, scores], 1)
+    count = scores.get_shape()[1]
+    names = tuple(class_names or placeholder_names(count))
+    if len(names) != count:
+        raise GraphError(f"{path.stem}: {count} classes in the output, {len(names)} names given")
+    final = ov.Model([ops.result(output)], model.get_parameters(), path.stem)
+    name_ports(final, path.stem)
+    name_parts(final)
+    stored = _stored_details(metadata)
+    fit = next((known for known in get_args(Fit) if known == stored.get("fit")), layout.fit)
+    try:
+        spec = ModelSpec(
+            name=path.stem,
+            family=stored.get("family", layout.name),
+            class_names=names,
+            strides=outputs.strides,
+            size_hw=size_hw,
+            fit=fit,
+            end_to_end=layout.end_to_end,
+        )
+    except DetqError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return final, replace(spec, reparameterized=reparameterized_convolutions(final))
+
+
+def _take_rgb(model: ov.Model, pixels: Pixels) -> None:
+    """Let the graph make what it wants of RGB in 0..1; changes the model."""
+    parameter = model.get_parameters()[0]
+    targets = list(parameter.output(0).get_target_inputs())
+    value = parameter.output(0)
+    if pixels.bgr:
+        value = ops.gather(value, np.array([2, 1, 0]), np.int64(1)).output(0)
+    std = np.array(pixels.std, np.float32).reshape(1, 3, 1, 1)
+    factor = np.float32(pixels.largest) / std
+    shift = -np.array(pixels.mean, np.float32).reshape(1, 3, 1, 1) / std
+    if (factor != 1).any():
+        value = ops.multiply(value, factor).output(0)
+    if (shift != 0).any():
+        value = ops.add(value, shift).output(0)
+    for target in targets:
+        target.replace_source_output(value)
+
+
+def _embedded_metadata(model: ov.Model) -> dict[str, str]:
+    """Class names as OpenVINO's Model API keeps them: words, spaces inside them underlined."""
+    if not model.has_rt_info(["model_info", "labels"]):
+        return {}
+    labels = str(model.get_rt_info(["model_info", "labels"]).astype(str)).split()
+    return {"names": repr([label.replace("_", " ") for label in labels])}
+
+
+def _stored_names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Class names as Ultralytics and detq write them: a Python dictionary, or a JSON one."""
+    try:
+        names = ast.literal_eval(metadata.get("names", "None"))
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    if isinstance(names, dict):
+        names = [names.get(index) for index in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def _stored_details(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What detq wrote about a model of its own that its tensors do not say."""
+    try:
+        details: Any = json.loads(metadata.get("detq", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    known = details if isinstance(details, dict) else {}
+    return {key: known[key] for key in ("family", "fit") if isinstance(known.get(key), str)}

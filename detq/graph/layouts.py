@@ -1,0 +1,365 @@
+"""What the outputs of published detectors' files mean, and by what a file gives itself away.
+
+Facts from the projects' documentation and exporters. A layout has to fit the shapes, and what it
+makes of the outputs has to look like boxes (:mod:`detq.graph.plausibility`). Where several do,
+nothing is guessed: the error lists them, and ``--layout`` chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import openvino as ov
+
+from detq.errors import CheckpointError, shown
+from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
+from detq.records import Fit, SizeHW
+
+Form = Literal["rows", "columns", "pair", "levels", "distributions"]
+"""``rows`` [1, N, 5 + nc], ``columns`` [1, 4 + nc, N], ``pair`` boxes and scores apart, ``levels``
+one [1, 3, h, w, 5 + nc] per stride, ``distributions`` two per stride: scores [1, h w, nc] and
+distances [1, h w, 4 bins]."""
+
+STRIDES = ((8, 16, 32), (8, 16, 32, 64))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a network wants of an image: order of colours, largest value, then (x - mean) / std.
+
+    ``mean`` and ``std`` are of the scaled values, in the network's order of colours.
+    """
+
+    bgr: bool = False
+    largest: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One convention. ``per_cell`` predictions belong to each cell; ``decode`` says what is still
+    to be done to the boxes; ``forms`` are the outputs that it comes in.
+
+    ``has_objectness``: column 4 is a factor of all scores. ``corners``: boxes are x1, y1, x2, y2,
+    else centre and size. ``end_to_end``: of the file's own choice of the best, before which it was
+    cut.
+    """
+
+    name: str
+    forms: tuple[Form, ...]
+    per_cell: int = 1
+    decode: Literal["none", "exponential", "anchors", "distances"] = "none"
+    has_objectness: bool = True
+    corners: bool = False
+    pixels: Pixels = Pixels()
+    fit: Fit = "yolov6"
+    anchors: tuple[tuple[tuple[int, int], ...], ...] = ()
+    end_to_end: bool = False
+
+
+_P6 = (
+    ((19, 27), (44, 40), (38, 94)),
+    ((96, 68), (86, 152), (180, 137)),
+    ((140, 301), (303, 264), (238, 542)),
+    ((436, 615), (739, 380), (925, 792)),
+)
+_YOLOV5 = (
+    ((10, 13), (16, 30), (33, 23)),
+    ((30, 61), (62, 45), (59, 119)),
+    ((116, 90), (156, 198), (373, 326)),
+)
+_YOLOV7 = (
+    ((12, 16), (19, 36), (40, 28)),
+    ((36, 75), (76, 55), (72, 146)),
+    ((142, 110), (192, 243), (459, 401)),
+)
+_BGR_255 = Pixels(bgr=True, largest=255.0)
+_RGB_IMAGENET = Pixels(mean=_IMAGENET[0], std=_IMAGENET[1])
+_BGR_IMAGENET = Pixels(bgr=True, mean=_IMAGENET[0][::-1], std=_IMAGENET[1][::-1])
+_UNDECODED: tuple[Form, ...] = ("levels", "rows")
+_PADDLE = Layout("ppyoloe-plus", ("pair", "rows"), has_objectness=False, corners=True)
+
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout("yolov6", ("rows",)),
+        Layout("yolov5", ("rows",), per_cell=3),
+        Layout("yolov5-levels", _UNDECODED, per_cell=3, decode="anchors", anchors=_YOLOV5),
+        Layout("yolov7-levels", _UNDECODED, per_cell=3, decode="anchors", anchors=_YOLOV7),
+        Layout("p6-levels", _UNDECODED, per_cell=3, decode="anchors", anchors=_P6),
+        Layout("yolov8", ("columns", "rows"), has_objectness=False),
+        Layout(
+            "yolov10",
+            ("columns", "rows"),
+            has_objectness=False,
+            corners=True,
+            fit="ultralytics",
+            end_to_end=True,
+        ),
+        Layout("yolox", ("rows",), pixels=_BGR_255, fit="corner"),
+        Layout("yolox-raw", ("rows",), decode="exponential", pixels=_BGR_255, fit="corner"),
+        Layout("yolox-legacy", ("rows",), pixels=_RGB_IMAGENET, fit="corner"),
+        Layout(
+            "yolox-legacy-raw",
+            ("rows",),
+            decode="exponential",
+            pixels=_RGB_IMAGENET,
+            fit="corner",
+        ),
+        Layout(
+            "nanodet",
+            ("distributions",),
+            decode="distances",
+            has_objectness=False,
+            pixels=_BGR_IMAGENET,
+        ),
+        Layout(
+            "picodet",
+            ("distributions",),
+            decode="distances",
+            has_objectness=False,
+            pixels=_RGB_IMAGENET,
+            fit="stretch-cubic",
+        ),
+        replace(_PADDLE, fit="stretch-cubic"),
+        replace(
+            _PADDLE,
+            name="ppyoloe",
+            fit="stretch-cubic",
+            pixels=_RGB_IMAGENET,
+        ),
+        Layout(
+            "damoyolo",
+            ("pair",),
+            has_objectness=False,
+            corners=True,
+            pixels=Pixels(largest=255.0),
+            fit="corner-black",
+        ),
+        Layout("boxes-scores", ("pair", "rows"), has_objectness=False, corners=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of a graph as they are: form, number of cells' predictions and strides."""
+
+    form: Form
+    strides: tuple[int, ...]
+    per_cell: int
+    width: int
+    """Columns per prediction; of a pair and of distributions, the number of classes."""
+    end_to_end: bool = False
+    """The file chose the best of these by itself, and was cut before that."""
+    cut: bool = False
+    """They stood before a suppression, not at the end of the file."""
+
+
+def read_outputs(model: ov.Model, size_hw: SizeHW, where: str) -> Outputs:
+    """Tell the form by shapes alone. Raises CheckpointError if no known form has them."""
+    shapes = [tuple(port.get_shape()) for port in model.outputs]
+    if len(shapes) == 2:
+        boxes = [shape for shape in shapes if len(shape) == 3 and shape[2] == 4]
+        others = [shape for shape in shapes if shape not in boxes and len(shape) == 3]
+        if len(boxes) == 1 and len(others) == 1 and (fit := _fit(boxes[0][1], size_hw)):
+            count = boxes[0][1]
+            if count in others[0][1:]:
+                width = others[0][1] if others[0][2] == count else others[0][2]
+                return Outputs("pair", *fit, width)
+    if len(shapes) == 1 and len(shapes[0]) == 3:
+        _, first, second = shapes[0]
+        # 6 columns at least, so that rows of a network with few cells are not taken for columns
+        if second >= 5 and (fit := _fit(first, size_hw)):
+            return Outputs("rows", *fit, second)
+        if first >= 5 and (fit := _fit(second, size_hw)):
+            return Outputs("columns", *fit, first)
+    if all(len(shape) == 5 for shape in shapes) and len({shape[4] for shape in shapes}) == 1:
+        cells = sum(shape[2] * shape[3] for shape in shapes)
+        if fit := _fit(cells, size_hw):
+            return Outputs("levels", fit[0], shapes[0][1], shapes[0][4])
+    if distributions := _distributions(shapes, size_hw):
+        return distributions
+    found = ", ".join(str(list(shape)) for shape in shapes)
+    raise CheckpointError(
+        f"{where}: outputs {found} at {size_hw[0]}x{size_hw[1]} are of no known layout "
+        f"({', '.join(LAYOUTS)}); export it without end-to-end post-processing"
+    )
+
+
+def _distributions(shapes: list[tuple[int, ...]], size_hw: SizeHW) -> Outputs | None:
+    """Scores and distances of each level, in whatever order, if that is what they are."""
+    if len(shapes) % 2 or not all(len(shape) == 3 for shape in shapes):
+        return None
+    counts = [cell_count(size_hw, stride) for stride in STRIDES[1]][: len(shapes) // 2]
+    widths = {shape[2] for shape in shapes}
+    expected = {(1, count, width) for count in counts for width in widths}
+    if len(widths) != 2 or set(shapes) != expected or len(set(counts)) < len(counts):
+        return None
+    strides = STRIDES[1][: len(counts)]
+    # Distributions have a multiple of 4 columns; of two such widths, theirs is the 32 of 8 bins.
+    classes = sorted(widths, key=lambda width: (width % 4 == 0, width == DISTANCE_COLUMNS))[0]
+    return Outputs("distributions", strides, 1, classes)
+
+
+DISTANCE_COLUMNS = 32
+"""Of NanoDet and PicoDet: four distances, each a distribution over 0 to 7 strides."""
+
+
+def prediction_counts(size_hw: SizeHW) -> set[int]:
+    """The numbers of predictions that a network of that input size may make."""
+    cells = [sum(cell_count(size_hw, stride) for stride in strides) for strides in STRIDES]
+    return {per_cell * count for per_cell in (1, 3) for count in cells}
+
+
+def _fit(count: int, size_hw: SizeHW) -> tuple[tuple[int, ...], int] | None:
+    """Strides and predictions per cell that give that many."""
+    for strides in STRIDES:
+        cells = sum(cell_count(size_hw, stride) for stride in strides)
+        for per_cell in (1, 3):
+            if count == per_cell * cells:
+                return strides, per_cell
+    return None
+
+
+def cell_count(size_hw: SizeHW, stride: int) -> int:
+    """Cells of one stride in an input."""
+    return -(-size_hw[0] // stride) * -(-size_hw[1] // stride)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a file shows beside the shapes of its outputs.
+
+    ``scale_factor``: it took that input; ``objectness_is_one``: column 4 is 1 on every image;
+    ``activated``: all its numbers are 0 to 1, as behind a sigmoid; ``stem``: how strongly the first
+    layer answers to pixels of 0..1 (:func:`detq.graph.probing.stem_response`); ``class_count``: how
+    many classes the file names.
+    """
+
+    scale_factor: bool
+    objectness_is_one: bool
+    activated: bool
+    stem: float | None
+    class_count: int | None
+
+
+def recognise(
+    model: ov.Model,
+    outputs: Outputs,
+    evidence: Evidence,
+    wanted: str | None,
+    doubt: Callable[[Layout], str | None],
+    where: str,
+) -> Layout:
+    """The layout that fits, or the one that is wanted if it fits.
+
+    ``doubt`` says why what a layout makes of the outputs cannot be boxes. Raises CheckpointError,
+    listing the layouts that can be, if several can or none does.
+    """
+    fitting = [layout for layout in LAYOUTS.values() if _suits(layout, outputs, evidence)]
+    if wanted is not None and wanted not in LAYOUTS:
+        raise CheckpointError(
+            f"{where}: unknown layout {shown(wanted)}; known are {', '.join(LAYOUTS)}"
+        )
+    doubts = {layout.name: doubt(layout) for layout in fitting}
+    possible = [layout for layout in fitting if doubts[layout.name] is None]
+    if wanted is not None:
+        if LAYOUTS[wanted] in possible:
+            return LAYOUTS[wanted]
+        reason = f" (it gives {doubts[wanted]})" if doubts.get(wanted) else ""
+        raise CheckpointError(
+            f"{where}: its outputs do not fit layout {wanted}{reason}; "
+            f"{_listed(possible) or 'no known one'} would fit"
+        )
+    if not possible:
+        tried = "; ".join(f"{name}: {reason}" for name, reason in doubts.items()) or "by shape"
+        raise CheckpointError(
+            f"{where}: its outputs are of no known layout ({tried}); export the model without "
+            "post-processing, in a layout of docs/models.md"
+        )
+    speaking = _speaking_for(model, outputs, evidence)
+    candidates = [layout for layout in possible if layout.name in speaking] or possible
+    if len(candidates) != 1:
+        raise CheckpointError(
+            f"{where}: its outputs fit several layouts and nothing in it tells which; "
+            f"pass --layout with one of {_listed(candidates)}"
+        )
+    return candidates[0]
+
+
+def _suits(layout: Layout, outputs: Outputs, evidence: Evidence) -> bool:
+    """True if shapes, and the number of classes that the file names, are the layout's."""
+    if outputs.form not in layout.forms or outputs.end_to_end != layout.end_to_end:
+        return False
+    if outputs.form not in ("pair", "distributions"):
+        classes = outputs.width - (5 if layout.has_objectness else 4)
+        if classes < 1 or classes != (evidence.class_count or classes):
+            return False
+    if layout.decode == "anchors":
+        undecoded = outputs.form == "levels" or evidence.activated
+        return undecoded and len(layout.anchors) == len(outputs.strides) and outputs.per_cell == 3
+    if layout.name == "yolov8" and outputs.form == "rows" and evidence.class_count is None:
+        return outputs.cut  # at the end of a file no exporter writes its table in rows
+    return outputs.per_cell == layout.per_cell
+
+
+WANTS_255, WANTS_1 = 0.03, 0.05
+"""A first layer that answers less strongly to pixels of 0..1 was trained on 0..255, one that
+answers more strongly was not."""
+
+
+def _speaking_for(model: ov.Model, outputs: Outputs, evidence: Evidence) -> set[str]:
+    """The layouts that something in the file speaks for; all of them if nothing does."""
+    if evidence.scale_factor:
+        return {"ppyoloe", "ppyoloe-plus"}
+    if outputs.form == "pair" and _any_name(model, "gfl_cls"):
+        return {"damoyolo"}
+    if outputs.form == "rows":
+        names = set(LAYOUTS) - {"ppyoloe", "ppyoloe-plus"}
+        if evidence.objectness_is_one or _any_name(model, "rbr_reparam", "/detect/", "detect."):
+            names = {"yolov6", "yolov5"}
+        elif _any_name(model, "obj_preds") or _has_focus(model):
+            names = {name for name in names if not name.startswith("yolov6")}
+        return names - _of_other_pixels(evidence)
+    if outputs.form == "distributions":
+        # PaddlePaddle's exporter numbers what it saves. Only PicoDet always has four strides.
+        if any("save_infer_model" in name for port in model.outputs for name in port.names):
+            return {"picodet"}
+        return {"nanodet"} if len(outputs.strides) == 3 else set(LAYOUTS)
+    return set(LAYOUTS)
+
+
+def _of_other_pixels(evidence: Evidence) -> set[str]:
+    """The layouts whose pixels the first layer was not made for, where it tells."""
+    stem = evidence.stem
+    if stem is None or WANTS_255 < stem < WANTS_1:
+        return set()
+    return {
+        layout.name
+        for layout in LAYOUTS.values()
+        if (layout.pixels.largest == 255.0) != (stem <= WANTS_255)
+    }
+
+
+def _any_name(model: ov.Model, *parts: str) -> bool:
+    names = [node.get_friendly_name() for node in nodes_of_type(model, *CONVOLUTIONS)]
+    return any(part in name for name in names for part in parts)
+
+
+def _has_focus(model: ov.Model) -> bool:
+    """True if the first convolution reads every second pixel in four phases, side by side."""
+    first = next(iter(nodes_of_type(model, *CONVOLUTIONS)), None)
+    if first is None or producer(first).get_type_name() != "Concat":
+        return False
+    joined = producer(first)
+    slices = [port.get_node().get_type_name() for port in joined.input_values()]
+    return len(slices) == 4 and all("Slice" in kind for kind in slices)
+
+
+def _listed(layouts: list[Layout]) -> str:
+    return ", ".join(layout.name for layout in layouts)
