@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -26,6 +27,7 @@ from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.foreign import from_bare_ir
 from detq.records import Fit, ModelSpec, ReparamConvolution, Task
 from detq.yaml_file import read_yaml
 
@@ -61,21 +63,34 @@ def write_artifact(
         raise ArtifactError(f"{directory}: cannot be written ({reason})") from None
 
 
-def read_artifact(path: Path) -> DetectorGraph:
+def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
     """An exported directory, or the ``.xml`` in one -> its detector graph.
 
-    Reads what detq writes and what Ultralytics exports. Raises CheckpointError where something is
-    missing or wrong.
+    Reads what detq writes. What Ultralytics exports, and an IR alone, are recognised by what their
+    outputs mean, as ONNX files are; ``layout`` says it where they leave it open. Raises
+    CheckpointError where something is missing or wrong.
     """
     xml = path if path.suffix == ".xml" else _only_xml(path)
     metadata_path = xml.parent / METADATA
     if not xml.is_file() or not xml.with_suffix(".bin").is_file():
         raise CheckpointError(f"{xml}: needs both the .xml and the .bin file beside it")
-    return from_ir(xml, _spec(xml, _read_metadata(metadata_path), metadata_path))
+    if not metadata_path.exists():
+        return from_bare_ir(xml, layout=layout)
+    metadata = _read_metadata(metadata_path)
+    spec = _spec(xml, metadata, metadata_path)
+    if metadata.get("detq") or spec.task != "detect":
+        if layout is not None:
+            raise ConfigError(f"{xml}: its metadata says what its outputs mean; leave out --layout")
+        return from_ir(xml, spec)
+    names = {"names": repr(list(spec.class_names))}
+    graph = from_bare_ir(xml, names, layout=layout)
+    return DetectorGraph(graph.model, replace(graph.spec, family=spec.family, fit=spec.fit))
 
 
 def read_details(path: Path) -> Mapping[str, Any]:
     """The ``detq`` section of an exported directory's metadata; empty if another tool wrote it."""
+    if not ((path.parent if path.suffix == ".xml" else path) / METADATA).exists():
+        return {}
     details = _read_metadata((path.parent if path.suffix == ".xml" else path) / METADATA).get(
         "detq"
     )

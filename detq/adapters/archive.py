@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from detq.adapters.other_programs import explain_name
 from detq.adapters.unpickle import (
     DamagedPickleError,
     ForbiddenNameError,
@@ -23,13 +25,17 @@ from detq.adapters.unpickle import (
     StoredTensor,
     unpickle,
 )
-from detq.errors import CheckpointError
+from detq.errors import CheckpointError, shown
+from detq.files import open_regular
 
 MAX_FILE_BYTES = 8 << 30
-MAX_PICKLE_BYTES = 64 << 20
+MAX_PICKLE_BYTES = 16 << 20
 MAX_RECORDS = 200_000
+MAX_DIRECTORY_BYTES = 64 << 20
 MAX_DIMENSIONS = 8
 
+_ZIP_TAIL = 22 + (1 << 16)
+"""The record that ends a zip, and the longest comment behind it."""
 _ZIP_MAGIC = b"PK\x03\x04"
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -74,6 +80,11 @@ class Archive:
 
     def _find_prefix(self) -> str:
         names = self._file.namelist()
+        if any(name.split("/")[1:] == ["constants.pkl"] for name in names):
+            raise CheckpointError(
+                f"{self.path}: a TorchScript; export the network to ONNX where it was trained and "
+                "pass the .onnx"
+            )
         pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise CheckpointError(
@@ -108,11 +119,7 @@ class Archive:
         try:
             return unpickle(self._record(f"{self._prefix}data.pkl"))
         except ForbiddenNameError as error:
-            raise CheckpointError(
-                f"{self.path}: refers to {error}; not a YOLOv6 checkpoint, nor a detector of "
-                f"Ultralytics', nothing in it was run. "
-                f"{_WRONG_FILE}"
-            ) from None
+            raise _foreign(self.path, str(error)) from None
         except DamagedPickleError as error:
             raise CheckpointError(
                 f"{self.path}: its data.pkl is no network that detq knows ({error}), nothing in "
@@ -136,7 +143,17 @@ class Archive:
             return self._file.read(name)
         except _BROKEN_ZIP as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"{self.path}: {name}: {reason}; {_CUT_SHORT}") from None
+            raise CheckpointError(f"{self.path}: {shown(name)}: {reason}; {_CUT_SHORT}") from None
+
+
+def _foreign(path: Path, name: str) -> CheckpointError:
+    """The error for a file that refers to a class that is none of a network detq reads."""
+    if explanation := explain_name(name):
+        return CheckpointError(f"{path}: {explanation}; nothing in it was run")
+    return CheckpointError(
+        f"{path}: refers to {name}; not a YOLOv6 checkpoint, nor a detector of Ultralytics', "
+        f"nothing in it was run. {_WRONG_FILE}"
+    )
 
 
 @contextmanager
@@ -147,6 +164,8 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """
     _check_kind(path)
     try:
+        if _directory_bytes(path) > MAX_DIRECTORY_BYTES:
+            raise CheckpointError(f"{path}: lists more records than a checkpoint has")
         file = zipfile.ZipFile(path)
     except _BROKEN_ZIP:
         raise CheckpointError(f"{path}: {_CUT_SHORT}") from None
@@ -154,11 +173,24 @@ def open_archive(path: Path) -> Iterator[Archive]:
         yield Archive(path, file)
 
 
+def _directory_bytes(path: Path) -> int:
+    """How long a zip's list of records says that it is, before all of it is read into memory."""
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - _ZIP_TAIL, 0))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + 16:
+        return 0  # zipfile says what is wrong
+    (length,) = struct.unpack_from("<I", tail, end + 12)
+    return int(size if length == 0xFFFFFFFF else length)
+
+
 def _check_kind(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(len(_ZIP_MAGIC))
-            size = path.stat().st_size
+            size = file.seek(0, 2)
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); check the path"
@@ -169,6 +201,11 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(
             f"{path}: a bare pickle, as torch wrote before 1.6; nothing in it was run. Save it "
             f"again with a current torch"
+        )
+    if start != _ZIP_MAGIC and tarfile.is_tarfile(path):
+        raise CheckpointError(
+            f"{path}: a tar archive, as torch wrote before 0.2; open it with a torch of its time "
+            "and save it again, or export the network to ONNX there"
         )
     if start != _ZIP_MAGIC:
         raise CheckpointError(f"{path}: not a torch checkpoint. {_WRONG_FILE}")
@@ -188,4 +225,6 @@ def _view_problem(tensor: StoredTensor) -> str | None:
         return f"of shape {shape} reaches beyond its storage of {count} numbers"
     if tensor.offset > count:
         return f"begins beyond its storage of {count} numbers"
+    if max(strides, default=0) > max(count, 1):
+        return f"has strides {shown(strides)} in a storage of {count} numbers"
     return None

@@ -14,7 +14,7 @@ from detq.adapters.safetensors_file import HEADER_KEY
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER
 from detq.adapters.unpickle import StoredTensor
-from detq.errors import CheckpointError, DetqError
+from detq.errors import CheckpointError, DetqError, shown
 
 
 def read_classifier(archive: Archive) -> StoredModel | None:
@@ -29,11 +29,12 @@ def read_classifier(archive: Archive) -> StoredModel | None:
     facts = read_facts(archive.root)
     needed = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
     tensors = {}
+    stored_tensors = [each for each in needed.values() if isinstance(each, StoredTensor)]
+    if sum(prod(each.shape) for each in stored_tensors) > archive.byte_count:
+        raise CheckpointError("the network has more weights than the file holds bytes")
     for key, stored in needed.items():
         if not isinstance(stored, StoredTensor):
-            raise CheckpointError(f"{key} is no tensor")
-        if prod(stored.shape) > archive.byte_count:
-            raise CheckpointError(f"tensor {key} has more numbers than the file bytes")
+            raise CheckpointError(f"{shown(key)} is no tensor")
         tensors[key] = torch.from_numpy(archive.read(key, stored))
     return build_classifier(tensors, facts)
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.adapters.archive import MAX_FILE_BYTES, Archive
+from detq.adapters.other_programs import explain_name
 from detq.adapters.unpickle import (
     DamagedPickleError,
     ForbiddenNameError,
@@ -22,6 +23,7 @@ from detq.adapters.unpickle import (
     unpickle_series,
 )
 from detq.errors import CheckpointError
+from detq.files import open_regular, read_bytes
 
 _START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
 _PROTOCOL = 1001
@@ -40,8 +42,9 @@ class LegacyArchive(Archive):
         try:
             objects, storages, end = unpickle_series(content, _PICKLES)
         except ForbiddenNameError as error:
+            explanation = explain_name(str(error)) or f"refers to {error}"
             raise CheckpointError(
-                f"{path}: refers to {error}, nothing in it was run. Save its state_dict() alone"
+                f"{path}: {explanation}; nothing in it was run. Save its state_dict() alone"
             ) from None
         except DamagedPickleError as error:
             raise CheckpointError(
@@ -75,7 +78,7 @@ class LegacyArchive(Archive):
 def is_legacy(path: Path) -> bool:
     """True if the file begins as the old format does."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_START)) == _START
     except OSError:
         return False
@@ -84,6 +87,8 @@ def is_legacy(path: Path) -> bool:
 @contextmanager
 def open_legacy(path: Path) -> Iterator[Archive]:
     """Open a file of the old format. Raises CheckpointError if it is damaged or unsafe."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path}: at most {MAX_FILE_BYTES} bytes are read")
-    yield LegacyArchive(path, path.read_bytes())
+    try:
+        content = read_bytes(path, most_bytes=MAX_FILE_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    yield LegacyArchive(path, content)

@@ -89,6 +89,16 @@ def read_model(path: Path) -> StoredModel:
         return (reader or _read_checkpoint)(path)
     except DetqError as error:
         raise _with_file(path, error) from None
+    except _MALFORMED as error:  # values of kinds that no network has, where nothing expects them
+        raise CheckpointError(
+            f"{path}: malformed ({type(error).__name__}: {error}); {_NEXT_STEP}"
+        ) from None
+
+
+_MALFORMED = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 
 def _with_file(path: Path, error: DetqError) -> CheckpointError:

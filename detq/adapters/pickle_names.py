@@ -49,6 +49,8 @@ _CLASSES_BY_MODULE = {
     "torch.nn.modules.dropout": "Dropout",
     "torch.nn.modules.upsampling": "Upsample",
     "torch.nn.modules.container": "Sequential ModuleList",
+    "torch.nn.parallel.distributed": "DistributedDataParallel",
+    "torch.nn.parallel.data_parallel": "DataParallel",
     "yolov6.models.yolo": "Model",
     "yolov6.models.yolo_lite": "Model",
     "yolov6.models.efficientrep": (

@@ -43,6 +43,10 @@ from detq.yaml_file import read_yaml
 
 NETWORKS = ("ultralytics.nn.tasks.DetectionModel", "ultralytics.nn.tasks.RTDETRDetectionModel")
 DEFAULT_SIZE = (640, 640)
+MAX_WEIGHTS = 250_000_000
+"""Of a network made from a description alone; the largest official one has 155 million."""
+MAX_SIDE = 2048
+"""A larger size has to be asked for, not said by a file."""
 _PROBE_PX = 256
 _STRIDES = (2, 4, 8, 16, 32, 64, 128)
 
@@ -98,7 +102,10 @@ def read_description(path: Path) -> StoredModel:
     if isinstance(document.get("scales"), dict):
         document["scale"] = letter if letter in document["scales"] else None
     config = read_config(document)
-    architecture = _architecture(config, build_empty(config))
+    empty = build_empty(config)
+    if sum(parameter.numel() for parameter in empty.parameters()) > MAX_WEIGHTS:
+        raise CheckpointError(f"describes a network of more than {MAX_WEIGHTS} weights")
+    architecture = _architecture(config, empty)
     layers = build_random(config)
     names = COCO_NAMES if config.class_count == len(COCO_NAMES) else None
     return _stored(layers, architecture, names or placeholder_names(config.class_count), None)
@@ -199,7 +206,7 @@ def _size(arguments: object) -> SizeHW | None:
         height, width = size
     else:
         height = width = size
-    if all(type(side) is int and 0 < side <= 8192 for side in (height, width)):
+    if all(type(side) is int and 0 < side <= MAX_SIDE for side in (height, width)):
         return cast(SizeHW, (height, width))
     return None
 

@@ -116,7 +116,9 @@ def read_config(document: object) -> ModelConfig:
     if len(layers) > MAX_LAYERS or sum(layer.repeats for layer in layers) > MAX_REPEATS:
         raise CheckpointError(f"describes a network of {len(layers)} layers; none is as deep")
     activation = document.get("activation")
-    if activation is not None and activation not in _ACTIVATIONS:
+    if activation is not None and (
+        not isinstance(activation, str) or activation not in _ACTIVATIONS
+    ):
         raise CheckpointError(
             f"activation {shown(activation)} is none that Ultralytics' models use"
         )
@@ -152,7 +154,7 @@ def _scaling(document: Mapping[Any, Any]) -> tuple[str, tuple[float, float, floa
         )
     elif isinstance(scales, Mapping):
         letter = letter or next(iter(scales))
-        numbers = scales.get(letter)
+        numbers = scales.get(letter) if isinstance(letter, str) else None
     else:
         numbers = None
     known = isinstance(letter, str) and letter in ("", *"tnsmlbxe")
@@ -207,11 +209,11 @@ def _argument(where: str, module: str, place: int, value: object, class_count: i
         limit = MAX_COUNT
     if value is None or isinstance(value, bool):
         return value
-    if value == "nc":
+    if isinstance(value, str) and value == "nc":
         return class_count
     if isinstance(value, str) and value in _WORDS:
         return _WORDS[value]
-    if module == "nn.Upsample" and value in _INTERPOLATIONS:
+    if module == "nn.Upsample" and isinstance(value, str) and value in _INTERPOLATIONS:
         return str(value)
     if isinstance(value, list | tuple) and len(value) <= MAX_COUNT:
         return [_number(where, item, -1, limit) for item in value]

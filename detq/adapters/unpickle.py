@@ -24,6 +24,9 @@ from detq.adapters.pickle_names import (
     STORAGE_DTYPES,
 )
 
+MAX_STEPS = 3_000_000
+"""Instructions, and values that they copy. The pickle of a network of 3 MB has a third of that."""
+
 
 class ForbiddenNameError(Exception):
     """The pickle refers to a name that no checkpoint detq reads contains."""
@@ -31,6 +34,10 @@ class ForbiddenNameError(Exception):
 
 class DamagedPickleError(Exception):
     """The pickle is no program that ``torch.save`` could have written."""
+
+
+_BROKEN = (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error)
+"""What reading beyond the stack, or values of another kind than expected, ends in."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def unpickle(program: bytes) -> object:
     """
     try:
         return _Machine(program).run()
-    except (IndexError, KeyError, ValueError, struct.error) as error:
+    except _BROKEN as error:
         raise DamagedPickleError(f"{type(error).__name__}: {error}") from None
 
 
@@ -89,7 +96,7 @@ def unpickle_series(program: bytes, count: int) -> tuple[list[object], dict[str,
         for _ in range(count):
             machine.stack, machine.marks, machine.memo = [], [], {}
             objects.append(machine.run())
-    except (IndexError, KeyError, ValueError, struct.error) as error:
+    except _BROKEN as error:
         raise DamagedPickleError(f"{type(error).__name__}: {error}") from None
     return objects, machine.storages, machine.position
 
@@ -104,14 +111,22 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.steps = 0
 
     def run(self) -> object:
         while (opcode := self.take(1)) != b".":
+            self.count(1)
             action = _ACTIONS.get(opcode)
             if action is None:
                 raise DamagedPickleError(f"unexpected instruction {opcode!r}")
             action(self)
         return self.stack.pop()
+
+    def count(self, steps: int) -> None:
+        """Some bytes can stand for work without end, and for memory."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise DamagedPickleError(f"it takes more than {MAX_STEPS} steps")
 
     def take(self, length: int) -> bytes:
         chunk = self.program[self.position : self.position + length]
@@ -198,6 +213,7 @@ class _Machine:
         if isinstance(target, Instance) and target.kind in CLASSES | NAMESPACES:
             if not isinstance(state, dict):
                 raise DamagedPickleError(f"the attributes of {target.kind} are no dict")
+            self.count(len(state))
             target.attributes.update(state)
         elif not isinstance(target, (Instance, dict)):  # a numpy dtype, a dict's own attributes
             raise DamagedPickleError("attributes are given to something that has none")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from detq.adapters.other_programs import explain_state
 from detq.adapters.unpickle import Instance, StoredTensor
 from detq.errors import CheckpointError
 
@@ -20,6 +21,11 @@ _NETWORKS = (
     "ultralytics.nn.tasks.DetectionModel",
     "ultralytics.nn.tasks.RTDETRDetectionModel",
 )
+_WRAPPERS = (
+    "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.nn.parallel.data_parallel.DataParallel",
+)
+"""Training on several devices puts the network inside one of these."""
 Children = Callable[[str, Instance], Iterable[tuple[str, Instance]]]
 """(path, module) -> the children to walk, by their names."""
 
@@ -59,16 +65,15 @@ def select_network(root: object) -> Instance:
     """
     candidate = root
     if isinstance(root, dict):
-        if root and all(isinstance(value, StoredTensor) for value in root.values()):
-            raise CheckpointError(
-                "holds tensors only (a state dict), which do not say how they connect; pass the "
-                "checkpoint that YOLOv6's training wrote, such as best_ckpt.pt"
-            )
+        if explanation := explain_state(root):
+            raise CheckpointError(explanation)
         candidate = root.get("ema") or root.get("model")
+    if isinstance(candidate, Instance) and candidate.kind in _WRAPPERS:
+        candidate = children_of(candidate).get("module")
     if not isinstance(candidate, Instance) or candidate.kind not in _NETWORKS:
         raise CheckpointError(
             "holds no network under `ema` or `model`; pass a file that the training of YOLOv6 or "
-            "Ultralytics wrote"
+            "Ultralytics wrote, or export the network to ONNX where it was trained"
         )
     return candidate
 

@@ -50,22 +50,24 @@ def load(
     A bare name that is no file is a model that detq knows: its own ``digits_yolov6n``, or an
     official YOLOv6 release, which is downloaded once. ``imgsz`` is a side or (H, W) in pixels; by
     default the size that the file states, or its family's usual one. ``layout`` says what the
-    outputs of an .onnx mean where the file leaves it open (docs/models.md). Raises CheckpointError
+    outputs of an .onnx or .xml mean where the file leaves it open (docs/models.md). Raises CheckpointError
     for a file that cannot be read, and nothing in it is executed; DownloadError.
     """
     path, size_hw = _model_file(model, progress), size_of(imgsz)
     own = open_by_adapter(path, size_hw) if path.is_file() else None
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         from detq.graph.foreign import from_onnx  # noqa: PLC0415 - so is onnx, if less
 
         return from_onnx(path, size_hw=size_hw, layout=layout)
-    if layout is not None:
-        raise ConfigError(f"{path}: is no .onnx, so that layout {layout} says nothing about it")
-    if path.is_dir() or path.suffix == ".xml":
-        graph = read_artifact(path)
+    if path.is_dir() or path.suffix.lower() == ".xml":
+        graph = read_artifact(path, layout=layout)
         return resized(graph, size_hw or graph.spec.size_hw)
+    if layout is not None:
+        raise ConfigError(
+            f"{path}: is no .onnx and no .xml, so that layout {layout} says nothing about it"
+        )
     from detq.adapters import fuse_model, load_checkpoint  # noqa: PLC0415 - torch takes seconds
 
     try:
