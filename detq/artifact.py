@@ -25,7 +25,7 @@ import yaml
 from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
-from detq.graph.convert import from_ir
+from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_bare_ir
 from detq.records import Fit, ModelSpec, ReparamConvolution, Task
@@ -75,16 +75,25 @@ def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
     if not xml.is_file() or not xml.with_suffix(".bin").is_file():
         raise CheckpointError(f"{xml}: needs both the .xml and the .bin file beside it")
     if not metadata_path.exists():
-        return from_bare_ir(xml, layout=layout)
+        try:
+            return from_bare_ir(xml, layout=layout)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; no {METADATA} beside it says what it is") from None
     metadata = _read_metadata(metadata_path)
     spec = _spec(xml, metadata, metadata_path)
-    if metadata.get("detq") or spec.task != "detect":
-        if layout is not None:
-            raise ConfigError(f"{xml}: its metadata says what its outputs mean; leave out --layout")
+    if layout is None and (metadata.get("detq") or _obeys_contract(xml, spec)):
         return from_ir(xml, spec)
-    names = {"names": repr(list(spec.class_names))}
-    graph = from_bare_ir(xml, names, layout=layout)
+    if metadata.get("detq"):
+        raise ConfigError(f"{xml}: its metadata says what its outputs mean; leave out --layout")
+    graph = from_bare_ir(xml, {"names": repr(list(spec.class_names))}, layout=layout)
     return DetectorGraph(graph.model, replace(graph.spec, family=spec.family, fit=spec.fit))
+
+
+def _obeys_contract(xml: Path, spec: ModelSpec) -> bool:
+    """True for [B, 4 + nc, N], which is what most networks of Ultralytics give, and for classes."""
+    shape = read_ir(xml).outputs[0].get_partial_shape()
+    rows = len(shape) == 3 and shape[1].compatible(ov.Dimension(4 + spec.class_count))
+    return rows or spec.task != "detect"
 
 
 def read_details(path: Path) -> Mapping[str, Any]:
@@ -237,7 +246,11 @@ def _known_task(task: object) -> Task:
 def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
     details = metadata.get("detq") or {}
     try:
-        names: dict[int, str] = metadata["names"]
+        names = metadata["names"]
+        if isinstance(names, list):
+            names = dict(enumerate(names))
+        if not isinstance(names, dict):
+            raise TypeError(f"names: {shown(names)}")
         height, width = metadata["imgsz"]
         return ModelSpec(
             name=xml.stem,

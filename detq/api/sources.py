@@ -50,8 +50,8 @@ def load(
     A bare name that is no file is a model that detq knows: its own ``digits_yolov6n``, or an
     official YOLOv6 release, which is downloaded once. ``imgsz`` is a side or (H, W) in pixels; by
     default the size that the file states, or its family's usual one. ``layout`` says what the
-    outputs of an .onnx or .xml mean where the file leaves it open (docs/models.md). Raises CheckpointError
-    for a file that cannot be read, and nothing in it is executed; DownloadError.
+    outputs of an .onnx or .xml mean where the file leaves it open (docs/models.md). Raises
+    CheckpointError for a file that cannot be read, and nothing in it is executed; DownloadError.
     """
     path, size_hw = _model_file(model, progress), size_of(imgsz)
     own = open_by_adapter(path, size_hw) if path.is_file() else None
