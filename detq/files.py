@@ -10,8 +10,8 @@ import codecs
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_TEXT_BYTES = 64 << 20
 """Of label files and lists of images."""
@@ -23,7 +23,7 @@ _MARKS = (
 """Byte order marks of Windows' editors and of PowerShell, and what follows them."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading. Raises OSError if it is missing, or no regular file."""
     # Without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

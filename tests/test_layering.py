@@ -46,7 +46,8 @@ ROWS = {
     "programs": 9,
     "console": 10,
     "detq": 12,  # the package itself re-exports what api offers
-    "programs.worker": 13,  # a user of the package, in a process of its own
+    "programs.worker": 13,  # users of the package, in processes of their own
+    "programs.trial": 13,
     "demo": 13,  # another one
     "cli": 14,
     "demo.webcam": 15,  # the command line under another name
@@ -55,7 +56,7 @@ ARITHMETIC = {"cfws", "histogram", "output_error", "ranges", "rounding"}
 TORCH_ROOMS = {"models", "adapters"}
 NEVER = {"torchvision", "yolov6"}
 PEERS = {"onnxruntime", "ultralytics"}  # where a user has them
-WORKER = "detq.programs.worker"
+WORKER, TRIAL = "detq.programs.worker", "detq.programs.trial"
 USERS_OF_PEERS = {WORKER, "detq.adapters.ultralytics_package"}
 SCRIPT = "detq.demo.webcam"
 
@@ -67,7 +68,7 @@ def room(module: str) -> str:
         return "detq"
     if steps[0] == "quant" and steps[1:] and steps[1] in ARITHMETIC:
         return "quant.arithmetic"
-    if module in (WORKER, SCRIPT):
+    if module in (WORKER, TRIAL, SCRIPT):
         return module.removeprefix("detq.")
     return steps[0]
 

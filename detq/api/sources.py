@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detq.api.own_adapters import open_by_adapter
+from detq.api.trial import try_elsewhere
 from detq.artifact import read_artifact
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.class_folders import read_class_folders
@@ -54,6 +55,15 @@ def load(
     CheckpointError for a file that cannot be read, and nothing in it is executed; DownloadError.
     """
     path, size_hw = _model_file(model, progress), size_of(imgsz)
+    graph_file = _graph_file(path)
+    if graph_file is not None:
+        try_elsewhere(graph_file, size_hw, layout)
+    return load_untried(path, size_hw, layout)
+
+
+def load_untried(path: str | Path, size_hw: SizeHW | None, layout: str | None) -> DetectorGraph:
+    """:func:`load` for a file, without another process that reads a graph first."""
+    path = Path(path)
     own = open_by_adapter(path, size_hw) if path.is_file() else None
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
@@ -180,6 +190,14 @@ def size_of(imgsz: ImageSize | None) -> SizeHW | None:
 
 def silent(stage: str, done: int, total: int) -> None:
     """A :data:`Progress` that tells nobody."""
+
+
+def _graph_file(path: Path) -> Path | None:
+    """The ``.onnx``, or the ``.xml`` that a directory holds alone; None for anything else."""
+    if path.is_dir():
+        found = list(path.glob("*.xml"))
+        return found[0] if len(found) == 1 else None
+    return path if path.is_file() and path.suffix.lower() in (".onnx", ".xml") else None
 
 
 def _model_file(model: str | Path, progress: Progress | None) -> Path:

@@ -69,6 +69,11 @@ class CompiledGraph:
         shares = precision_shares(self.executed_convolutions)
         return next(iter(shares), "fp32")
 
+    @property
+    def blank(self) -> Pixels:
+        """A black frame of the graph's size, uint8 [1, H, W, 3]."""
+        return np.zeros((1, *self.spec.size_hw, 3), np.uint8)
+
     def infer(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """uint8 [1, H, W, 3] BGR of the graph's size -> the graph's output."""
         return np.asarray(self._compiled(pixels)[0], np.float32)
