@@ -8,12 +8,8 @@ leaves the old directory or the new one.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,6 +20,7 @@ import yaml
 from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
+from detq.files import staged
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import Fit, ModelSpec, ReparamConvolution, Task
@@ -48,7 +45,8 @@ def write_artifact(
     """
     check_writable(directory)
     try:
-        with _staged(directory.resolve()) as staging:
+        with staged(directory.resolve()) as staging:
+            staging.mkdir()
             ov.save_model(graph.model, staging / f"{graph.spec.name}.xml", compress_to_fp16=False)
             metadata = {**_ultralytics_keys(graph.spec), "detq": _detq_keys(graph.spec)}
             metadata["detq"].update(details or {})
@@ -116,39 +114,6 @@ def _replaceable(directory: Path) -> bool:
         return False
     exported = (directory / METADATA).is_file() and any(directory.glob("*.xml"))
     return exported or not any(directory.iterdir())
-
-
-@contextlib.contextmanager
-def _staged(directory: Path) -> Iterator[Path]:
-    """A temporary sibling that takes the directory's place if the block ends without an error."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        _move_into_place(staging, directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move_into_place(staging: Path, directory: Path) -> None:
-    """Afterwards ``directory`` is the staged one, and ``staging`` the old one, if there was any."""
-    if not directory.exists():
-        staging.rename(directory)
-    elif not _exchange(staging, directory):
-        old = staging.with_name(f"{staging.name}.old")
-        directory.rename(old)
-        staging.rename(directory)
-        old.rename(staging)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step of the file system; False where it has no such step."""
-    exchange, at_cwd = 2, -100
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
-    if renameat2 is None:
-        return False
-    return bool(renameat2(at_cwd, bytes(first), at_cwd, bytes(second), exchange) == 0)
 
 
 def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:

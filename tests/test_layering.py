@@ -25,6 +25,7 @@ MODULES = {
 ROWS = {
     "errors": 0,
     "files": 1,
+    "opencv": 1,
     "records": 1,
     "yaml_file": 2,
     "config": 3,

@@ -8,19 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detq.errors import DataError
+from detq.opencv import cv2
 
 ImageBGR = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], channels blue, green, red, as OpenCV decodes them."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-# A damaged file becomes one DataError; OpenCV's own log line beside it would only repeat it.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image_bgr(path: Path) -> ImageBGR:

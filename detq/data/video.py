@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from detq.data.images import IMAGE_SUFFIXES, ImageBGR, list_images, read_images
 from detq.errors import DataError
+from detq.opencv import cv2
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
