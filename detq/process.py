@@ -7,9 +7,11 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 _ENDING = ("SIGTERM", "SIGHUP", "SIGBREAK")
@@ -49,6 +51,24 @@ def drop_output() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+@contextmanager
+def home_to_ask_for() -> Iterator[None]:
+    """For importing libraries that insist on a home directory, where the user has none.
+
+    They only make paths of it; the folder is the one for temporary files.
+    """
+    try:
+        Path.home()
+    except RuntimeError:  # a container whose user is in no list of users
+        os.environ["HOME"] = tempfile.gettempdir()
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+    else:
+        yield
 
 
 @contextmanager
