@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import cv2
 
@@ -85,7 +87,9 @@ def as_shown(stage: Stage, view: View) -> Iterator[ImageBGR]:
 def _writer(path: Path, picture: ImageBGR, frames_per_s: float) -> cv2.VideoWriter:
     height, width = picture.shape[:2]
     codec = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
-    writer = cv2.VideoWriter(str(path), codec, frames_per_s, (width, height))
+    # FFmpeg takes "a:b.mp4" for an address; a name that is no Unicode would end the process.
+    name = cast(str, os.fsencode(path.absolute()))
+    writer = cv2.VideoWriter(name, codec, frames_per_s, (width, height))
     if not writer.isOpened():
         raise detq.DetqError(f"{path}: cannot be written; check the folder and the space on it")
     return writer

@@ -20,7 +20,7 @@ import yaml
 from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
-from detq.files import staged
+from detq.files import staged, text_stem
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import Fit, ModelSpec, ReparamConvolution, Task
@@ -53,7 +53,7 @@ def write_artifact(
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
             (staging / METADATA).write_text(text, encoding="utf-8")
             if report is not None:
-                (staging / REPORT).write_text(report, encoding="utf-8")
+                (staging / REPORT).write_text(report, encoding="utf-8", errors="xmlcharrefreplace")
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())  # OpenVINO's messages have several lines
         raise ArtifactError(f"{directory}: cannot be written ({reason})") from None
@@ -190,7 +190,7 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
         names: dict[int, str] = metadata["names"]
         height, width = metadata["imgsz"]
         return ModelSpec(
-            name=xml.stem,
+            name=text_stem(xml),
             family=details.get("family", "ultralytics"),
             class_names=tuple(names[index] for index in range(len(names))),
             strides=tuple(details.get("strides", (metadata["stride"],))),

@@ -22,8 +22,10 @@ from detq.errors import CalibrationError, ConfigError, DetqError, one_line
 from detq.process import (
     ended_by_signals,
     flush_output,
+    leave_deleted_folder,
     open_standard_streams,
     print_error,
+    restart_in_utf8,
     watched_threads,
 )
 
@@ -515,7 +517,9 @@ def demo(
 
 def main() -> None:
     """Entry point: whatever goes wrong becomes one line on stderr, and exit status 1 (usage: 2)."""
+    restart_in_utf8()
     open_standard_streams()
+    leave_deleted_folder()
     with ended_by_signals(), watched_threads() as failures:
         status = _run(failures)
     sys.exit(status)

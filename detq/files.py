@@ -86,6 +86,14 @@ def read_text(path: Path, *, most_bytes: int = MAX_TEXT_BYTES) -> str:
         ) from None
 
 
+def text_stem(path: Path) -> str:
+    """The file's name without its ending, with ``_`` for bytes that are no text.
+
+    Python reads such bytes as lone surrogates, which no library and no file in UTF-8 takes.
+    """
+    return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in path.stem)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a regular file's content. Raises OSError as :func:`open_regular` does."""
     with open_regular(path) as file:

@@ -36,6 +36,31 @@ def open_standard_streams() -> None:
         setattr(sys, name, stream)
 
 
+def restart_in_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale knows ASCII alone (``LC_ALL=C``).
+
+    A name such as ``süß.jpg`` in a data set's description could not be opened otherwise. It is the
+    same process, and only for the installed program: anything else may have begun to work already.
+    """
+    is_program = [Path(part).name for part in sys.orig_argv[1:2]] == ["detq"]
+    if sys.getfilesystemencoding() == "ascii" and is_program and sys.executable:
+        chosen, os.environ["PYTHONUTF8"] = os.environ.get("PYTHONUTF8"), "1"
+        if chosen != "1":  # or it has been tried
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def leave_deleted_folder() -> None:
+    """Go to a folder where nothing can be written if the working directory has been deleted.
+
+    Intel's MKL in torch ends the process where there is none. Relative paths still lead nowhere.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        with suppress(OSError):
+            os.chdir("/proc")
+
+
 def flush_output() -> None:
     """Write out what standard output still holds. Raises OSError, and drops it then."""
     try:

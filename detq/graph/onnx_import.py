@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from openvino import opset15 as ops
 
 from detq.errors import CheckpointError, GraphError
+from detq.files import text_stem
 from detq.graph.convert import make_static, name_ports
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_exact
@@ -153,13 +154,13 @@ def _to_contract(
     if len(names) != count:
         raise GraphError(f"{path.stem}: {count} classes in the output, {len(names)} names given")
     _take_rgb(model, built_in_pixels(model, layout.pixels))
-    final = ov.Model([ops.result(output)], model.get_parameters(), path.stem)
-    name_ports(final, path.stem)
+    final = ov.Model([ops.result(output)], model.get_parameters(), text_stem(path))
+    name_ports(final, text_stem(path))
     name_parts(final)
     stored = _stored_details(metadata)
     fit = next((known for known in get_args(Fit) if known == stored.get("fit")), layout.fit)
     spec = ModelSpec(
-        name=path.stem,
+        name=text_stem(path),
         family=stored.get("family", layout.name),
         class_names=names,
         strides=outputs.strides,

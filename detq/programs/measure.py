@@ -140,7 +140,7 @@ def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> 
         folder.mkdir(parents=True)
         ov.save_model(job.graph.model, path, compress_to_fp16=False)
     elif job.program == "onnxruntime":  # the graph that detq runs, whatever file it came from
-        path = folder / f"{job.graph.spec.name}.onnx"
+        path = folder / "model.onnx"
         write_onnx(job.graph, path)
     elif job.program == "detq" and not path.is_dir():
         path = folder / f"{job.graph.spec.name}_openvino_model"
