@@ -19,7 +19,7 @@ import yaml
 
 from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import FITS, official_shrink
-from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
+from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, shown
 from detq.files import staged, text_stem
 from detq.graph.convert import from_ir
 from detq.graph.detector_graph import DetectorGraph
@@ -47,7 +47,9 @@ def write_artifact(
     try:
         with staged(directory.resolve()) as staging:
             staging.mkdir()
-            ov.save_model(graph.model, staging / f"{graph.spec.name}.xml", compress_to_fp16=False)
+            xml = staging / f"{graph.spec.name}.xml"
+            ov.save_model(graph.model, xml, compress_to_fp16=False)
+            ov.Core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
             metadata = {**_ultralytics_keys(graph.spec), "detq": _detq_keys(graph.spec)}
             metadata["detq"].update(details or {})
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
@@ -55,8 +57,10 @@ def write_artifact(
             if report is not None:
                 (staging / REPORT).write_text(report, encoding="utf-8", errors="xmlcharrefreplace")
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())  # OpenVINO's messages have several lines
-        raise ArtifactError(f"{directory}: cannot be written ({reason})") from None
+        raise ArtifactError(
+            f"{directory}: cannot be written ({one_line(str(error))}); free some space, or pass "
+            "another --output"
+        ) from None
 
 
 def read_artifact(path: Path) -> DetectorGraph:

@@ -48,7 +48,12 @@ def write_image(path: Path, image_bgr: ImageBGR) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded, data = cv2.imencode(path.suffix, image_bgr)
         if encoded:
-            path.write_bytes(data.tobytes())
+            with path.open("wb", buffering=0) as file:
+                try:
+                    file.write(data.tobytes())
+                except BaseException:
+                    path.unlink()  # no half pictures
+                    raise
             return
         reason = f"unknown image format {path.suffix!r}"
     except (OSError, cv2.error) as error:
