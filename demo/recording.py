@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import cv2
 
@@ -20,6 +23,7 @@ from .view import View
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
 FRAMES_PER_S = 25.0
+LEAST_FREE_BYTES = 1 << 16
 
 
 def check_recording(path: Path) -> None:
@@ -51,6 +55,8 @@ def record(path: Path, pictures: Iterable[ImageBGR], frames_per_s: float) -> int
             pass
         if writer is not None:
             writer.release()
+            if not _is_whole(partial):
+                raise detq.DetqError(f"{path}: cannot be written; check the space on its disk")
             partial.replace(path)
         return count
     finally:
@@ -82,10 +88,21 @@ def as_shown(stage: Stage, view: View) -> Iterator[ImageBGR]:
     stage.follow(view)  # raises what ended it
 
 
+def _is_whole(path: Path) -> bool:
+    """OpenCV says nothing of a disk that fills: a video then has no end, or no space behind it."""
+    has_space = shutil.disk_usage(path.parent).free > LEAST_FREE_BYTES
+    return has_space and detq.frame_rate(path) is not None
+
+
+def _opencv_name(path: Path) -> str:
+    """FFmpeg takes "a:b.mp4" for an address; a name that is no Unicode would end the process."""
+    return cast(str, os.fsencode(path.absolute()))
+
+
 def _writer(path: Path, picture: ImageBGR, frames_per_s: float) -> cv2.VideoWriter:
     height, width = picture.shape[:2]
     codec = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
-    writer = cv2.VideoWriter(str(path), codec, frames_per_s, (width, height))
+    writer = cv2.VideoWriter(_opencv_name(path), codec, frames_per_s, (width, height))
     if not writer.isOpened():
         raise detq.DetqError(f"{path}: cannot be written; check the folder and the space on it")
     return writer

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import cv2
@@ -124,7 +125,7 @@ class Stream:
     def _open(self) -> cv2.VideoCapture | None:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS]
         limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
-        capture = cv2.VideoCapture(self.url, cv2.CAP_FFMPEG, limits)
+        capture = cv2.VideoCapture(cast(str, os.fsencode(self.url)), cv2.CAP_FFMPEG, limits)
         return capture if capture.isOpened() else None
 
 

@@ -8,12 +8,8 @@ leaves the old directory or the new one.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +20,8 @@ import yaml
 
 from detq.data.centre_crop import CROP_SHARE
 from detq.data.letterbox import FITS, official_shrink
-from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
+from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, shown
+from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_bare_ir
@@ -50,17 +47,22 @@ def write_artifact(
     """
     check_writable(directory)
     try:
-        with _staged(directory.resolve()) as staging:
-            ov.save_model(graph.model, staging / f"{graph.spec.name}.xml", compress_to_fp16=False)
+        with staged(directory.resolve()) as staging:
+            staging.mkdir()
+            xml = staging / f"{graph.spec.name}.xml"
+            ov.save_model(graph.model, xml, compress_to_fp16=False)
+            ov.Core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
             metadata = {**_ultralytics_keys(graph.spec), "detq": _detq_keys(graph.spec)}
             metadata["detq"].update(details or {})
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
             (staging / METADATA).write_text(text, encoding="utf-8")
             if report is not None:
-                (staging / REPORT).write_text(report, encoding="utf-8")
+                (staging / REPORT).write_text(report, encoding="utf-8", errors="xmlcharrefreplace")
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())  # OpenVINO's messages have several lines
-        raise ArtifactError(f"{directory}: cannot be written ({reason})") from None
+        raise ArtifactError(
+            f"{directory}: cannot be written ({one_line(str(error))}); free some space, or pass "
+            "another --output"
+        ) from None
 
 
 def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
@@ -142,39 +144,6 @@ def _replaceable(directory: Path) -> bool:
     return exported or not any(directory.iterdir())
 
 
-@contextlib.contextmanager
-def _staged(directory: Path) -> Iterator[Path]:
-    """A temporary sibling that takes the directory's place if the block ends without an error."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        _move_into_place(staging, directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move_into_place(staging: Path, directory: Path) -> None:
-    """Afterwards ``directory`` is the staged one, and ``staging`` the old one, if there was any."""
-    if not directory.exists():
-        staging.rename(directory)
-    elif not _exchange(staging, directory):
-        old = staging.with_name(f"{staging.name}.old")
-        directory.rename(old)
-        staging.rename(directory)
-        old.rename(staging)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step of the file system; False where it has no such step."""
-    exchange, at_cwd = 2, -100
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
-    if renameat2 is None:
-        return False
-    return bool(renameat2(at_cwd, bytes(first), at_cwd, bytes(second), exchange) == 0)
-
-
 def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:
     return {
         "description": f"{spec.name}, exported by detq",
@@ -253,7 +222,7 @@ def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
             raise TypeError(f"names: {shown(names)}")
         height, width = metadata["imgsz"]
         return ModelSpec(
-            name=xml.stem,
+            name=text_stem(xml),
             family=details.get("family", "ultralytics"),
             class_names=tuple(names[index] for index in range(len(names))),
             strides=tuple(details.get("strides", (metadata["stride"],))),

@@ -6,17 +6,28 @@ Imports inside the commands keep ``detq --help`` fast: torch, OpenVINO and NNCF 
 # ruff: noqa: PLC0415
 from __future__ import annotations
 
-import io
+import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
 
-from detq.errors import CalibrationError, ConfigError, DetqError
+from detq.crash_report import crash_line
+from detq.errors import CalibrationError, ConfigError, DetqError, one_line
+from detq.process import (
+    ended_by_signals,
+    flush_output,
+    leave_deleted_folder,
+    open_standard_streams,
+    print_error,
+    restart_in_utf8,
+    watched_threads,
+)
 
 if TYPE_CHECKING:
     from detq.api import Progress, QuantizationResult
@@ -505,31 +516,46 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: a DetqError or Ctrl-C becomes one line on stderr and exit status 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+    """Entry point: whatever goes wrong becomes one line on stderr, and exit status 1 (usage: 2)."""
+    restart_in_utf8()
+    open_standard_streams()
+    leave_deleted_folder()
+    with ended_by_signals(), watched_threads() as failures:
+        status = _run(failures)
+    sys.exit(status)
+
+
+def _run(failures: list[BaseException]) -> int:
+    """The exit status. ``failures`` are what ended threads, which interrupts the main one."""
     try:
         status = app(standalone_mode=False)
-        if status == INTERRUPTED:
+        if status == INTERRUPTED or failures:
             raise KeyboardInterrupt
-    except DetqError as error:
-        _fail(str(error))
-    except OSError as error:  # the disk is full, a file is gone: not the program's fault
-        _fail(str(error))
-    except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing was written")
-    except TyperException as error:  # wrong usage
-        if message := error.format_message().rstrip("."):
-            _fail(f"{message}. See detq --help.", error.exit_code)
-        status = error.exit_code  # no arguments at all: the help was the answer
-    sys.exit(status or 0)
+        flush_output()
+    except SystemExit:
+        raise
+    except BaseException as error:  # Rust's panics are no Exception
+        with suppress(OSError, ValueError):
+            flush_output()
+        status = error.exit_code if isinstance(error, TyperException) else 1
+        if line := _explained(failures[0] if failures else error):
+            print_error(one_line(line))
+    return int(status or 0)
 
 
-def _fail(message: str, status: int = 1) -> NoReturn:
-    line = " ".join(message.splitlines())
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - plain text on any terminal
-    sys.exit(status)
+def _explained(error: BaseException) -> str:
+    """One line; empty where the help was the answer."""
+    if isinstance(error, DetqError):
+        return str(error)
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        return "interrupted; nothing was written"
+    if isinstance(error, TyperException):  # wrong usage
+        message = error.format_message().rstrip(".")
+        return f"{message}. See detq --help." if message else ""
+    if isinstance(error, OSError) and error.strerror:  # the disk is full, a file is gone
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{where}{error.strerror}"
+    return crash_line(error)
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

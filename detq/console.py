@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from rich.table import Table
 from detq.api import Progress as ProgressCallback
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
+from detq.files import atomic_write
 from detq.programs import ProgramSpeed
 from detq.quickstart import Quickstart
 from detq.records import (
@@ -197,14 +199,14 @@ def print_machine(machine: Machine) -> None:
     """One line, and a warning where figures would mean little."""
     features = ", ".join(machine.features) or "none of the instructions that INT8 gains from"
     stdout.print(
-        f"{machine.cpu}, {features}; {machine.threads} threads, load {machine.load:.1f}, "
+        f"{machine.cpu}, {features}; {machine.threads} threads, load {_number(machine.load, 1)}, "
         f"INT8 peak {machine.int8_macs_per_s / 1e9:.0f} GMAC/s",
         markup=False,
         highlight=False,
     )
     if machine.is_busy:
         stderr.print(
-            f"warning: {machine.load:.1f} processes were busy on {machine.cores} cores; "
+            f"warning: {_number(machine.load, 1)} processes were busy on {machine.cores} cores; "
             "stop them and measure again",
             style="yellow",
         )
@@ -346,18 +348,23 @@ def check_file(path: Path | None) -> None:
     if not path.exists():
         check_creatable(path)
         return
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
+    if path.is_dir() or not os.access(path, os.W_OK):
+        reason = "it is a directory" if path.is_dir() else "permission denied"
+        raise ArtifactError(f"{path}: cannot be written ({reason}); pass another path")
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a result file, making its folder. Raises ArtifactError if that is impossible."""
+    """Write a result file whole, making its folder. Raises ArtifactError if that is impossible.
+
+    What is no regular file (``/dev/stdout``, a pipe) takes the bytes as they come, and so does a
+    file in a folder that nothing else can be written to.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        in_place = path.exists() and not (path.is_file() and os.access(path.parent, os.W_OK))
+        if in_place or path.is_relative_to("/dev"):
+            path.write_bytes(content)
+        else:
+            atomic_write(path.resolve(), content)  # a link stays one
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -63,6 +63,10 @@ class DownloadError(DetqError):
     """A model or data set by name cannot be fetched, or what arrived is damaged."""
 
 
+class MissingLibraryError(DetqError):
+    """A package that detq needs is installed, but cannot be loaded on this machine."""
+
+
 def one_line(text: str) -> str:
     """One line without control characters, which could rewrite what a terminal shows.
 

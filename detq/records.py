@@ -247,7 +247,7 @@ class BenchResult:
 @dataclass(frozen=True)
 class Machine:
     """What speed was measured on. ``features`` are those that INT8 depends on; ``load`` is the
-    average number of busy processes in the minute before.
+    average number of busy processes in the minute before, None where the system does not say.
 
     ``int8_macs_per_s`` is what a large INT8 convolution reached, in the same run.
     """
@@ -256,13 +256,13 @@ class Machine:
     features: tuple[str, ...]
     cores: int
     threads: int
-    load: float
+    load: float | None
     int8_macs_per_s: float
 
     @property
     def is_busy(self) -> bool:
         """True if other processes took so much of the machine that figures mean little."""
-        return self.load > 0.5 * self.cores
+        return self.load is not None and self.load > 0.5 * self.cores
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import openvino as ov
 import pytest
 import yaml
 
-from detq import artifact
+import detq.files
 from detq.artifact import check_creatable, check_writable, read_artifact, read_details
 from detq.artifact import write_artifact as write
 from detq.errors import ArtifactError, CheckpointError
@@ -178,7 +178,7 @@ def test_two_models_in_one_directory_are_an_error(tmp_path: Path, graph: Detecto
 def replacing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to replace a directory: the second is for file systems without an exchange."""
     if request.param == "two renames":
-        monkeypatch.setattr(artifact, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(detq.files, "_exchange", lambda first, second: False)
     return str(request.param)
 
 
@@ -189,22 +189,6 @@ def test_old_directory_is_replaced_whole(tmp_path: Path, graph: DetectorGraph) -
     write(renamed, tmp_path / "model")
     assert sorted(_content(tmp_path / "model")) == ["metadata.yaml", "new.bin", "new.xml"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_exchange_is_one_step_here(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    if artifact._exchange(tmp_path / "a", tmp_path / "b"):
-        assert (tmp_path / "a/b").exists()
-        assert (tmp_path / "b/a").exists()
-    else:
-        assert (tmp_path / "a/a").exists()
-
-
-def test_exchange_needs_both(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    assert not artifact._exchange(tmp_path / "a", tmp_path / "absent")
 
 
 @pytest.mark.usefixtures("replacing")

@@ -25,6 +25,9 @@ MODULES = {
 ROWS = {
     "errors": 0,
     "files": 1,
+    "opencv": 1,
+    "crash_report": 1,
+    "process": 1,
     "records": 1,
     "yaml_file": 2,
     "config": 3,
@@ -127,6 +130,8 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
     assert module in USERS_OF_PEERS or not libraries & PEERS
     if room(module) not in TORCH_ROOMS:
         assert "torch" not in libraries
+    if module != "detq.opencv" and room(module) != "demo":  # the demo comes after detq
+        assert "cv2" not in libraries
     if room(module) == "quant.arithmetic":
         assert not libraries & {"openvino", "nncf"}
 

@@ -23,6 +23,7 @@ from detq.adapters.ultralytics import (
 from detq.adapters.yolov6 import read_yolov6
 from detq.adapters.yolov6_tree import select_network
 from detq.errors import CheckpointError, DetqError, GraphError
+from detq.files import text_stem
 from detq.models.branches import fuse_branches
 from detq.models.classifiers import ChainClassifier
 from detq.models.fuse import fuse
@@ -119,7 +120,7 @@ def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
     stored = read_model(path)
     architecture = stored.architecture
     spec = ModelSpec(
-        name=path.stem,
+        name=text_stem(path),
         family=stored.family,
         class_names=stored.class_names,
         strides=architecture.strides,

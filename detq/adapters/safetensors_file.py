@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER, check_values, fill
 from detq.errors import ArtifactError, CheckpointError, DetqError
+from detq.files import atomic_write
 from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
 from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
@@ -75,15 +76,10 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
         for key, tensor in model.module.state_dict().items()
         if not key.endswith(COUNTER)
     }
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(save(tensors, metadata={HEADER_KEY: json.dumps(asdict(header))}))
-        part.replace(path)
+        atomic_write(path, save(tensors, metadata={HEADER_KEY: json.dumps(asdict(header))}))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path}: cannot be written ({error}); pass another path") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_safetensors(path: Path) -> StoredModel:

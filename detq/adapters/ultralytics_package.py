@@ -18,13 +18,13 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import PIL.Image
 import torch
 from torch import nn
 
 from detq.adapters.ultralytics_config import ModelConfig
 from detq.errors import CheckpointError
+from detq.opencv import cv2
 
 INSTALL = "pip install --no-deps ultralytics"
 _BATCH_NORM_EPS = 1e-3  # of every BatchNorm in its models

@@ -35,7 +35,7 @@ from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.downloads.cache import cache_folder
-from detq.errors import CalibrationError, DataError
+from detq.errors import CalibrationError, DataError, DownloadError
 from detq.evaluation.agreement import MIN_SCORE, agreement
 from detq.evaluation.evaluator import run_detector
 from detq.evaluation.top_k import run_classifier, same_top1
@@ -212,7 +212,7 @@ def quantize(
         chosen,
         lambda stage, count: _reported(calibration, stage, count, report),
         report,
-        ObservationStore(cache_folder() / "observations", f"{seen} {calibration.preprocess}"),
+        _observation_store(f"{seen} {calibration.preprocess}"),
     )
     int8 = _judge(quantized.graph)
     return QuantizationResult(
@@ -225,6 +225,14 @@ def quantize(
         held_back=held_back,
         int8_share=int8.int8_share,
     )
+
+
+def _observation_store(images: str) -> ObservationStore | None:
+    """None for a user without a home directory: nothing is kept then."""
+    try:
+        return ObservationStore(cache_folder() / "observations", images)
+    except DownloadError:
+        return None
 
 
 def hold_accuracy(

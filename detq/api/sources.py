@@ -15,6 +15,7 @@ from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
 from detq.data.class_folders import read_class_folders
 from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
+from detq.downloads.digests import check_embedded
 from detq.errors import CheckpointError, ConfigError, DownloadError
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
@@ -203,11 +204,13 @@ def _graph_file(path: Path) -> Path | None:
 def _model_file(model: str | Path, progress: Progress | None) -> Path:
     """The path given, or where the model of that name lies."""
     name, path = str(model), Path(model)
-    if path.exists():
-        return path
     embedded = EMBEDDED / f"{name}.safetensors"
-    if path.name == name and embedded.is_file():
-        return embedded
+    if not path.exists() and path.name == name and embedded.is_file():
+        path = embedded
+    if path.exists():
+        if path.suffix == embedded.suffix and path.resolve().parent == EMBEDDED.resolve():
+            check_embedded(path)
+        return path
     if name in MODELS:
         return obtain_model(name, progress=progress)
     if path.name == name and not path.suffix:

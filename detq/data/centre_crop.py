@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detq.data.images import ImageBGR
+from detq.opencv import cv2
 from detq.records import SizeHW
 
 CROP_SHARE = 0.875

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detq.data.images import ImageBGR
+from detq.opencv import cv2
 
 Field = npt.NDArray[np.float32]
 BoxXYXY = tuple[int, int, int, int]

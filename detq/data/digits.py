@@ -9,13 +9,11 @@ split shows was never trained or calibrated on.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
 
@@ -23,6 +21,8 @@ from detq.data.dataset import SPLIT_NAMES
 from detq.data.digit_scenes import CLASS_NAMES, Scan, Scene, draw_scene, to_scan
 from detq.data.images import ImageBGR
 from detq.errors import DataError
+from detq.files import scratch_folder
+from detq.opencv import cv2
 
 SIZE_PX = 256
 DEFAULT_IMAGES: Mapping[str, int] = {"train": 12000, "val": 300, "test": 500}
@@ -64,9 +64,7 @@ def write_digits(
         raise DataError(f"{folder}: has a split {split!r} already; remove it or use another folder")
     count = DEFAULT_IMAGES[split] if images is None else images
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as name:
-            staging = Path(name)
+        with scratch_folder(folder) as staging:
             _write_split(staging, split, count, seed, size_px, progress)
             for part in (f"images/{split}", f"labels/{split}", f"annotations/{split}.json"):
                 (folder / part).parent.mkdir(exist_ok=True)
@@ -118,12 +116,14 @@ def _write_split(
         name = f"{index:06}"
         _, encoded = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         (folder / "images" / split / f"{name}.jpg").write_bytes(encoded.tobytes())
-        (folder / "labels" / split / f"{name}.txt").write_text(_yolo_lines(scene, size_px))
+        (folder / "labels" / split / f"{name}.txt").write_text(
+            _yolo_lines(scene, size_px), encoding="utf-8"
+        )
         scenes.append(scene.objects)
         if progress is not None:
             progress(index + 1, count)
     document = _coco_document(scenes, size_px)
-    (folder / "annotations" / f"{split}.json").write_text(json.dumps(document))
+    (folder / "annotations" / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _yolo_lines(scene: Scene, size_px: int) -> str:
@@ -173,5 +173,5 @@ def _write_yaml(folder: Path) -> Path:
     document["annotations"] = {name: f"annotations/{name}.json" for name in present}
     document["names"] = dict(enumerate(CLASS_NAMES))
     path = folder / "data.yaml"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return path

@@ -8,19 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detq.errors import DataError
+from detq.opencv import cv2
 
 ImageBGR = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], channels blue, green, red, as OpenCV decodes them."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-# A damaged file becomes one DataError; OpenCV's own log line beside it would only repeat it.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image_bgr(path: Path) -> ImageBGR:
@@ -51,7 +48,12 @@ def write_image(path: Path, image_bgr: ImageBGR) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded, data = cv2.imencode(path.suffix, image_bgr)
         if encoded:
-            path.write_bytes(data.tobytes())
+            with path.open("wb", buffering=0) as file:
+                try:
+                    file.write(data.tobytes())
+                except BaseException:
+                    path.unlink()  # no half pictures
+                    raise
             return
         reason = f"unknown image format {path.suffix!r}"
     except (OSError, cv2.error) as error:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detq.data.images import ImageBGR
 from detq.errors import DataError
+from detq.opencv import cv2
 from detq.records import Fit, SizeHW
 
 PADDING_GREY = 114

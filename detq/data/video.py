@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
+from typing import cast
 
-import cv2
 import numpy as np
 
 from detq.data.images import IMAGE_SUFFIXES, ImageBGR, list_images, read_images
 from detq.errors import DataError
+from detq.opencv import cv2
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -35,7 +37,7 @@ def frame_rate(path: Path) -> float | None:
     """Frames per second that a video file states; None for anything else, or if it states none."""
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
         return None
-    capture = cv2.VideoCapture(str(path))
+    capture = _open(path)
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
     finally:
@@ -45,12 +47,17 @@ def frame_rate(path: Path) -> float | None:
 
 def read_video(path: Path) -> Iterator[ImageBGR]:
     """Every frame of a video file. Raises DataError at once if there is none to be had."""
-    capture = cv2.VideoCapture(str(path)) if path.is_file() else cv2.VideoCapture()
+    capture = _open(path) if path.is_file() else cv2.VideoCapture()
     found, frame = capture.read()
     if not found:
         capture.release()
         raise DataError(f"{path}: no frames; not a video that OpenCV can decode, or no such file")
     return _frames(capture, np.asarray(frame, np.uint8))
+
+
+def _open(path: Path) -> cv2.VideoCapture:
+    # FFmpeg takes "a:b.mp4" for an address; a name that is no Unicode would end the process.
+    return cv2.VideoCapture(cast(str, os.fsencode(path.absolute())))
 
 
 def _frames(capture: cv2.VideoCapture, frame: ImageBGR) -> Iterator[ImageBGR]:

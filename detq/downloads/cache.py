@@ -13,36 +13,62 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detq.downloads.catalog import Archive, file_name, find_dataset, find_model
+from detq.downloads.digests import check_arrived, is_intact, record_of
 from detq.downloads.lock import exclusive
-from detq.downloads.resumable import ByteProgress, download
+from detq.downloads.resumable import ByteProgress, download, not_writable
 from detq.downloads.unpack import unpack
 from detq.errors import DownloadError
+from detq.files import clear_place
 
 StageProgress = Callable[[str, int, int], None]
 """Called with what is going on (``downloading yolov6s``), the bytes done and the bytes in all."""
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$DETQ_CACHE``, or else the platform's folder for caches."""
+    """Where downloads are kept: ``$DETQ_CACHE``, or else the platform's folder for caches.
+
+    Raises DownloadError if that is in a home directory, and the user has none.
+    """
     chosen = os.environ.get("DETQ_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        return _platform_folder() / "detq"
+    except RuntimeError:  # a container whose user is in no list of users
+        raise DownloadError(
+            "there is no home directory to keep downloads in; set DETQ_CACHE to a folder that can "
+            "be written"
+        ) from None
+
+
+def _platform_folder() -> Path:
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "detq"
+        return Path.home() / "Library" / "Caches"
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "detq"
+        return Path(local) if local else Path.home() / "AppData" / "Local"
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification: a relative path is to be ignored.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "detq"
+    return base if base.is_absolute() else Path.home() / ".cache"
 
 
 def obtain_model(name: str, *, progress: StageProgress | None = None) -> Path:
-    """Name -> checkpoint file, downloaded unless the cache has it. Raises DownloadError."""
+    """Name -> checkpoint file, downloaded unless the cache has it undamaged.
+
+    Raises DownloadError.
+    """
     model = find_model(name)
     path = cache_folder() / "models" / file_name(model.url)
-    if not path.is_file():
-        _fetch(model.url, path, progress, name)
+    try:
+        if not is_intact(path, model.digest):
+            with exclusive(path):
+                if not is_intact(path, model.digest):  # another process may have put it right
+                    _remove(path)
+            _fetch(model.url, path, progress, name)
+            check_arrived(path, model.digest, model.url)
+            is_intact(path, model.digest)
+    except OSError as error:
+        raise not_writable(path, error) from None
     return path
 
 
@@ -59,18 +85,19 @@ def obtain_dataset(name: str, *, progress: StageProgress | None = None) -> Path:
     try:
         with exclusive(folder):
             if not folder.is_dir():  # another process may have made it meanwhile
+                folder.unlink(missing_ok=True)
                 _assemble(dataset.archives, folder, progress)
     except OSError as error:
-        raise DownloadError(
-            f"{folder}: cannot be written ({error.strerror or error}); free some space, or set "
-            f"DETQ_CACHE to a folder that can be written"
-        ) from None
+        raise not_writable(folder, error) from None
     return folder
 
 
 def is_cached(path: Path) -> bool:
     """True for a model file that :func:`obtain_model` put there, not one of the user's own."""
-    return path.is_file() and path.absolute().parent == cache_folder() / "models"
+    try:
+        return path.is_file() and path.absolute().parent == cache_folder() / "models"
+    except DownloadError:  # no folder, no cache
+        return False
 
 
 def forget(path: Path) -> bool:
@@ -81,8 +108,15 @@ def forget(path: Path) -> bool:
     """
     if not is_cached(path):
         return False
-    path.unlink()
+    _remove(path)
     return True
+
+
+def _remove(path: Path) -> None:
+    """Whatever is there: a damaged file, a folder, a dead link; and what is kept about it."""
+    clear_place(path)
+    for part in (path, record_of(path)):
+        part.unlink(missing_ok=True)
 
 
 def _assemble(archives: tuple[Archive, ...], folder: Path, progress: StageProgress | None) -> None:
@@ -92,7 +126,9 @@ def _assemble(archives: tuple[Archive, ...], folder: Path, progress: StageProgre
         part = staging / "dataset" / archive.becomes
         path = folder.parent / file_name(archive.url)
         if not part.is_dir():
+            clear_place(path)
             _fetch(archive.url, path, progress, path.name)
+            check_arrived(path, archive.digest, archive.url)
             report = _in_stage(progress, f"unpacking {path.name}")
             unpack(path, archive.holds, part, scratch=staging / "archive", progress=report)
         path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ listed are the larger MBLA models: the page that announces them links to files o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -24,19 +25,22 @@ class Model:
     """A checkpoint that was trained on COCO train2017.
 
     ``published_map`` is the authors' mAP 0.5:0.95 on COCO val2017 in percent at ``size_hw``; None
-    where they state none for this very file.
+    where they state none for this very file. ``digest`` is the file's SHA-256 (hex) if they tell
+    it.
     """
 
     name: str
     url: str
     size_hw: SizeHW
     published_map: float | None
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         if file_name(self.url) != f"{self.name}.pt":
             raise DownloadError(f"{self.name}: expected an address of {self.name}.pt: {self.url}")
         if min(self.size_hw) < 1:
             raise DownloadError(f"{self.name}: size_hw must be positive, got {self.size_hw}")
+        _check_digest(self.name, self.digest)
         if self.published_map is not None and not 0 < self.published_map < 100:
             raise DownloadError(f"{self.name}: expected mAP in percent, got {self.published_map}")
 
@@ -45,17 +49,19 @@ class Model:
 class Archive:
     """A zip of which the folder ``holds`` becomes ``becomes`` in the data set (``.``: all of it).
 
-    Nothing else that the zip may hold is kept.
+    Nothing else that the zip may hold is kept. ``digest`` is its SHA-256 (hex) if it is known.
     """
 
     url: str
     holds: str
     becomes: str = "."
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         for folder in map(PurePosixPath, (self.holds, self.becomes)):
             if folder.is_absolute() or ".." in folder.parts:
                 raise DownloadError(f"{self.url}: {folder} would leave the data set's folder")
+        _check_digest(self.url, self.digest)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ class Dataset:
         places = [archive.becomes for archive in self.archives]
         if not places or len(set(places)) < len(places) or ("." in places and len(places) > 1):
             raise DownloadError(f"{self.name}: each archive needs a place of its own, got {places}")
+
+
+def _check_digest(name: str, digest: str | None) -> None:
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise DownloadError(f"{name}: expected a SHA-256 in 64 small hex digits, got {digest!r}")
 
 
 def file_name(url: str) -> str:

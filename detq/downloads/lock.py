@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def exclusive(target: Path) -> Iterator[None]:
     """
     path = target.with_name(f"{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
+    if fcntl is None:
         yield
         return
     descriptor = _locked(path)
@@ -51,9 +52,8 @@ def _locked(path: Path) -> int:
 
 
 def _wait(descriptor: int) -> None:
-    if sys.platform != "win32":
-        with suppress(OSError):  # some network file systems: go on without, as on Windows
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with suppress(OSError):  # some network file systems: go on without, as on Windows
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

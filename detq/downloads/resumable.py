@@ -24,11 +24,13 @@ from urllib.parse import urlsplit
 
 from detq.downloads.lock import exclusive
 from detq.errors import DownloadError
+from detq.files import atomic_write, clear_place, read_text
 
 ByteProgress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of the whole file."""
 
 _BLOCK_BYTES = 1 << 20
+_MOST_NOTE_BYTES = 1 << 16
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that another attempt may not meet again."""
 
@@ -64,10 +66,15 @@ def download(
                 _repeat(partial, progress, attempts=attempts, timeout_s=timeout_s, pause_s=pause_s)
                 partial.complete()
     except OSError as error:  # errors of the network have become others
-        raise DownloadError(
-            f"{target}: cannot be written ({error.strerror or error}); free some space, or set "
-            f"DETQ_CACHE to a folder that can be written"
-        ) from None
+        raise not_writable(target, error) from None
+
+
+def not_writable(place: Path, error: OSError) -> DownloadError:
+    """The one line for a cache that cannot be written."""
+    return DownloadError(
+        f"{place}: cannot be written ({error.strerror or error}); free some space, or set "
+        f"DETQ_CACHE to a folder that can be written"
+    )
 
 
 def require_space(folder: Path, byte_count: int, what: str) -> None:
@@ -106,8 +113,8 @@ class _Partial:
     def validator(self) -> str:
         """The ETag or date that the bytes here go with; empty if they cannot be continued."""
         try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            note = json.loads(read_text(self._note, most_bytes=_MOST_NOTE_BYTES))
+        except (OSError, ValueError, RecursionError):
             return ""
         known = isinstance(note, dict) and note.get("url") == self.url and self.path.is_file()
         validator = note.get("validator") if known else ""
@@ -122,12 +129,13 @@ class _Partial:
     def remember(self, validator: str) -> None:
         """Note what the bytes that follow are a part of; written before any of them."""
         note = {"url": self.url, "validator": validator}
-        self._note.write_text(json.dumps(note), encoding="utf-8")
+        atomic_write(self._note, json.dumps(note).encode())
 
     def discard(self) -> None:
         """Delete the bytes first: a note without bytes does no harm."""
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        for path in (self.path, self._note):
+            clear_place(path)
+            path.unlink(missing_ok=True)
 
     def complete(self) -> None:
         """Make it the target."""

@@ -16,6 +16,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from detq.errors import CheckpointError, DetqError, GraphError
+from detq.files import text_stem
 from detq.graph.convert import make_static, name_ports, read_ir
 from detq.graph.decode import boxes_and_scores
 from detq.graph.detector_graph import DetectorGraph
@@ -208,15 +209,17 @@ def _to_contract(
     count = scores.get_shape()[1]
     names = tuple(class_names or placeholder_names(count))
     if len(names) != count:
-        raise GraphError(f"{path.stem}: {count} classes in the output, {len(names)} names given")
-    final = ov.Model([ops.result(output)], model.get_parameters(), path.stem)
-    name_ports(final, path.stem)
+        raise GraphError(
+            f"{text_stem(path)}: {count} classes in the output, {len(names)} names given"
+        )
+    final = ov.Model([ops.result(output)], model.get_parameters(), text_stem(path))
+    name_ports(final, text_stem(path))
     name_parts(final)
     stored = _stored_details(metadata)
     fit = next((known for known in get_args(Fit) if known == stored.get("fit")), layout.fit)
     try:
         spec = ModelSpec(
-            name=path.stem,
+            name=text_stem(path),
             family=stored.get("family", layout.name),
             class_names=names,
             strides=outputs.strides,

@@ -8,8 +8,6 @@ toolchain that quantizes for itself takes the float graph, whose splits then do 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from onnx import TensorProto, helper
 from openvino import opset15 as ops
 
 from detq.errors import ArtifactError, GraphError
+from detq.files import atomic_write
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
@@ -70,16 +69,7 @@ def write_onnx(graph: DetectorGraph, path: Path) -> None:
     """
     content = to_onnx(graph).SerializeToString()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        staged = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            staged.chmod(0o644)
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
+        atomic_write(path, content)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -8,12 +8,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import openvino as ov
 
@@ -30,8 +30,6 @@ PEERS: Mapping[str, str] = {
     "benchmark_app": "openvino",
 }
 """Other programs that run the same models, and the package that each needs."""
-SECONDS = "2"
-"""What benchmark_app is given."""
 MAX_FRAMES = 300
 """So many images of a source, at most, are one round."""
 
@@ -105,13 +103,6 @@ class _Answer:
     end_to_end: float | None
 
 
-class _Program(Protocol):
-    first_s: float | None
-    peak_mb: float | None
-
-    def answer(self) -> _Answer: ...
-
-
 def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]) -> Iterator[_Job]:
     """In the order of the table: detq first, model by model, and its peers behind it."""
     takes: dict[str, Callable[[Path], bool]] = {
@@ -141,15 +132,15 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
 
 
 @contextmanager
-def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> Iterator[_Program]:
+def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> Iterator[_Worker]:
     """The program at work, with files of its own in ``folder``."""
-    if job.program == "benchmark_app":
-        folder.mkdir(parents=True)
-        yield _BenchmarkApp(job.graph, folder, options)
-        return
     path = job.path
-    if job.program == "onnxruntime":  # the graph that detq runs, whatever file it came from
-        path = folder / f"{job.graph.spec.name}.onnx"
+    if job.program == "benchmark_app":
+        path = folder / "model.xml"
+        folder.mkdir(parents=True)
+        ov.save_model(job.graph.model, path, compress_to_fp16=False)
+    elif job.program == "onnxruntime":  # the graph that detq runs, whatever file it came from
+        path = folder / "model.onnx"
         write_onnx(job.graph, path)
     elif job.program == "detq" and not path.is_dir():
         path = folder / f"{job.graph.spec.name}_openvino_model"
@@ -165,14 +156,16 @@ class _Worker:
         module = [sys.executable, "-m", "detq.programs.worker"]
         arguments = [program, str(path), str(source), str(MAX_FRAMES), json.dumps(_plain(options))]
         self._name = program
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._log = tempfile.TemporaryFile(  # noqa: SIM115 - closed with the process
+            "w+", encoding="utf-8", errors="replace"
+        )
         started_s = time.perf_counter()
         self._process = subprocess.Popen(
             [*module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            text=True,
+            encoding="utf-8",
         )
         self._orders: list[str] = self._read()["orders"]
         self.first_s: float | None = time.perf_counter() - started_s
@@ -189,7 +182,8 @@ class _Worker:
     def answer(self) -> _Answer:
         rates = {}
         for order in self._orders:
-            print(order, file=self._process.stdin, flush=True)
+            with suppress(BrokenPipeError):  # it has ended: what it said last says why
+                print(order, file=self._process.stdin, flush=True)
             answer = self._read()
             rates[order] = answer["images"] / answer["seconds"]
             self.peak_mb = answer["peak_mb"]
@@ -205,38 +199,7 @@ class _Worker:
         raise DetqError(f"{self._name}: stopped while it was measured ({last})")
 
 
-class _BenchmarkApp:
-    """OpenVINO's own tool, started anew for every round."""
-
-    first_s: float | None = None
-    peak_mb: float | None = None
-
-    def __init__(self, graph: DetectorGraph, folder: Path, options: RuntimeOptions) -> None:
-        self._model = folder / "model.xml"
-        self._folder = folder
-        self._options = options
-        ov.save_model(graph.model, self._model, compress_to_fp16=False)
-
-    def answer(self) -> _Answer:
-        command = [str(Path(sys.executable).with_name("benchmark_app")), "-m", str(self._model)]
-        command += ["-t", SECONDS, "-infer_precision", "f32"]
-        command += ["-json_stats", "-report_type", "no_counters"]
-        command += ["-report_folder", str(self._folder), *self._tuning()]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DetqError(f"benchmark_app: {done.stdout.strip().splitlines()[-1]}")
-        results = json.loads((self._folder / "benchmark_report.json").read_text())
-        return _Answer(float(results["execution_results"]["throughput"]), None)
-
-    def _tuning(self) -> list[str]:
-        """It takes a hint or numbers, not both."""
-        threads = self._options.threads
-        if threads is not None:
-            return ["-hint", "none", "-nthreads", str(threads), "-nstreams", str(threads)]
-        return ["-hint", "latency" if self._options.requests == 1 else "throughput"]
-
-
-def _speed(job: _Job, program: _Program, answers: Sequence[_Answer]) -> ProgramSpeed:
+def _speed(job: _Job, program: _Worker, answers: Sequence[_Answer]) -> ProgramSpeed:
     shares = [
         answer.end_to_end / answer.bare
         for answer in answers
@@ -245,7 +208,7 @@ def _speed(job: _Job, program: _Program, answers: Sequence[_Answer]) -> ProgramS
     return ProgramSpeed(
         program=job.program,
         model=job.model,
-        first_s=program.first_s,
+        first_s=None if job.program == "benchmark_app" else program.first_s,  # it finds nothing
         peak_mb=program.peak_mb,
         bare_per_s=_median(answer.bare for answer in answers),
         end_to_end_per_s=_median(answer.end_to_end for answer in answers),

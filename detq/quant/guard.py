@@ -7,9 +7,11 @@ Then the shortest run of that order is sought whose drop in accuracy, measured b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from detq.errors import AccuracyError, ArtifactError
+from detq.errors import AccuracyError
+from detq.files import atomic_write, read_text
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_exact
 from detq.quant.calibration import activation_quantizers, float_twin
@@ -29,6 +32,9 @@ from detq.quant.search import QuantizerGroup, quantizer_groups
 
 Image = npt.NDArray[np.float32]
 
+_MOST_BYTES = 64 << 20
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading another document than the one expected raises."""
 RANKING_IMAGES = 4
 MOST_FLOAT_MACS = 0.5
 """Beyond this share of the multiplications in float, INT8 is not worth having."""
@@ -58,28 +64,40 @@ class GuardMemory:
         self._path, self._key = path, key
         self.order: list[str] = []
         self.drops: dict[int, float] = {}
-        if path is not None and path.is_file():
-            self._read(path)
+        if path is not None:
+            with suppress(OSError, *_NONSENSE):
+                self._read(path)
 
     def _read(self, path: Path) -> None:
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["key"] == self._key:
-                self.order = [str(name) for name in document["order"]]
-                self.drops = {int(k): float(drop) for k, drop in document["drops"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise ArtifactError(f"{path}: is not a guard's memory; remove it") from None
+        """Whatever is there and is not what :meth:`write` wrote counts as missing."""
+        document = json.loads(read_text(path, most_bytes=_MOST_BYTES))
+        if document["key"] == self._key and document["sha256"] == _digest(document):
+            drops = {int(count): float(drop) for count, drop in document["drops"].items()}
+            self.order, self.drops = [str(name) for name in document["order"]], drops
 
     def write(self) -> None:
-        """Put what is known on disk, if there is a file for it."""
+        """Put what is known on disk, if there is a file for it.
+
+        A folder that cannot be written costs a later run its time, nothing else.
+        """
         if self._path is not None:
-            document = {"key": self._key, "order": self.order, "drops": self.drops}
-            self._path.write_text(json.dumps(document), encoding="utf-8")
+            drops = {str(count): drop for count, drop in self.drops.items()}
+            document = {"key": self._key, "order": self.order, "drops": drops}
+            document["sha256"] = _digest(document)
+            with suppress(OSError):
+                atomic_write(self._path, json.dumps(document).encode())
 
     def forget(self) -> None:
         """Remove the file: the guard came to an end."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+
+def _digest(document: Mapping[str, object]) -> str:
+    """Of all but the digest itself: a flipped bit could make another drop."""
+    content = {name: value for name, value in document.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def hold_drop(

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from detq.errors import CalibrationError
+from detq.opencv import cv2
 
 Counts = npt.NDArray[np.float64]
 

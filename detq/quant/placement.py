@@ -29,6 +29,7 @@ from detq.graph.surgery import (
     producers,
     replace_constant_input,
 )
+from detq.process import home_to_ask_for
 from detq.quant.calibration import SHARING_OPERATIONS, activation_nodes
 from detq.quant.split import rounds_fine_branch
 
@@ -222,6 +223,7 @@ def quiet_nncf() -> Iterator[None]:
 
 def _nncf() -> Any:
     """Imported here because it takes seconds, which ``detq --help`` need not wait for."""
-    import nncf  # noqa: PLC0415
+    with home_to_ask_for():
+        import nncf  # noqa: PLC0415
 
     return nncf

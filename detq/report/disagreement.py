@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from detq.data.images import ImageBGR, read_image_bgr
+from detq.opencv import cv2
 from detq.records import Detections, NamedClass, Ranking
 from detq.report.draw import draw_detections
 

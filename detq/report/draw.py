@@ -5,9 +5,8 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
-import cv2
-
 from detq.data.images import ImageBGR
+from detq.opencv import cv2
 from detq.records import Detections
 
 Color = tuple[int, int, int]

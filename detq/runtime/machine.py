@@ -30,8 +30,8 @@ _ROUNDS = 15
 
 def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) -> Machine:
     """Measures the INT8 peak, which takes about a second."""
-    load = os.getloadavg()[0]  # before this process adds to it
-    cores = len(os.sched_getaffinity(0))
+    load = _load()  # before this process adds to it
+    cores = core_count()
     text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
     fields = {
         key.strip(): value.strip()
@@ -46,6 +46,20 @@ def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) ->
         load=load,
         int8_macs_per_s=_int8_peak(threads),
     )
+
+
+def core_count() -> int:
+    """The processor's cores that this process may use, as far as the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _load() -> float | None:
+    """The average number of busy processes in the last minute; None where nobody counts them."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows; a container without /proc
+        return None
 
 
 def _int8_peak(threads: int | None) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+import pwd
 import shutil
 import sys
 import threading
@@ -11,6 +14,7 @@ import zipfile
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ from file_server import FileServer
 
 from detq.downloads import cache
 from detq.downloads.cache import cache_folder, forget, is_cached, obtain_dataset, obtain_model
-from detq.downloads.catalog import MODELS
+from detq.downloads.catalog import MODELS, Archive
 from detq.errors import DownloadError
 
 COCO = {
@@ -71,7 +75,8 @@ def test_model_is_downloaded_once(
     monkeypatch.setenv("DETQ_MIRROR", "no address")  # an error as soon as anybody looks at it
     assert obtain_model("yolov6n") == path
     assert len(server.requests) == 1
-    assert tree(home) == {"models/yolov6n.pt": b"weights"}
+    record = f"{hashlib.sha256(b'weights').hexdigest()}  yolov6n.pt\n".encode()
+    assert tree(home) == {"models/yolov6n.pt": b"weights", "models/yolov6n.pt.sha256": record}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,80 @@ def test_a_file_of_the_user_is_never_deleted(home: Path, tmp_path: Path) -> None
         assert path.exists()
 
 
+DAMAGES = {
+    "bit": lambda path: path.write_bytes(b"weightt"),
+    "cut": lambda path: path.write_bytes(b"weig"),
+    "folder": lambda path: (path.unlink(), (path / "folder").mkdir(parents=True)),
+    "fifo": lambda path: (path.unlink(), os.mkfifo(path)),
+    "dead link": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_model_is_fetched_again(
+    server: FileServer, home: Path, damage: Callable[[Path], object]
+) -> None:
+    path = obtain_model("yolov6n")
+    damage(path)
+    assert obtain_model("yolov6n") == path
+    assert path.read_bytes() == b"weights"
+    assert server.names == ["yolov6n.pt"] * 2
+
+
+@pytest.mark.parametrize("record", [b"", b"no digest", b"0" * 64 + b"  yolov6n.pt\n"])
+def test_damaged_record_of_a_digest_makes_the_model_be_fetched_again(
+    server: FileServer, home: Path, record: bytes
+) -> None:
+    path = obtain_model("yolov6n")
+    path.with_name("yolov6n.pt.sha256").write_bytes(record)
+    obtain_model("yolov6n")
+    assert len(server.requests) == 2
+    obtain_model("yolov6n")
+    assert len(server.requests) == 2
+
+
+def test_file_put_there_by_hand_is_taken_and_watched_from_then_on(
+    server: FileServer, home: Path
+) -> None:
+    path = home / "models/yolov6n.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"by hand")
+    assert obtain_model("yolov6n").read_bytes() == b"by hand"
+    assert not server.requests
+    path.write_bytes(b"by hanD")
+    assert obtain_model("yolov6n").read_bytes() == b"weights"
+
+
+def test_known_digest_decides(
+    server: FileServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    known = {**MODELS, "yolov6n": replace(MODELS["yolov6n"], digest=digest)}
+    monkeypatch.setattr("detq.downloads.catalog.MODELS", known)
+    server.files["yolov6n.pt"] = b"another"
+    with pytest.raises(DownloadError, match="sent another file than the one"):
+        obtain_model("yolov6n")
+    assert tree(home) == {}
+    server.files["yolov6n.pt"] = b"weights"
+    path = obtain_model("yolov6n")
+    path.write_bytes(b"weighty")
+    assert obtain_model("yolov6n").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("digest", ["", "abc", "G" * 64, "A" * 64])
+def test_digest_in_the_catalogue_is_checked(digest: str) -> None:
+    with pytest.raises(DownloadError, match="expected a SHA-256"):
+        replace(MODELS["yolov6n"], digest=digest)
+    with pytest.raises(DownloadError, match="expected a SHA-256"):
+        Archive("http://host/a.zip", holds="a", digest=digest)
+
+
+def test_part_that_is_a_folder_and_note_that_is_a_fifo(server: FileServer, home: Path) -> None:
+    (home / "models/yolov6n.pt.part/folder").mkdir(parents=True)
+    os.mkfifo(home / "models/yolov6n.pt.part.json")
+    assert obtain_model("yolov6n").read_bytes() == b"weights"
+
+
 # Where
 
 
@@ -161,6 +240,19 @@ def test_cache_folder(
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert cache_folder() == Path(expected.replace("HOME", str(tmp_path)))
+
+
+@pytest.mark.parametrize("chosen", [None, "~/here", "~nobody_of_that_name/here"])
+def test_no_home_directory_is_said(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
+    """A container whose user is in no list of users."""
+    for key in ("HOME", "DETQ_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(key, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("DETQ_CACHE", chosen)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    with pytest.raises(DownloadError, match=r"no home directory .* set DETQ_CACHE"):
+        cache_folder()
+    assert not is_cached(Path(__file__))
 
 
 def test_relative_cache_folder_becomes_absolute(

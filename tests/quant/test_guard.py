@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from small_graphs import Source, images, repvgg_like, run
 
 from detq.config import RangesConfig, Recipe, WeightsConfig
-from detq.errors import AccuracyError, ArtifactError, GraphError
+from detq.errors import AccuracyError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
 from detq.quant.output_error import output_error
@@ -119,8 +120,47 @@ def test_memory_of_another_job_is_not_used(quantized: QuantizedDetector, tmp_pat
     assert _hold(quantized, 0.5, drop_of=lambda graph: 0.4, path=path).drops == {0: 0.4}
 
 
-def test_damaged_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1",
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"key": "key", "order": [], "drops": {"0": 0.1}}',
+        b'{"key": "key", "order": [], "drops": {"0": 0.1}, "sha256": "0"}',
+    ],
+)
+def test_damaged_memory_counts_as_missing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "guard.json"
-    path.write_text("[1")
-    with pytest.raises(ArtifactError, match="not a guard"):
-        GuardMemory(path, "key")
+    path.write_bytes(content)
+    memory = GuardMemory(path, "key")
+    assert (memory.order, memory.drops) == ([], {})
+    memory.drops[3] = 0.25
+    memory.write()
+    assert GuardMemory(path, "key").drops == {3: 0.25}
+
+
+def test_no_bit_of_a_memory_can_flip_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    memory = GuardMemory(path, "key")
+    memory.order, memory.drops = ["a", "b"], {0: 0.125, 2: 0.0625}
+    memory.write()
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        found = GuardMemory(path, "key")
+        assert (found.order, found.drops) in (([], {}), (memory.order, memory.drops))
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "fifo", "dead link"])
+def test_memory_whose_place_is_taken(tmp_path: Path, obstacle: str) -> None:
+    path = tmp_path / "guard.json"
+    make = {"folder": path.mkdir, "fifo": lambda: os.mkfifo(path)}
+    make.get(obstacle, lambda: path.symlink_to("nowhere"))()
+    memory = GuardMemory(path, "key")
+    memory.drops[0] = 0.5
+    memory.write()
+    assert path.is_dir() or GuardMemory(path, "key").drops == {0: 0.5}
+    memory.forget()
+    assert path.is_dir() == path.exists()

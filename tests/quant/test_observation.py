@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +111,54 @@ def test_a_damaged_file_counts_as_missing(store: ObservationStore, content: byte
     kept = store.read("a")
     assert kept is not None
     np.testing.assert_array_equal(kept["x"], np.arange(4.0))
+
+
+def test_no_bit_of_a_kept_file_can_flip_unnoticed(store: ObservationStore) -> None:
+    store.write("a", {"x": np.arange(3.0), "y": np.ones((2, 2))})
+    (path,) = store.folder.iterdir()
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        assert store.read("a") is None
+    path.write_bytes(whole)
+    assert store.read("a") is not None
+
+
+def test_a_file_under_the_name_of_another_counts_as_missing(store: ObservationStore) -> None:
+    store.write("a", {"x": np.arange(3.0)})
+    (first,) = store.folder.iterdir()
+    store.write("b", {"x": np.arange(4.0)})
+    (second,) = set(store.folder.iterdir()) - {first}
+    shutil.copy(first, second)
+    assert store.read("b") is None
+    assert store.read("a") is not None
+
+
+def test_flipped_bit_of_the_first_format(store: ObservationStore, shared: Path) -> None:
+    store.write("a", {"x": np.arange(3.0)})
+    (path,) = store.folder.iterdir()
+    shutil.copy(shared / "cases/hostile/flipped_observation.npz", path)
+    assert store.read("a") is None
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "fifo", "dead link", "large"])
+def test_what_is_no_file_of_ours_is_replaced(store: ObservationStore, obstacle: str) -> None:
+    store.write("a", {"x": np.arange(3.0)})
+    (path,) = store.folder.iterdir()
+    path.unlink()
+    if obstacle == "folder":
+        (path / "with something").mkdir(parents=True)
+    elif obstacle == "fifo":
+        os.mkfifo(path)
+    elif obstacle == "dead link":
+        path.symlink_to("nowhere")
+    else:
+        with path.open("wb") as file:
+            file.truncate(10 << 30)  # takes no space
+    assert store.read("a") is None
+    store.write("a", {"x": np.arange(3.0)})
+    assert store.read("a") is not None
+    assert list(store.folder.iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
