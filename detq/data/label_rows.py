@@ -85,7 +85,7 @@ def check_meaning(rows: Sequence[Row]) -> None:
     if fields > ORIENTED_BOX_FIELDS and _are_convex(points):
         return
     raise DataError(
-        f"{outlines[0].place}: {fields} fields in every row may be a box with keypoints or an "
+        f"{outlines[0].place}: {fields} fields may be a box with keypoints as well as an "
         "outline; name `kpt_shape: [keypoints, 2 or 3]` in the data set's YAML if they are "
         "keypoints, or pass the boxes as a COCO JSON"
     )
