@@ -204,10 +204,16 @@ def _read_json(path: Path) -> DatasetConfig:
 
 
 def _folder_of(json_file: Path, file_names: Sequence[str]) -> Path:
-    """The first folder of those around a JSON that holds all images by their names or paths."""
-    for folder in _folders_around(json_file):
-        if folder.is_dir() and all(_holds(folder, name) for name in file_names):
+    """The first folder of those around a JSON that holds all images, or else most of them."""
+    most, fullest = 0, None
+    for folder in dict.fromkeys(_folders_around(json_file)):
+        held = sum(_holds(folder, name) for name in file_names) if folder.is_dir() else 0
+        if held == len(file_names):
             return folder
+        if held > most:
+            most, fullest = held, folder
+    if fullest is not None:
+        return fullest
     beside = json_file.parent
     base = beside.parent if beside.name.lower().startswith("annot") else beside
     return base / "images" if (base / "images").is_dir() else base
