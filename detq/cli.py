@@ -176,6 +176,11 @@ def quantize(
         "latency_ms": {"float": speeds[0].latency_ms, "int8": speeds[-1].latency_ms},
     }
     document = {"output": str(directory), **console.scores_document(rows, judged), **summary}
+    document["data"] |= {
+        "calibration_split": calib_split,
+        "calibration_images": len(result.calibration),
+        "damaged_calibration_images": len(result.calibration.skipped),
+    }
     console.write_json(json_file, document)
 
 

@@ -116,6 +116,9 @@ def note_left_out(split: str, counts: DataCounts) -> None:
     said = [
         f"{number} {words}" for key, words in _LEFT_OUT.items() if (number := getattr(counts, key))
     ]
+    if counts.damaged_files:
+        names = ", ".join(counts.damaged_files[:3])
+        said[0] += f" ({names}{', …' if len(counts.damaged_files) > 3 else ''})"
     if said:
         note(f"split {split}, {counts.images} images: {', '.join(said)}")
 
@@ -123,8 +126,8 @@ def note_left_out(split: str, counts: DataCounts) -> None:
 def scores_document(rows: Sequence[EvalResult | TopResult], split: str) -> dict[str, Any]:
     """The rows of a table of scores, and what of the split they rest on."""
     models = [asdict(row) for row in rows]
-    data = [model.pop("data") for model in models][:1]
-    return {"models": models, "data": {"split": split, **data[0]} if data else None}
+    counts = [model.pop("data") for model in models]
+    return {"models": models, "data": {"split": split, **counts[0]} if counts else {}}
 
 
 def print_scores(results: Sequence[EvalResult | TopResult]) -> None:

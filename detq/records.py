@@ -181,6 +181,7 @@ class DataCounts:
     whose label file has coordinates beyond the image; ``unlisted_images``, which the annotations do
     not name; ``repeated_images``, named twice; ``duplicate_rows`` of label files;
     ``skipped_folders``, to which a symbolic link led again.
+    ``damaged_files`` are the names of the damaged images.
     """
 
     images: int = 0
@@ -194,6 +195,7 @@ class DataCounts:
     repeated_images: int = 0
     duplicate_rows: int = 0
     skipped_folders: int = 0
+    damaged_files: tuple[str, ...] = ()
 
 
 NO_COUNTS = DataCounts()

@@ -53,7 +53,9 @@ def read_class_folders(folder: Path) -> DatasetConfig:
     splits = split_folders(folder) or dict.fromkeys(SPLIT_NAMES, ".")
     names = sorted({path.name for split in splits.values() for path in _folders(folder / split)})
     if not names:
-        raise DataError(f"{folder}: no folders of images, one per class; pass those or a YAML")
+        raise DataError(
+            f"{folder}: no images, and no folders of images, one per class; pass those or a YAML"
+        )
     return DatasetConfig.model_validate(
         {
             "path": folder.resolve(),

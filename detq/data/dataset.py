@@ -60,8 +60,9 @@ class Split:
         annotations = self.annotations
         if annotations is not None:
             annotations = tuple(item for item in annotations if item.image_id in kept)
-        damaged = self.left_out.damaged_images + len(self.images) - len(images)
-        left_out = replace(self.left_out, damaged_images=damaged)
+        names = tuple(image.path.name for image in self.images if image.path in gone)
+        found = DataCounts(damaged_images=len(names), damaged_files=names)
+        left_out = _sum(self.left_out, found)
         return replace(self, images=images, annotations=annotations, left_out=left_out)
 
     def counts(self) -> DataCounts:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 
 # Each registers its format with Pillow; Pillow's own register would import all of its plugins.
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, TiffImagePlugin
 
 from detq.records import SizeHW
 
@@ -14,7 +15,6 @@ _FORMATS = tuple(
     plugin.format
     for plugin in (
         JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
         BmpImagePlugin.BmpImageFile,
         TiffImagePlugin.TiffImageFile,
     )
@@ -28,6 +28,9 @@ def header_size_hw(content: bytes) -> SizeHW | None:
 
     ``Image.open`` is gone around: it warns, in whatever thread, of images of 90 megapixels.
     """
+    if content.startswith(_PNG):  # Pillow would want the pixels, too
+        width, height = struct.unpack(">II", content[16:24].ljust(8, b"\0"))
+        return (height, width) if width and height else None
     for name in _FORMATS:
         factory, accept = Image.OPEN[name]
         if accept is None or not accept(content[:16]):

@@ -58,7 +58,7 @@ def _read_folder(folder: Path) -> DatasetConfig:
         everything = dict.fromkeys(SPLIT_NAMES, str(images.relative_to(folder)))
         return _described(folder, parts or everything, names=names)
     roots = [folder / name for name in splits.values()] or [folder]
-    if any(map(_has_images, roots)) or not any(map(_has_folder, roots)):
+    if any(map(_has_images, roots)):
         return _described(folder, splits or dict.fromkeys(SPLIT_NAMES, "."))
     return read_class_folders(folder)
 
@@ -266,8 +266,3 @@ def _has_images(folder: Path) -> bool:
             entry.name == "images" if entry.is_dir() else is_image(Path(entry.name))
             for entry in entries
         )
-
-
-def _has_folder(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)

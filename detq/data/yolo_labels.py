@@ -29,12 +29,15 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class _Labels:
-    """The rows of an image's label file: class, cx, cy, w, h as float64 [n, 5]."""
+    """The rows of an image's label file: class, cx, cy, w, h as float64 [n, 5].
+
+    ``counts`` is False for an image with a coordinate beyond it.
+    """
 
     image: ImageRecord
     rows: npt.NDArray[np.float64]
     duplicates: int = 0
-    is_mislabelled: bool = False
+    counts: bool = True
 
 
 def read_yolo_labels(
@@ -60,7 +63,9 @@ def read_yolo_labels(
     labels = [_checked(image, rows) for image, rows in parsed]
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(_size_hw, labels))
-    kept = [(one, size) for one, size in zip(labels, sizes, strict=True) if _counts(one, size)]
+    sized = list(zip(labels, sizes, strict=True))
+    kept = [(one, size) for one, size in sized if one.counts and (size or not len(one.rows))]
+    damaged = [one for one, size in sized if one.counts and len(one.rows) and not size]
     ids = count(FIRST_ANNOTATION_ID)
     return GroundTruth(
         images=tuple(one.image for one, _ in kept),
@@ -71,11 +76,9 @@ def read_yolo_labels(
             for annotation in _annotations(one, size, ids)
         ),
         left_out=DataCounts(
-            damaged_images=sum(
-                size is None and len(one.rows) > 0 and not one.is_mislabelled
-                for one, size in zip(labels, sizes, strict=True)
-            ),
-            mislabelled_images=sum(one.is_mislabelled for one in labels),
+            damaged_images=len(damaged),
+            damaged_files=tuple(one.image.path.name for one in damaged),
+            mislabelled_images=sum(not one.counts for one in labels),
             duplicate_rows=sum(one.duplicates for one, _ in kept),
         ),
     )
@@ -120,7 +123,7 @@ def _checked(image: ImageRecord, rows: Sequence[Row]) -> _Labels:
     boxes = np.array([(row.class_id, *row.box()) for row in rows]).reshape(-1, BOX_FIELDS)
     shares = [np.array(row.shares, np.float32) for row in rows]
     if any(each.min() < 0 or each.max() > 1 for each in shares):
-        return _Labels(image, boxes, is_mislabelled=True)
+        return _Labels(image, boxes, counts=False)
     # With a duplicate among them the programs keep the rows in the order of their values.
     _, first = np.unique(boxes.astype(np.float32), axis=0, return_index=True)
     duplicates = len(boxes) - len(first)
@@ -129,16 +132,12 @@ def _checked(image: ImageRecord, rows: Sequence[Row]) -> _Labels:
 
 def _size_hw(labels: _Labels) -> SizeHW | None:
     """The decoded image's size; None if it is damaged, or not needed."""
-    if not len(labels.rows) or labels.is_mislabelled:
+    if not len(labels.rows) or not labels.counts:
         return None
     try:
         return image_size_hw(labels.image.path)
     except DamagedImageError:
         return None
-
-
-def _counts(labels: _Labels, size: SizeHW | None) -> bool:
-    return not labels.is_mislabelled and (size is not None or not len(labels.rows))
 
 
 def _annotations(labels: _Labels, size: SizeHW, ids: Iterator[int]) -> Iterator[Annotation]:

@@ -86,5 +86,10 @@ def evaluate_classifier(
         seconds=run.seconds,
         precision=classifier.executed_precision,
         size_mb=constant_bytes(classifier.graph.model) / 1e6,
-        data=replace(split.left_out, images=len(judged.paths), damaged_images=len(run.damaged)),
+        data=replace(
+            split.left_out,
+            images=len(judged.paths),
+            damaged_images=len(run.damaged),
+            damaged_files=tuple(path.name for path in run.damaged),
+        ),
     )
