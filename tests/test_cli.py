@@ -298,7 +298,8 @@ def test_eval_writes_percent_and_null(
     outcome = detq("eval", *arguments, "--json", "eval.json")
     assert outcome.status == 0
     document = _json(tmp_path / "eval.json")
-    assert list(document) == ["models"]
+    assert sorted(document) == ["data", "models"]
+    assert (document["data"]["split"], document["data"]["images"]) == ("val", 2)
     for row, model in zip(document["models"], arguments[:2], strict=True):
         assert list(row) == EVAL_KEYS
         assert row["model"] == str(model)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from detq.errors import DataError
-from detq.records import ModelSpec
+from detq.records import ModelSpec, placeholder_names
 
 
 def map_classes(
@@ -15,16 +15,18 @@ def map_classes(
 ) -> tuple[int | None, ...]:
     """Model class -> index into the data set's ``class_names`` with the same name, None if absent.
 
-    Of several classes of one name, the first means the first. A model that names no classes is
-    taken by order if the numbers agree. ``annotated`` are the data set's classes that have objects:
-    raises DataError if the model cannot find one of them, because its mAP would then mean something
-    else.
+    Of several classes of one name, the first means the first. Where the model or the data set names
+    no classes, they are taken by order if the numbers agree. ``annotated`` are the data set's
+    classes that have objects: raises DataError if the model cannot find one of them, because its
+    mAP would then mean something else.
     """
-    if spec.has_placeholder_names:
+    unnamed = tuple(class_names) == placeholder_names(len(class_names))
+    if spec.has_placeholder_names or unnamed:
         if spec.class_count != len(class_names):
             raise DataError(
-                f"{spec.name}: has {spec.class_count} unnamed classes, the data set "
-                f"{len(class_names)}; evaluate it on the data that it was trained for"
+                f"{spec.name}: has {spec.class_count} {'' if unnamed else 'unnamed '}classes, the "
+                f"data set {len(class_names)}{' unnamed' if unnamed else ''}; evaluate it on the "
+                "data that it was trained for"
             )
         return tuple(range(spec.class_count))
     wanted = [class_names[index] for index in sorted(annotated)]

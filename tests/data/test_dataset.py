@@ -300,6 +300,7 @@ def test_what_does_not_count_is_counted(config: DatasetConfig) -> None:
         damaged_images=1,
         repeated_images=1,
         skipped_folders=1,
+        damaged_files=("b.png",),
     )
 
 

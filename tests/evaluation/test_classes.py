@@ -30,6 +30,10 @@ def test_unnamed_classes_are_taken_by_order() -> None:
     assert map_classes(unnamed, ("cat", "dog"), annotated={0}) == (0, 1)
     with pytest.raises(DataError, match="2 unnamed classes, the data set 3"):
         map_classes(unnamed, ("cat", "dog", "ox"), annotated={0})
+    named = _spec("dog", "cat")
+    assert map_classes(named, placeholder_names(2), annotated={0}) == (0, 1)
+    with pytest.raises(DataError, match="has 2 classes, the data set 3 unnamed"):
+        map_classes(named, placeholder_names(3), annotated={0})
 
 
 def test_two_classes_of_one_name_are_told_apart_by_number() -> None:
