@@ -54,7 +54,10 @@ _MODEL_HELP = (
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help=_MODEL_HELP)]
 Data = Annotated[
-    Path, typer.Option(help="Data set description (YAML), or coco128 or coco to download.")
+    Path,
+    typer.Option(
+        help="A YAML, a COCO JSON or a folder (docs/data.md); or coco128 or coco to download."
+    ),
 ]
 ImageSize = Annotated[
     str | None, typer.Option(metavar="N|HxW", help="Network input size in pixels.")
@@ -121,7 +124,7 @@ def quantize(
     _check_unique(["float", *(each.name for each in recipes)])
     size = _size(imgsz)
     with console.progress_bars() as report:
-        dataset = api.load_dataset(data, progress=report)
+        dataset = _dataset(data, report)
         graph = api.load(model, imgsz=size, layout=layout, progress=report)
         judged = split or "val"
         task = graph.spec.task
@@ -183,7 +186,12 @@ def quantize(
         "agreement": result.agreement,
         "latency_ms": {"float": speeds[0].latency_ms, "int8": speeds[-1].latency_ms},
     }
-    document = {"output": str(directory), "models": [asdict(row) for row in rows], **summary}
+    document = {"output": str(directory), **console.scores_document(rows, judged), **summary}
+    document["data"] |= {
+        "calibration_split": calib_split,
+        "calibration_images": len(result.calibration),
+        "damaged_calibration_images": len(result.calibration.skipped),
+    }
     console.write_json(json_file, document)
 
 
@@ -204,7 +212,7 @@ def evaluate(
     size = _size(imgsz)
     rows = []
     with console.progress_bars() as report:
-        dataset = api.load_dataset(data, progress=report)
+        dataset = _dataset(data, report)
         graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
         if len({graph.spec.task for graph in graphs}) > 1:
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
@@ -212,7 +220,8 @@ def evaluate(
             progress = _labelled(report, str(model) if len(models) > 1 else "")
             rows.append(_evaluate(str(model), graph, dataset, split, preset, progress))
     console.print_scores(rows)
-    console.write_json(json_file, {"models": [asdict(row) for row in rows]})
+    console.note_left_out(split, rows[0].data)
+    console.write_json(json_file, console.scores_document(rows, split))
 
 
 @app.command()
@@ -396,7 +405,7 @@ def export(
             model,
             output,
             format=format,
-            data=None if data is None else api.load_dataset(data, progress=report),
+            data=None if data is None else _dataset(data, report),
             recipe=recipe,
             imgsz=_size(imgsz),
             layout=layout,
@@ -583,6 +592,16 @@ def _tell_found(model: Path, graph: DetectorGraph) -> None:
         )
 
 
+def _dataset(data: Path, report: Progress) -> DatasetConfig:
+    """The data set, with what its reader has to say about it on stderr."""
+    from detq import api, console
+
+    dataset = api.load_dataset(data, progress=report)
+    for line in dataset.notes:
+        console.note(line)
+    return dataset
+
+
 def _check_unique(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
@@ -641,6 +660,7 @@ def _print_quantization(
     metric = "top-1" if is_classifier else "mAP"
     if rows:
         console.print_scores(rows)
+        console.note_left_out(measured["split"], rows[0].data)
     else:
         console.note(f"split {measured['split']} has no ground truth: {metric} was not measured")
     console.print_latency(*speeds, LATENCY_ROUNDS)

@@ -33,6 +33,7 @@ from detq.quickstart import Quickstart
 from detq.records import (
     BenchResult,
     Classified,
+    DataCounts,
     EvalResult,
     LayerTime,
     Machine,
@@ -42,6 +43,17 @@ from detq.records import (
 from detq.report.layers import LayerReport
 
 SCHEMA = 1
+_LEFT_OUT = {
+    "damaged_images": "damaged images left out",
+    "mislabelled_images": "images left out for labels beyond 0..1",
+    "unlisted_images": "images left out that the annotations do not list",
+    "repeated_images": "images named twice",
+    "skipped_folders": "links to a folder that was read already",
+    "duplicate_rows": "duplicate label rows dropped",
+    "images_without_objects": "images without objects",
+    "ignored_objects": "objects ignored (crowds, difficult)",
+    "objects_without_area": "objects without area, which nothing can find",
+}
 SLOWEST = 15
 """Operations that a layer table shows one by one."""
 FILE_WIDTH = 160
@@ -96,6 +108,28 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """A line that the person should not miss, on stderr."""
     stderr.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
+
+
+def note_left_out(split: str, counts: DataCounts) -> None:
+    """One line on what of a split was left out, or counts in another way; none if there is nothing.
+
+    What is written to ``--json`` has the same numbers.
+    """
+    said = [
+        f"{number} {words}" for key, words in _LEFT_OUT.items() if (number := getattr(counts, key))
+    ]
+    if counts.damaged_files:
+        names = ", ".join(counts.damaged_files[:3])
+        said[0] += f" ({names}{', …' if len(counts.damaged_files) > 3 else ''})"
+    if said:
+        note(f"split {split}, {counts.images} images: {', '.join(said)}")
+
+
+def scores_document(rows: Sequence[EvalResult | TopResult], split: str) -> dict[str, Any]:
+    """The rows of a table of scores, and what of the split they rest on."""
+    models = [asdict(row) for row in rows]
+    counts = [model.pop("data") for model in models]
+    return {"models": models, "data": {"split": split, **counts[0]} if counts else {}}
 
 
 def print_scores(results: Sequence[EvalResult | TopResult]) -> None:

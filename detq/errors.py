@@ -39,6 +39,10 @@ class DataError(DetqError):
     """Images or annotations are missing or contradict each other."""
 
 
+class DamagedImageError(DataError):
+    """One image file cannot be read or decoded; the others of its data set may be sound."""
+
+
 class GraphError(DetqError):
     """A graph does not obey the detector-graph contract, or a rewrite found no place for it."""
 

@@ -172,6 +172,37 @@ class Classified:
 
 
 @dataclass(frozen=True)
+class DataCounts:
+    """What of a split is judged by, and what of it was left out.
+
+    Kept: ``images``, some of them ``images_without_objects`` and ``objects``, of which
+    ``ignored_objects`` (crowds, difficult ones) are neither missed nor found, and
+    ``objects_without_area`` cannot be found. Left out: ``damaged_images``; ``mislabelled_images``,
+    whose label file has coordinates beyond the image; ``unlisted_images``, which the annotations do
+    not name; ``repeated_images``, named twice; ``duplicate_rows`` of label files;
+    ``skipped_folders``, to which a symbolic link led again.
+    ``damaged_files`` are the names of the damaged images.
+    """
+
+    images: int = 0
+    images_without_objects: int = 0
+    objects: int = 0
+    ignored_objects: int = 0
+    objects_without_area: int = 0
+    damaged_images: int = 0
+    mislabelled_images: int = 0
+    unlisted_images: int = 0
+    repeated_images: int = 0
+    duplicate_rows: int = 0
+    skipped_folders: int = 0
+    damaged_files: tuple[str, ...] = ()
+
+
+NO_COUNTS = DataCounts()
+"""Nothing was counted, or nothing was left out."""
+
+
+@dataclass(frozen=True)
 class TopResult:
     """Accuracy of one classifier on one split, in percent.
 
@@ -186,6 +217,7 @@ class TopResult:
     seconds: float
     precision: str
     size_mb: float
+    data: DataCounts = NO_COUNTS
 
     def __post_init__(self) -> None:
         if self.images <= 0:
@@ -198,7 +230,7 @@ class EvalResult:
 
     ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
     ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all
-    constants.
+    constants; ``data`` what the figures rest on.
     """
 
     model: str
@@ -212,6 +244,7 @@ class EvalResult:
     seconds: float
     precision: str
     size_mb: float
+    data: DataCounts = NO_COUNTS
 
     def __post_init__(self) -> None:
         if self.images <= 0:

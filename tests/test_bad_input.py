@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from command_line import COMMAND, Command
 
 from detq.artifact import write_artifact
 from detq.graph.detector_graph import DetectorGraph
+from detq.records import placeholder_names
 
 sys.path += [str(Path(__file__).parent / room) for room in ("adapters", "models")]
 from forge import write_checkpoint
@@ -175,8 +178,9 @@ def quantize(refused: Refused, colour_model: Path, colour_data: Path) -> Refused
 
 def test_data_set_yaml(quantize: Refused, colour_data: Path) -> None:
     text = colour_data.read_text()
-    colour_data.write_text(f"{text}classes: 3\n")
-    quantize(words=("unknown key 'classes'", "known keys: path, train, val, test, names"))
+    colour_data.write_text(f"{text}tets: images\n")
+    words = ("unknown key 'tets'", "known keys: path, train, val, test, names", "mean 'test'?")
+    quantize(words=words)
     colour_data.write_text("names: [red\n")
     quantize(words=("data.yaml: not a YAML file",))
     colour_data.write_text("- red\n")
@@ -292,13 +296,75 @@ def test_damaged_calibration_image_is_skipped_and_counted(
     assert details["calibration"]["skipped"] == ["torn.jpg"]
 
 
-def test_damaged_image_stops_an_evaluation(
-    refused: Refused, colour_model: Path, colour_data: Path, colour_images: Path
+def test_damaged_image_is_left_out_of_an_evaluation_with_a_word(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path, colour_images: Path
 ) -> None:
     content = (colour_images / "a.png").read_bytes()
     (colour_images / "a.png").write_bytes(content[:-20])
-    words = ("a.png: cannot be decoded",)
+    outcome = detq("eval", colour_model, "--data", colour_data, "--json", "out.json")
+    assert outcome.status == 0
+    line = "split val, 1 images: 1 damaged images left out (a.png)"
+    assert line in outcome.err.splitlines()
+    data = json.loads((tmp_path / "out.json").read_text())["data"]
+    assert (data["images"], data["damaged_images"], data["damaged_files"]) == (1, 1, ["a.png"])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "bomb"])
+def test_image_that_would_take_all_time_or_memory_stops_an_evaluation(
+    refused: Refused, colour_model: Path, colour_data: Path, colour_images: Path, kind: str
+) -> None:
+    path = colour_images / "c.png"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30000).to_bytes(4) * 2 + b"\x08\0\0\0\0"
+        path.write_bytes(header + zlib.crc32(header[12:]).to_bytes(4))
+    words = ("c.png", "no regular file" if kind == "fifo" else "more than 256 megapixels")
     refused("eval", colour_model, "--data", colour_data, words=words)
+
+
+def test_keys_of_other_programs_are_ignored_with_one_note(
+    detq: Command, colour_model: Path, colour_data: Path
+) -> None:
+    colour_data.write_text(f"{colour_data.read_text()}roboflow: {{url: x}}\nis_coco: False\n")
+    outcome = detq("eval", colour_model, "--data", colour_data)
+    assert outcome.status == 0
+    notes = [line for line in outcome.err.splitlines() if "without a meaning here" in line]
+    assert notes == [f"{colour_data}: without a meaning here: roboflow, is_coco"]
+
+
+def test_folder_of_photographs_calibrates_and_shows_agreement(
+    detq: Command, tmp_path: Path, colour_model: Path, train: Path
+) -> None:
+    outcome = detq(
+        *("quantize", colour_model, "--data", train, "--output", "out", "--json", "out.json")
+    )
+    assert outcome.status == 0
+    assert "split val has no ground truth: mAP was not measured" in outcome.err.splitlines()
+    assert "agreement with float" in outcome.out
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["data"]["calibration_images"] == 2
+
+
+def test_model_without_class_names_takes_those_of_the_data_set(
+    detq: Command, tmp_path: Path, colour_graph: DetectorGraph, colour_data: Path
+) -> None:
+    """In the exported directory; photographs in folders name no classes of objects."""
+    nameless = replace(colour_graph.spec, class_names=placeholder_names(3))
+    write_artifact(DetectorGraph(colour_graph.model, nameless), tmp_path / "nameless")
+    photographs = tmp_path / "photographs"
+    for folder in ("a", "b", "c"):
+        shutil.copytree(colour_data.parent / "images/val", photographs / folder)
+    for data, names in (
+        (colour_data, ["red", "green", "blue"]),
+        (photographs, ["class0", "class1", "class2"]),
+    ):
+        outcome = detq(
+            *("quantize", "nameless", "--data", data, "--recipe", "minmax", "--output", "named")
+        )
+        assert outcome.status == 0, outcome
+        metadata = yaml.safe_load((tmp_path / "named/metadata.yaml").read_text())
+        assert list(metadata["names"].values()) == names
 
 
 def test_what_cannot_be_scored_is_said_before_any_image_is_read(

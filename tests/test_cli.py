@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from detq import artifact, cli
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec
+from detq.records import DataCounts, ModelSpec
 
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
@@ -101,7 +102,16 @@ def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) ->
 
 def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
-    assert sorted(document) == ["agreement", "int8_share", "latency_ms", "models", "output"]
+    keys = ["agreement", "data", "int8_share", "latency_ms", "models", "output"]
+    assert sorted(document) == keys
+    assert document["data"] == {
+        **asdict(DataCounts(images=72, objects=948)),
+        "damaged_files": [],
+        "split": "test",
+        "calibration_split": "train",
+        "calibration_images": 100,
+        "damaged_calibration_images": 0,
+    }
     assert document["output"] == exported.directory.name
     assert [list(row) for row in document["models"]] == [EVAL_KEYS] * 4
     assert [row["images"] for row in document["models"]] == [72] * 4
@@ -288,7 +298,8 @@ def test_eval_writes_percent_and_null(
     outcome = detq("eval", *arguments, "--json", "eval.json")
     assert outcome.status == 0
     document = _json(tmp_path / "eval.json")
-    assert list(document) == ["models"]
+    assert sorted(document) == ["data", "models"]
+    assert (document["data"]["split"], document["data"]["images"]) == ("val", 2)
     for row, model in zip(document["models"], arguments[:2], strict=True):
         assert list(row) == EVAL_KEYS
         assert row["model"] == str(model)

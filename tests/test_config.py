@@ -127,7 +127,8 @@ def test_wrong_recipe_is_an_error_that_names_file_and_key(
         ({"names": ["a"], "vall": "x"}, "unknown key 'vall'; known keys: path, train, val, test"),
         ({"val": "x"}, "names: Field required"),
         ({"names": []}, "names: expected one name per class from 0 up"),
-        ({"names": {0: "a", 2: "b"}}, "names: expected one name per class from 0 up"),
+        ({"names": {-1: "a", 0: "b"}}, "names: expected numbers of classes from 0 up"),
+        ({"names": {10**9: "a"}}, "names: expected numbers of classes from 0 up"),
         ({"names": {"first": "a"}}, r"names\.first.*: Input should be a valid integer"),
         ({"names": "ab"}, "names: Input should be a valid dictionary"),
         ({"names": ["a"], "nc": 2}, "nc: 2, but names lists 1 classes"),
@@ -137,7 +138,8 @@ def test_wrong_recipe_is_an_error_that_names_file_and_key(
         "unknown key",
         "no names",
         "no classes",
-        "gap",
+        "negative number",
+        "a billion classes",
         "name as id",
         "one string",
         "another count",
@@ -191,6 +193,113 @@ def test_names_may_be_a_list_or_numbered_in_any_order() -> None:
     listed = DatasetConfig(names=["a", "b"])  # type: ignore[arg-type]
     numbered = DatasetConfig(names={1: "b", 0: "a"})
     assert listed.class_names == numbered.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("names: {2: cat, 0: dog}", ("dog", "class1", "cat")),
+        ("nc: 4\nnames: {2: cat, 0: dog}", ("dog", "class1", "cat", "class3")),
+        ("nc: 2\nnames: {2: cat, 0: dog}", ("dog", "class1", "cat")),
+        ("nc: 2", ("class0", "class1")),
+        ("names: [no, 1e3, 3.10, null, 'x y']", ("no", "1e3", "3.10", "null", "x y")),
+    ],
+    ids=["gap", "count beyond the names", "count of the names", "count alone", "odd words"],
+)
+def test_classes_keep_their_numbers_and_their_names(
+    tmp_path: Path, text: str, names: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert read_dataset(tmp_path / "mine.yaml").class_names == names
+
+
+def test_keys_of_other_programs_are_named_in_one_note(tmp_path: Path) -> None:
+    document = {
+        "val": "images",
+        "names": ["a"],
+        "is_coco": False,
+        "roboflow": {"url": "x"},
+        "minival": "x",
+        "flip_idx": [0],
+        "license": "MIT",
+    }
+    config = read_dataset(_write(tmp_path / "mine.yaml", document))
+    assert len(config.notes) == 1
+    assert all(key in config.notes[0] for key in document if key not in ("val", "names"))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        *(("vall", "val"), ("tets", "test"), ("name", "names"), ("trian", "train")),
+        *(("Names", "names"), ("anotations", "annotations"), ("kpt_shap", "kpt_shape")),
+    ],
+)
+def test_misspelt_key_is_an_error_that_names_the_right_one(
+    tmp_path: Path, key: str, meant: str
+) -> None:
+    path = _write(tmp_path / "mine.yaml", {"val": "images", "names": ["a"], key: "x"})
+    with pytest.raises(ConfigError, match=rf"unknown key '{key}'.*did you mean '{meant}'"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"val": "x", "valid": "y"}, "'valid' says what 'val' says"),
+        ({"annotations": {"vall": "x"}}, "'vall' is no split"),
+        ({"kpt_shape": [17, 4]}, "kpt_shape: expected"),
+        ({"nc": 0}, "nc: expected 1 to"),
+    ],
+    ids=["val twice", "annotations of no split", "keypoints of four numbers", "no class"],
+)
+def test_what_contradicts_itself_is_an_error(
+    tmp_path: Path, document: dict[str, object], message: str
+) -> None:
+    path = _write(tmp_path / "mine.yaml", {"names": ["a"], **document})
+    with pytest.raises(ConfigError, match=message):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("lies", "path", "written"),
+    [
+        ("set/valid/images", None, "../valid/images"),
+        ("valid/images", None, "../valid/images"),
+        ("set/valid/images", None, "set/valid/images"),
+        ("set/valid/images", None, "/content/set/valid/images"),
+        ("set/valid/images", None, "valid\\images"),
+        ("set/valid/images", "/home/somebody/set", "valid/images"),
+        ("set/valid/images", "../datasets/set", "valid/images"),
+        ("work/datasets/other/valid/images", "other", "valid/images"),
+        ("datasets/other/valid/images", "other", "valid/images"),
+        ("work/valid/images", None, "valid/images"),
+    ],
+    ids=[
+        *("Roboflow", "Roboflow, one folder up", "Colab", "Colab, absolute", "Windows"),
+        *("path of another machine", "path that is not there", "datasets in the working folder"),
+        *("datasets beside the working folder", "YOLOv6: the working folder"),
+    ],
+)
+def test_split_is_found_where_other_programs_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: str, path: str | None, written: str
+) -> None:
+    (tmp_path / lies).mkdir(parents=True)
+    for folder in ("set", "work"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "work")
+    document = {"val": written, "names": ["a"], "path": path}
+    config = read_dataset(_write(tmp_path / "set/data.yaml", document))
+    assert [found.resolve() for found in config.sources("val")] == [tmp_path / lies]
+
+
+def test_path_as_written_goes_before_the_one_that_roboflow_means(tmp_path: Path) -> None:
+    for folder in ("valid/images", "set/valid/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    document = {"val": "../valid/images", "names": ["a"]}
+    config = read_dataset(_write(tmp_path / "set/data.yaml", document))
+    assert config.sources("val")[0].resolve() == tmp_path / "valid/images"
+    assert any("and not" in note for note in config.notes)
 
 
 def test_default_recipe_clips_and_splits_nothing_by_itself() -> None:

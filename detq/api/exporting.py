@@ -106,7 +106,7 @@ def _split(
     if is_int8:
         raise ConfigError(f"{graph.spec.name}: is quantized; --format onnx-qdq writes such a model")
     if result is not None:
-        return DetectorGraph(result.quantized.unfinished.exact, graph.spec)
+        return DetectorGraph(result.quantized.unfinished.exact, result.float_graph.spec)
     weights = load_recipe(recipe or SPLIT_RECIPE).weights
     if weights.split != "none" and weights.layers == "measured":
         raise ConfigError(

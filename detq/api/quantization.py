@@ -31,12 +31,14 @@ from detq.api.sources import (
     silent,
 )
 from detq.artifact import write_artifact
+from detq.config import DatasetConfig
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.downloads.cache import cache_folder
 from detq.errors import CalibrationError, DataError, DownloadError
 from detq.evaluation.agreement import MIN_SCORE, agreement
+from detq.evaluation.classes import with_names_of
 from detq.evaluation.evaluator import run_detector
 from detq.evaluation.top_k import run_classifier, same_top1
 from detq.graph.detector_graph import DetectorGraph
@@ -188,14 +190,16 @@ def quantize(
 ) -> QuantizationResult:
     """Quantize a float detector with images of the data set's ``split``; labels are not read.
 
-    ``calibration_images`` overrides the recipe's number. Damaged images are skipped and counted.
-    Raises a DetqError for bad input, CalibrationError if the result disagrees with the float model.
+    ``calibration_images`` overrides the recipe's number. Damaged images are skipped and counted. A
+    model that names no classes takes the data set's names, if there are as many. Raises a DetqError
+    for bad input, CalibrationError if the result disagrees with the float model.
     """
-    graph = open_graph(model, imgsz)
+    dataset = open_dataset(data)
+    graph = _named(open_graph(model, imgsz), dataset)
     chosen = load_recipe(recipe)
     if calibration_images is not None:
         chosen = chosen.model_copy(update={"calibration_images": calibration_images})
-    images_of = load_split(open_dataset(data), split, with_annotations=False)
+    images_of = load_split(dataset, split, with_annotations=False)
     report = progress or silent
     count = chosen.calibration_images
     paths = sample_images(images_of, count, chosen.seed)
@@ -296,6 +300,13 @@ def calibration_overlap(result: QuantizationResult, data: DataSource, split: str
     """How many calibration images, by content, are also in ``split``: there the mAP flatters."""
     images = load_split(open_dataset(data), split, with_annotations=False)
     return len(content_overlap(result.calibration.paths, images.paths))
+
+
+def _named(graph: DetectorGraph, dataset: DatasetConfig) -> DetectorGraph:
+    """The graph with the data set's class names in place of placeholders."""
+    if dataset.names_are_folders and graph.spec.task == "detect":
+        return graph
+    return replace(graph, spec=with_names_of(graph.spec, dataset.class_names))
 
 
 def _readable(paths: Sequence[Path], graph: DetectorGraph) -> tuple[Path, ...]:

@@ -12,7 +12,7 @@ from detq.api.own_adapters import open_by_adapter
 from detq.api.trial import try_elsewhere
 from detq.artifact import read_artifact
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
-from detq.data.class_folders import read_class_folders
+from detq.data.layouts import read_data
 from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
 from detq.downloads.digests import check_embedded
@@ -136,16 +136,16 @@ def convert(
 
 
 def load_dataset(data: str | Path, *, progress: Progress | None = None) -> DatasetConfig:
-    """A data set's YAML, or a known name (``coco128``, ``coco``), which is downloaded once; for a
-    classifier also a folder of class folders, or of splits that hold such.
+    """What describes a data set, or a known name (``coco128``, ``coco``), which is downloaded once.
 
-    Raises ConfigError for a file that is missing or wrong, DownloadError.
+    A description is a YAML, a COCO JSON, a text file that lists images, or a folder: of a YAML, of
+    Pascal VOC or COCO files, of images alone, or for a classifier of class folders
+    (docs/data.md). Raises ConfigError or DataError for a file that is missing or wrong,
+    DownloadError.
     """
     name, path = str(data), Path(data)
-    if path.is_dir():
-        return read_class_folders(path)
     if name not in DATASETS or path.exists():
-        return read_dataset(path)
+        return read_data(path)
     folder = obtain_dataset(name, progress=progress)
     config = read_dataset(Path(str(files("detq.configs"))) / "data" / f"{name}.yaml")
     return config.model_copy(update={"path": folder})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detq.errors import DataError
+from detq.records import NO_COUNTS, DataCounts
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,12 @@ class Annotation:
                 f"image {self.image_id}: expected a box of finite numbers without negative size, "
                 f"got {self.box_xywh_px} with area {self.area_px}"
             )
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What a reader of annotations found: images that count, their objects, what it left out."""
+
+    images: tuple[ImageRecord, ...]
+    annotations: tuple[Annotation, ...]
+    left_out: DataCounts = NO_COUNTS

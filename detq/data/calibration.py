@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.data.images import ImageBGR, read_image_bgr, read_images
-from detq.errors import CalibrationError, DataError
+from detq.errors import CalibrationError, DamagedImageError
 
 
 class Preprocessing(Protocol):
@@ -54,7 +54,7 @@ def readable_images(
 ) -> CalibrationImages:
     """Decode every file once, and keep those that decode.
 
-    Raises CalibrationError if none does.
+    Raises CalibrationError if none does, DataError for what is no image file at all.
     """
     good: list[Path] = []
     bad: list[Path] = []
@@ -69,6 +69,6 @@ def readable_images(
 def _decodes(path: Path) -> bool:
     try:
         read_image_bgr(path)
-    except DataError:
+    except DamagedImageError:
         return False
     return True

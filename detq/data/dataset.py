@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detq.config import DatasetConfig
-from detq.data.annotation import Annotation, ImageRecord
+from detq.config import SPLIT_NAMES, DatasetConfig
+from detq.data.annotation import Annotation, GroundTruth, ImageRecord
 from detq.data.coco import read_coco
-from detq.data.images import list_images, list_images_in_text
+from detq.data.images import FoundImages, find_images, is_image, list_images_in_text
+from detq.data.voc import read_voc
 from detq.data.yolo_labels import read_yolo_labels
-from detq.errors import ConfigError, DataError
+from detq.errors import DataError
+from detq.records import NO_COUNTS, DataCounts
 
-SPLIT_NAMES = ("train", "val", "test")
+__all__ = ["SPLIT_NAMES", "Split", "load_split", "sample_images"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split; ``annotations`` is None if there is no ground truth for it."""
+    """The images of one split; ``annotations`` is None if there is no ground truth for it.
+
+    ``left_out`` counts what else was found.
+    """
 
     name: str
     images: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
     annotations: tuple[Annotation, ...] | None = None
+    left_out: DataCounts = NO_COUNTS
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -37,6 +44,39 @@ class Split:
     def paths(self) -> tuple[Path, ...]:
         """The image files, in the order of ``images``."""
         return tuple(image.path for image in self.images)
+
+    def without(self, paths: Collection[Path]) -> Split:
+        """The split less some images, which turned out to be damaged.
+
+        Raises DataError if none is left.
+        """
+        if not paths:
+            return self
+        gone = set(paths)
+        images = tuple(image for image in self.images if image.path not in gone)
+        if not images:
+            raise DataError(f"split {self.name}: all {len(gone)} images are damaged; replace them")
+        kept = {image.image_id for image in images}
+        annotations = self.annotations
+        if annotations is not None:
+            annotations = tuple(item for item in annotations if item.image_id in kept)
+        names = tuple(image.path.name for image in self.images if image.path in gone)
+        found = DataCounts(damaged_images=len(names), damaged_files=names)
+        left_out = _sum(self.left_out, found)
+        return replace(self, images=images, annotations=annotations, left_out=left_out)
+
+    def counts(self) -> DataCounts:
+        """What is judged by this split, and what was left out of it."""
+        annotations = self.annotations or ()
+        shown = {item.image_id for item in annotations}
+        return replace(
+            self.left_out,
+            images=len(self.images),
+            images_without_objects=len(self.images) - len(shown),
+            objects=len(annotations),
+            ignored_objects=sum(item.is_crowd for item in annotations),
+            objects_without_area=sum(min(item.box_xywh_px[2:]) <= 0 for item in annotations),
+        )
 
     def ground_truth(self, *, renumbered: bool = False) -> dict[str, Any] | None:
         """A new COCO instances document, or None without ground truth.
@@ -68,29 +108,62 @@ class Split:
 
 
 def load_split(config: DatasetConfig, name: str, *, with_annotations: bool = True) -> Split:
-    """A split of a data set, its ground truth from the COCO JSON or else from YOLO label files.
+    """A split of a data set, its ground truth from what the data set names or from label files.
 
     Where a COCO JSON is named, it decides which images belong to the split.
     ``with_annotations=False`` reads no ground truth, which is enough for calibration and spares the
     reading of a large JSON. Raises ConfigError for a split that the data set does not name, and
     DataError for missing images and for annotations that are malformed or contradict the images.
     """
-    sources = {split: getattr(config, split) for split in SPLIT_NAMES if getattr(config, split)}
-    if name not in sources:
-        known = ", ".join(sources) or "none"
-        raise ConfigError(f"{config.path}: the data set has no split {name!r}; it names: {known}")
-    paths = _split_images(config.path / sources[name])
+    found = [_find(config, source) for source in config.sources(name)]
+    paths = tuple(dict.fromkeys(path for part in found for path in part.paths))
+    left_out = DataCounts(
+        repeated_images=sum(len(part.paths) for part in found) - len(paths),
+        skipped_folders=sum(part.skipped_folders for part in found),
+    )
     images = tuple(ImageRecord(path, number) for number, path in enumerate(paths, start=1))
-    annotations = None
-    if with_annotations and name in config.annotations:
-        images, annotations = read_coco(
-            config.path / config.annotations[name],
-            image_files=paths,
-            class_names=config.class_names,
-        )
-    elif with_annotations:
-        annotations = read_yolo_labels(images, class_count=len(config.class_names))
-    return Split(name, images, config.class_names, annotations)
+    truth = _read_truth(config, name, images) if with_annotations else None
+    if truth is None:
+        return Split(name, images, config.class_names, left_out=left_out)
+    if not truth.images:
+        raise DataError(f"split {name}: {_reason(truth.left_out)}; correct the data set")
+    return Split(
+        name, truth.images, config.class_names, truth.annotations, _sum(left_out, truth.left_out)
+    )
+
+
+def _find(config: DatasetConfig, source: Path) -> FoundImages:
+    if source.suffix.lower() == ".txt":
+        return FoundImages(list_images_in_text(source, root=config.path))
+    if source.is_file() and not is_image(source):
+        raise DataError(f"{source}: expected a folder or a .txt that lists images")
+    return find_images(source)
+
+
+def _read_truth(
+    config: DatasetConfig, name: str, images: tuple[ImageRecord, ...]
+) -> GroundTruth | None:
+    if name in config.annotations:
+        source = config.locate(config.annotations[name])
+        if source.is_dir():
+            return read_voc(source, images=images, class_names=config.class_names)
+        paths = [image.path for image in images]
+        return read_coco(source, image_files=paths, class_names=config.class_names)
+    if not config.names or config.names_are_folders:
+        return None
+    return read_yolo_labels(images, class_count=len(config.class_names), kpt_shape=config.kpt_shape)
+
+
+def _sum(first: DataCounts, second: DataCounts) -> DataCounts:
+    pairs = {key: value + getattr(second, key) for key, value in asdict(first).items()}
+    return DataCounts(**pairs)
+
+
+def _reason(left_out: DataCounts) -> str:
+    return (
+        f"no image counts: {left_out.damaged_images} are damaged, {left_out.mislabelled_images} "
+        "have labels beyond the image"
+    )
 
 
 def sample_images(split: Split, count: int, seed: int) -> tuple[Path, ...]:
@@ -106,11 +179,3 @@ def sample_images(split: Split, count: int, seed: int) -> tuple[Path, ...]:
         return hashlib.sha256(f"{seed}/".encode() + os.fsencode(path.name)).hexdigest()
 
     return tuple(sorted(sorted(split.paths, key=rank)[:count]))
-
-
-def _split_images(source: Path) -> tuple[Path, ...]:
-    if source.suffix.lower() == ".txt":
-        return list_images_in_text(source)
-    if source.is_file():
-        raise DataError(f"{source}: expected a folder or a .txt that lists images")
-    return list_images(source)

@@ -2,41 +2,104 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from errno import EFBIG, EINVAL
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from detq.errors import DataError
+from detq.data.image_header import header_size_hw, may_be_turned
+from detq.errors import DamagedImageError, DataError
+from detq.files import read_bytes, read_text
 from detq.opencv import cv2
+from detq.records import SizeHW
 
 ImageBGR = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], channels blue, green, red, as OpenCV decodes them."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+MOST_PIXELS = 1 << 28
+"""Of an image that is decoded; its header is asked before."""
+MOST_BYTES = 1 << 30
 
 
 def read_image_bgr(path: Path) -> ImageBGR:
     """Image file -> uint8 [H, W, 3] BGR, turned as its EXIF orientation says.
 
     A truncated file is refused: ``cv2.imread`` would fill the missing rows with grey, and a model
-    would then be calibrated or judged on grey. Raises DataError naming the file.
+    would then be calibrated or judged on grey. Raises DamagedImageError naming the file; DataError
+    for what is no regular file, or has more than 256 megapixels (:data:`MOST_PIXELS`).
     """
-    try:
-        encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    encoded = np.frombuffer(_read_file(path), dtype=np.uint8)
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except cv2.error:  # e.g. more pixels than OpenCV accepts
+    except cv2.error:  # e.g. more pixels on one side than OpenCV accepts
         image = None
     if image is None:
-        raise DataError(f"{path}: cannot be decoded (truncated, or not an image); replace the file")
+        raise DamagedImageError(
+            f"{path}: cannot be decoded (truncated, or not an image); replace the file"
+        )
     return np.asarray(image, dtype=np.uint8)
+
+
+def image_size_hw(path: Path) -> SizeHW:
+    """Height and width of what :func:`read_image_bgr` makes of a file; raises what it raises.
+
+    The header is believed where it cannot differ: without metadata that may turn the image.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _image_size_hw(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1 << 17)
+def _image_size_hw(path: Path, _changed_ns: int, _bytes: int) -> SizeHW:
+    content = _read_file(path)
+    if not may_be_turned(content):
+        stated = header_size_hw(content)
+        if stated is not None:
+            return stated
+    height, width = read_image_bgr(path).shape[:2]
+    return height, width
+
+
+def read_sound_images(paths: Iterable[Path], damaged: list[Path]) -> Iterator[ImageBGR]:
+    """As :func:`read_images`, without the files that are damaged: their paths join ``damaged``."""
+    for path, image in _decoded_ahead(paths, workers=2, ahead=8):
+        if isinstance(image, DamagedImageError):
+            damaged.append(path)
+        else:
+            yield image
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of an image file whose header states no more than :data:`MOST_PIXELS`."""
+    try:
+        content = read_bytes(path, most_bytes=MOST_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    stated = header_size_hw(content)
+    if stated is not None and stated[0] * stated[1] > MOST_PIXELS:
+        raise DataError(
+            f"{path}: {stated[1]}x{stated[0]} pixels are more than 256 megapixels; "
+            "shrink the image or take it away"
+        )
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    """A file that is damaged or gone is one image less; a FIFO or a device is a mistake."""
+    kind = DataError if error.errno in (EINVAL, EFBIG) else DamagedImageError
+    return kind(f"{path}: cannot be read ({error.strerror}); check the path")
 
 
 def write_image(path: Path, image_bgr: ImageBGR) -> None:
@@ -66,18 +129,48 @@ def read_images(paths: Iterable[Path], *, workers: int = 2, ahead: int = 8) -> I
 
     Raises DataError as :func:`read_image_bgr` does, when the damaged file's turn comes.
     """
+    for _, image in _decoded_ahead(paths, workers=workers, ahead=ahead):
+        if isinstance(image, DamagedImageError):
+            raise image
+        yield image
+
+
+def _decoded_ahead(
+    paths: Iterable[Path], *, workers: int, ahead: int
+) -> Iterator[tuple[Path, ImageBGR | DamagedImageError]]:
+    """Each path with its image, or with what is the matter with it."""
     waiting = iter(paths)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        pending: deque[Future[ImageBGR]] = deque()
+        pending: deque[tuple[Path, Future[ImageBGR | DamagedImageError]]] = deque()
+
+        def submit(count: int) -> None:
+            pending.extend((path, pool.submit(_tried, path)) for path in islice(waiting, count))
+
         try:
-            pending.extend(pool.submit(read_image_bgr, path) for path in islice(waiting, ahead))
+            submit(ahead)
             while pending:
-                image = pending.popleft().result()
-                pending.extend(pool.submit(read_image_bgr, path) for path in islice(waiting, 1))
-                yield image
+                path, future = pending.popleft()
+                image = future.result()
+                submit(1)
+                yield path, image
         finally:
-            for future in pending:
+            for _, future in pending:
                 future.cancel()
+
+
+def _tried(path: Path) -> ImageBGR | DamagedImageError:
+    try:
+        return read_image_bgr(path)
+    except DamagedImageError as error:
+        return error
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Image files, sorted; ``skipped_folders`` links led to a folder that was read already."""
+
+    paths: tuple[Path, ...]
+    skipped_folders: int = 0
 
 
 def list_images(source: Path) -> tuple[Path, ...]:
@@ -85,44 +178,86 @@ def list_images(source: Path) -> tuple[Path, ...]:
 
     Raises DataError if ``source`` does not exist or holds no image.
     """
+    return find_images(source).paths
+
+
+def find_images(source: Path) -> FoundImages:
+    """As :func:`list_images`. Symbolic links are followed, and each folder is read once.
+
+    So links that lead in a circle have an end. A folder keeps its own name where a link beside it
+    gives it another.
+    """
     if source.is_dir():
-        images = tuple(sorted(path for path in source.rglob("*") if _is_image(path)))
-        if not images:
+        found = _walk(source)
+        if not found.paths:
             raise DataError(f"{source}: no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-        return images
-    if not source.is_file():
+        return found
+    if not source.exists():
         raise DataError(f"{source}: no such image or folder; check the path")
-    if not _is_image(source):
+    if not is_image(source):
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{source}: not an image by its name; known endings: {known}")
-    return (source,)
+    return FoundImages((source,))
 
 
-def list_images_in_text(list_file: Path) -> tuple[Path, ...]:
+def _walk(folder: Path) -> FoundImages:
+    found: list[Path] = []
+    read: set[tuple[int, int]] = set()
+    skipped = 0
+    waiting, linked = [folder], list[Path]()
+    while waiting or linked:
+        here = (waiting or linked).pop()
+        try:
+            status = here.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in read:
+                skipped += 1
+                continue
+            read.add(identity)
+            with os.scandir(here) as entries:
+                # By name, so that a folder with two names goes by the same one on every machine.
+                for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+                    if entry.is_dir():
+                        (linked if entry.is_symlink() else waiting).append(Path(entry.path))
+                    elif is_image(Path(entry.name)):
+                        found.append(Path(entry.path))
+        except OSError as error:
+            raise DataError(f"{here}: cannot be read ({error.strerror}); check the path") from None
+    return FoundImages(tuple(sorted(found)), skipped)
+
+
+def list_images_in_text(list_file: Path, *, root: Path | None = None) -> tuple[Path, ...]:
     """A text file with one image path per line -> the paths, in the file's order.
 
-    A relative path starts at the text file's folder. Raises DataError, with the line's number, for
-    an image that is missing or listed twice, and if there is none.
+    A relative path starts at the text file's folder, or else at ``root`` or the working folder.
+    Raises DataError, with the line's number, for an image that is missing or listed twice, and if
+    there is none.
     """
     try:
-        lines = list_file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{list_file}: cannot be read ({error}); check the path") from None
+        lines = read_text(list_file).splitlines()
+    except OSError as error:
+        raise DataError(f"{list_file}: cannot be read ({error.strerror}); check the path") from None
+    starts = (list_file.parent, *([] if root is None else [root]), Path.cwd())
     seen: dict[Path, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        path = list_file.parent / line.strip()
+        spellings = dict.fromkeys((line.strip(), line.strip().replace("\\", "/")))
+        places = [start / spelling for start in starts for spelling in spellings]
+        path = next((place for place in places if place.exists()), None)
+        if path is None:
+            raise DataError(f"{list_file}:{number}: {places[0]} does not exist; correct the list")
         if path in seen:
             raise DataError(f"{list_file}:{number}: {path} is already listed in line {seen[path]}")
-        if not path.is_file():
-            raise DataError(f"{list_file}:{number}: {path} does not exist; correct the list")
         seen[path] = number
     if not seen:
         raise DataError(f"{list_file}: no images; expected one path per line")
     return tuple(seen)
 
 
-def _is_image(path: Path) -> bool:
-    # macOS leaves "._name.jpg" files on foreign disks; they are not images.
+def is_image(path: Path) -> bool:
+    """True for a file with the ending of an image.
+
+    macOS leaves "._name.jpg" files on foreign disks; they are none.
+    """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")

@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from PIL import ExifTags, Image
+import numpy as np
+import numpy.typing as npt
 
-from detq.data.annotation import Annotation, ImageRecord
-from detq.errors import DataError
-from detq.records import SizeHW
+from detq.data.annotation import Annotation, GroundTruth, ImageRecord
+from detq.data.images import image_size_hw
+from detq.data.label_rows import BOX_FIELDS, Row, check_meaning, parse_row
+from detq.errors import DamagedImageError, DataError
+from detq.files import read_text
+from detq.records import DataCounts, SizeHW
 
 # Label files hold no ids. pycocotools takes the object with the id 0, once matched, for a missed
 # one. YOLOv6's own evaluation counts from 0 all the same, so only the same count gives its figures.
 # It costs 0.2 AP on BCCD's 72 test images and next to nothing on thousands; a COCO JSON, which
 # brings its own ids, is free of it.
 FIRST_ANNOTATION_ID = 0
+TOLERANCE = 0.01
+"""By how much of the image a coordinate may lie beyond it and still be a share of it."""
 
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+@dataclass(frozen=True)
+class _Labels:
+    """The rows of an image's label file: class, cx, cy, w, h as float64 [n, 5].
+
+    ``counts`` is False for an image with a coordinate beyond it.
+    """
+
+    image: ImageRecord
+    rows: npt.NDArray[np.float64]
+    duplicates: int = 0
+    counts: bool = True
 
 
 def read_yolo_labels(
-    images: Sequence[ImageRecord], *, class_count: int
-) -> tuple[Annotation, ...] | None:
+    images: Sequence[ImageRecord], *, class_count: int, kpt_shape: tuple[int, int] | None = None
+) -> GroundTruth | None:
     """Label files beside the images -> objects, or None if no image has a label file.
 
     A line is ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 …`` for an outline, which is read as
-    the box around it; coordinates are shares of the image's width and height. An image without a
-    label file shows no object. Raises DataError with the file and line of the first malformed line.
+    the box around it; coordinates are shares of the decoded image's width and height. With
+    ``kpt_shape`` keypoints follow the box, and are not read. An image without a label file shows no
+    object. As in YOLOv6 and Ultralytics a line that is there twice counts once, and an image with
+    a coordinate beyond 0..1 is left out, as is one that cannot be decoded.
+
+    Raises DataError with the file and line of the first malformed line, and for lines that may be
+    outlines as well as boxes with keypoints.
     """
     files = [label_file(image.path) for image in images]
-    if not any(file.is_file() for file in files):
+    if not any(file.exists() for file in files):
         return None
+    pairs = zip(images, files, strict=True)
+    parsed = [(image, list(_rows(file, class_count, kpt_shape))) for image, file in pairs]
+    check_meaning([row for _, rows in parsed for row in rows])
+    labels = [_checked(image, rows) for image, rows in parsed]
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(_size_hw, labels))
+    sized = list(zip(labels, sizes, strict=True))
+    kept = [(one, size) for one, size in sized if one.counts and (size or not len(one.rows))]
+    damaged = [one for one, size in sized if one.counts and len(one.rows) and not size]
     ids = count(FIRST_ANNOTATION_ID)
-    return tuple(
-        annotation
-        for image, file in zip(images, files, strict=True)
-        if file.is_file()
-        for annotation in _read_file(file, image, class_count, ids)
+    return GroundTruth(
+        images=tuple(one.image for one, _ in kept),
+        annotations=tuple(
+            annotation
+            for one, size in kept
+            if size is not None
+            for annotation in _annotations(one, size, ids)
+        ),
+        left_out=DataCounts(
+            damaged_images=len(damaged),
+            damaged_files=tuple(one.image.path.name for one in damaged),
+            mislabelled_images=sum(not one.counts for one in labels),
+            duplicate_rows=sum(one.duplicates for one, _ in kept),
+        ),
     )
 
 
@@ -52,26 +93,60 @@ def label_file(image_file: Path) -> Path:
     return Path(*folders, f"{image_file.stem}.txt")
 
 
-def _read_file(
-    file: Path, image: ImageRecord, class_count: int, ids: Iterator[int]
-) -> Iterator[Annotation]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); check the label file") from None
-    filled = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not filled:
+def _rows(file: Path, class_count: int, kpt_shape: tuple[int, int] | None) -> Iterator[Row]:
+    if not file.exists():
         return
-    image_height, image_width = image_size_hw(image.path)
-    for number, fields in filled:
-        try:
-            class_id, (cx, cy, width, height) = _parse_line(fields, class_count)
-        except ValueError as error:
-            raise DataError(f"{file}:{number}: {error}") from None
+    try:
+        lines = read_text(file).splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check the file") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                row = parse_row(line.split(), f"{file}:{number}", class_count, kpt_shape)
+            except ValueError as error:
+                raise DataError(f"{file}:{number}: {error}") from None
+            yield row
+
+
+def _checked(image: ImageRecord, rows: Sequence[Row]) -> _Labels:
+    """What the programs make of a file's rows, which they hold in single precision.
+
+    Raises DataError for coordinates that are pixels rather than shares.
+    """
+    for row in rows:
+        if not all(-TOLERANCE <= share <= 1 + TOLERANCE for share in row.shares):
+            raise DataError(
+                f"{row.place}: coordinates must be shares of the image, 0 to 1, got "
+                f"{[round(share, 6) for share in row.shares[:4]]}"
+            )
+    boxes = np.array([(row.class_id, *row.box()) for row in rows]).reshape(-1, BOX_FIELDS)
+    shares = [np.array(row.shares, np.float32) for row in rows]
+    if any(each.min() < 0 or each.max() > 1 for each in shares):
+        return _Labels(image, boxes, counts=False)
+    # With a duplicate among them the programs keep the rows in the order of their values.
+    _, first = np.unique(boxes.astype(np.float32), axis=0, return_index=True)
+    duplicates = len(boxes) - len(first)
+    return _Labels(image, boxes[first] if duplicates else boxes, duplicates)
+
+
+def _size_hw(labels: _Labels) -> SizeHW | None:
+    """The decoded image's size; None if it is damaged, or not needed."""
+    if not len(labels.rows) or not labels.counts:
+        return None
+    try:
+        return image_size_hw(labels.image.path)
+    except DamagedImageError:
+        return None
+
+
+def _annotations(labels: _Labels, size: SizeHW, ids: Iterator[int]) -> Iterator[Annotation]:
+    image_height, image_width = size
+    for class_id, cx, cy, width, height in labels.rows.tolist():
         yield Annotation(
             annotation_id=next(ids),
-            image_id=image.image_id,
-            class_id=class_id,
+            image_id=labels.image.image_id,
+            class_id=int(class_id),
             box_xywh_px=(
                 (cx - width / 2) * image_width,
                 (cy - height / 2) * image_height,
@@ -80,39 +155,3 @@ def _read_file(
             ),
             area_px=width * height * image_width * image_height,
         )
-
-
-def _parse_line(
-    fields: list[str], class_count: int
-) -> tuple[int, tuple[float, float, float, float]]:
-    """Fields of a line -> class id and cx, cy, w, h as shares; ValueError gives the reason."""
-    if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
-        raise ValueError(f"expected `class cx cy w h`, got {len(fields)} fields")
-    try:
-        label, *shares = [float(field) for field in fields]
-    except ValueError:
-        raise ValueError(f"expected numbers, got {' '.join(fields)!r}") from None
-    if label not in range(class_count):
-        raise ValueError(f"class {fields[0]} is outside 0..{class_count - 1}")
-    if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares):
-        raise ValueError(f"coordinates must be shares of the image, 0 to 1, got {shares}")
-    if len(shares) == 4:
-        cx, cy, width, height = shares
-        return int(label), (cx, cy, width, height)
-    left, right = min(shares[::2]), max(shares[::2])
-    top, bottom = min(shares[1::2]), max(shares[1::2])
-    return int(label), ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-
-
-def image_size_hw(path: Path) -> SizeHW:
-    """Height and width of the image as OpenCV decodes it, read from the file's header.
-
-    Raises DataError if the file is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
-    except OSError:
-        raise DataError(f"{path}: its size cannot be read; replace the file") from None
-    return (width, height) if turned else (height, width)

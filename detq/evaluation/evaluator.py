@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from detq.data.dataset import Split
-from detq.data.images import read_images
+from detq.data.images import read_sound_images
 from detq.errors import DataError
+from detq.evaluation.canonical import ordered_by_content, renumber_categories
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
 from detq.evaluation.protocol import PROTOCOLS, Protocol
@@ -25,10 +26,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """What a detector found in each image, and the wall time of decoding, inference and NMS."""
+    """What a detector found in each image, and the wall time of decoding, inference and NMS.
+
+    ``damaged`` are files that could not be decoded; there are no detections of them.
+    """
 
     detections: tuple[Detections, ...]
     seconds: float
+    damaged: tuple[Path, ...] = ()
 
 
 def run_detector(
@@ -36,16 +41,17 @@ def run_detector(
 ) -> Run:
     """Detections in each image file, in order. Files are decoded while others are inferred.
 
-    Raises DataError naming the first file that cannot be decoded, RuntimeTimeoutError if inference
-    hangs.
+    Damaged files are left out. Raises DataError for what is no image file at all,
+    RuntimeTimeoutError if inference hangs.
     """
-    found = []
+    found: list[Detections] = []
+    damaged: list[Path] = []
     started_s = time.perf_counter()
-    for frame in detect_stream(detector, read_images(paths)):
+    for frame in detect_stream(detector, read_sound_images(paths, damaged)):
         found.append(frame.detections)
         if progress is not None:
             progress(len(found), len(paths))
-    return Run(tuple(found), time.perf_counter() - started_s)
+    return Run(tuple(found), time.perf_counter() - started_s, tuple(damaged))
 
 
 def score_run(
@@ -53,13 +59,16 @@ def score_run(
 ) -> CocoScores:
     """COCO scores of a run over a split's images.
 
-    Raises DataError if the split has no ground truth, or classes that the model does not know.
+    They do not depend on how images and classes are called and numbered, nor on the order of
+    anything: pycocotools breaks ties between equal scores by the order of images, which is
+    that of their contents here (:mod:`detq.evaluation.canonical`). Raises DataError if the split
+    has no ground truth, or classes that the model does not know.
     """
-    ground_truth, category_ids = _truth(detector.spec, split, protocol)
-    entries = coco_detections(
-        [image.image_id for image in split.images], run.detections, category_ids=category_ids
-    )
-    return score_detections(ground_truth, entries)
+    judged = split.without(run.damaged)
+    truth = _truth(detector.spec, judged, protocol)
+    document, image_ids = ordered_by_content(truth.document, judged.images, run.detections)
+    entries = coco_detections(image_ids, run.detections, category_ids=truth.category_ids)
+    return score_detections(document, entries)
 
 
 def evaluate(
@@ -76,6 +85,7 @@ def evaluate(
     _truth(detector.spec, split, protocol)  # what is wrong with it is said before the long run
     run = run_detector(detector, split.paths, progress=progress)
     scores = score_run(detector, split, run, protocol=protocol)
+    judged = split.without(run.damaged)
     return EvalResult(
         model=detector.spec.name,
         map=scores.map,
@@ -84,22 +94,36 @@ def evaluate(
         map_small=scores.map_small,
         map_medium=scores.map_medium,
         map_large=scores.map_large,
-        images=len(split.images),
+        images=len(judged.images),
         seconds=run.seconds,
         precision=detector.executed_precision,
         size_mb=constant_bytes(detector.graph.model) / 1e6,
+        data=judged.counts(),
     )
 
 
-def _truth(
-    spec: ModelSpec, split: Split, protocol: Protocol
-) -> tuple[dict[str, Any], tuple[int | None, ...]]:
+@dataclass(frozen=True)
+class _Truth:
     """The COCO document of a split, and which of its categories each class of the model is."""
+
+    document: dict[str, Any]
+    category_ids: tuple[int | None, ...]
+
+
+def _truth(spec: ModelSpec, split: Split, protocol: Protocol) -> _Truth:
+    """Categories are numbered by the model's classes, whatever numbers the data set has."""
     document = split.ground_truth(renumbered=protocol.renumbers)
     if document is None or split.annotations is None:
         raise DataError(
-            f"split {split.name}: no ground truth, neither a COCO JSON under `annotations` in the "
-            "data set's YAML nor label files beside the images"
+            f"split {split.name}: no ground truth: neither annotations (COCO JSON, Pascal VOC) nor "
+            "label files beside the images whose classes have names; see docs/data.md"
         )
     annotated = {annotation.class_id for annotation in split.annotations}
-    return document, map_classes(spec, split.class_names, annotated=annotated)
+    classes = map_classes(spec, split.class_names, annotated=annotated)
+    number_of = {index: number for number, index in enumerate(classes) if index is not None}
+    for index in range(len(split.class_names)):
+        number_of.setdefault(index, spec.class_count + index)
+    return _Truth(
+        renumber_categories(document, number_of),
+        tuple(None if index is None else number for number, index in enumerate(classes)),
+    )

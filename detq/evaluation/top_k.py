@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detq.data.class_folders import LabelledSplit
-from detq.data.images import read_images
+from detq.data.images import read_sound_images
 from detq.errors import DataError
 from detq.evaluation.classes import map_classes
 from detq.records import Ranking, TopResult
@@ -20,10 +20,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ClassifierRun:
-    """What a classifier takes each image for, and the wall time of decoding and inference."""
+    """What a classifier takes each image for, and the wall time of decoding and inference.
+
+    ``damaged`` are files that could not be decoded; there is no ranking for them.
+    """
 
     rankings: tuple[Ranking, ...]
     seconds: float
+    damaged: tuple[Path, ...] = ()
 
 
 def run_classifier(
@@ -31,15 +35,17 @@ def run_classifier(
 ) -> ClassifierRun:
     """The best classes of each image file, in order. Files are decoded while others are inferred.
 
-    Raises DataError naming the first file that cannot be decoded, RuntimeTimeoutError.
+    Damaged files are left out. Raises DataError for what is no image file at all,
+    RuntimeTimeoutError.
     """
-    found = []
+    found: list[Ranking] = []
+    damaged: list[Path] = []
     started_s = time.perf_counter()
-    for ranking in classify_stream(classifier, read_images(paths)):
+    for ranking in classify_stream(classifier, read_sound_images(paths, damaged)):
         found.append(ranking)
         if progress is not None:
             progress(len(found), len(paths))
-    return ClassifierRun(tuple(found), time.perf_counter() - started_s)
+    return ClassifierRun(tuple(found), time.perf_counter() - started_s, tuple(damaged))
 
 
 def top_percent(rankings: Sequence[Ranking], labels: Sequence[int], *, best: int) -> float:
@@ -69,14 +75,21 @@ def evaluate_classifier(
     spec = classifier.spec
     classes = map_classes(spec, split.class_names, annotated=set(split.labels))
     model_class = {index: ours for ours, index in enumerate(classes) if index is not None}
-    labels = [model_class[label] for label in split.labels]
     run = run_classifier(classifier, split.paths, progress=progress)
+    judged = split.without(run.damaged)
+    labels = [model_class[label] for label in judged.labels]
     return TopResult(
         model=spec.name,
         top1=top_percent(run.rankings, labels, best=1),
         top5=top_percent(run.rankings, labels, best=5),
-        images=len(split.paths),
+        images=len(judged.paths),
         seconds=run.seconds,
         precision=classifier.executed_precision,
         size_mb=constant_bytes(classifier.graph.model) / 1e6,
+        data=replace(
+            split.left_out,
+            images=len(judged.paths),
+            damaged_images=len(run.damaged),
+            damaged_files=tuple(path.name for path in run.damaged),
+        ),
     )

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from detq.config import DatasetConfig
 from detq.data.dataset import load_split, sample_images
-from detq.data.yolo_labels import image_size_hw, label_file
+from detq.data.yolo_labels import label_file
 from detq.errors import ConfigError, DataError
+from detq.records import DataCounts
 
 
 @pytest.fixture
@@ -90,8 +92,9 @@ def test_label_files_number_their_objects_as_yolov6_does(config: DatasetConfig) 
         ("annotations", 1, {"category_id": 3}, r"annotations\[1\]: category 'ox' is not a class"),
         ("annotations", 1, {"id": 0}, "2 annotations have the id 0"),
         ("annotations", 1, {"image_id": 8}, "image_id 8"),
-        ("annotations", 0, {"bbox": [1, 2, 3]}, r"annotations\.0\.bbox"),
+        ("annotations", 0, {"bbox": [1, 2, 3]}, r"annotations\[0\]: bbox: .*got 3 numbers"),
         ("annotations", 0, {"bbox": [1, 2, -3, 4]}, "negative size"),
+        ("annotations", 0, {"bbox": [1, 2, float("nan"), 4]}, "finite"),
         ("annotations", 0, {"bbox": [1, "x", 3, 4]}, r"annotations\.0\.bbox\.1"),
         ("images", 0, {"file_name": "z.png"}, "'z.png' is not among"),
         ("images", 0, {"id": 7}, "2 images have the id 7"),
@@ -113,6 +116,100 @@ def test_contradictory_json_is_an_error_that_says_where(
 def test_malformed_json_is_an_error(config: DatasetConfig, text: str) -> None:
     with pytest.raises(DataError, match="not a COCO instances file"):
         load_split(_with_json(config, text), "val")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: item.update(id=str(item["id"]), image_id=str(item["image_id"])),
+        lambda item: item.update(id=float(item["id"]), category_id=float(item["category_id"])),
+        lambda item: item.update(iscrowd=bool(item.get("iscrowd"))),
+        lambda item: item.update(iscrowd=item.get("iscrowd")),
+    ],
+    ids=["text", "float", "bool", "null"],
+)
+def test_json_says_the_same_in_other_types(
+    config: DatasetConfig, change: Callable[[dict[str, Any]], None]
+) -> None:
+    document = _document()
+    expected = load_split(_with_json(config, document), "val")
+    for item in document["annotations"]:
+        change(item)
+    assert load_split(_with_json(config, document), "val") == expected
+
+
+def test_ids_that_are_no_numbers_are_replaced(config: DatasetConfig) -> None:
+    document = _document()
+    document["images"][1]["id"] = document["annotations"][0]["image_id"] = "f00d"
+    document["annotations"][1].pop("id")
+    split = load_split(_with_json(config, document), "val")
+    assert split.annotations is not None
+    by_id = {image.image_id: image.path.name for image in split.images}
+    assert [by_id[item.image_id] for item in split.annotations] == ["a.png", "b.png"]
+    assert [item.annotation_id for item in split.annotations] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a.png", "images\\val\\a.png"),
+        ("a b.png", "val/a%20b.png"),
+        ("a\\b.png", "a\\b.png"),
+        ("a:b.png", "a:b.png"),
+        (unicodedata.normalize("NFD", "é.png"), unicodedata.normalize("NFC", "val/é.png")),
+    ],
+    ids=["Windows", "URL", "a backslash on Linux", "colon", "macOS"],
+)
+def test_image_of_a_json_is_found_however_its_path_is_written(
+    config: DatasetConfig, name: str, written: str
+) -> None:
+    (config.path / "images/val/a.png").rename(config.path / "images/val" / name)
+    document = _document()
+    document["images"][1]["file_name"] = written
+    assert load_split(_with_json(config, document), "val").images[1].path.name == name
+
+
+@pytest.mark.parametrize("box", [{}, {"bbox": []}, {"bbox": None}], ids=["none", "empty", "null"])
+def test_object_without_a_box_has_that_of_its_polygons(
+    config: DatasetConfig, box: dict[str, Any]
+) -> None:
+    document = _document()
+    item = document["annotations"][1]
+    del item["bbox"]
+    item.update(box, segmentation=[[1, 2, 5, 2, 5, 9], [7, 3, 8, 3, 8, 4]])
+    split = load_split(_with_json(config, document), "val")
+    assert split.annotations is not None
+    assert split.annotations[1].box_xywh_px == (1, 2, 7, 7)
+    item["segmentation"] = {"counts": "abc", "size": [9, 9]}
+    with pytest.raises(DataError, match=r"annotations\[1\]: neither a bbox nor polygons"):
+        load_split(_with_json(config, document), "val")
+
+
+def test_root_category_may_be_called_like_a_class(config: DatasetConfig) -> None:
+    """Roboflow's category 0 is the super category of the others, and has no objects."""
+    document = _document()
+    document["categories"].insert(0, {"id": 0, "name": "cat", "supercategory": "none"})
+    split = load_split(_with_json(config, document), "val")
+    assert split.annotations is not None
+    assert [item.class_id for item in split.annotations] == [0, 1]
+
+
+def test_categories_of_one_name_are_told_apart_by_number(config: DatasetConfig) -> None:
+    document = _document()
+    document["categories"][0]["name"] = "cat"  # number 18, before 90
+    cats = config.model_copy(update={"names": {0: "cat", 1: "ox", 2: "cat"}})
+    split = load_split(_with_json(cats, document), "val")
+    assert split.annotations is not None
+    assert [item.class_id for item in split.annotations] == [2, 0]
+
+
+def test_category_may_be_called_by_a_number_or_a_truth_value(config: DatasetConfig) -> None:
+    document = _document()
+    document["categories"][0]["name"], document["categories"][1]["name"] = 1, True
+    odd = config.model_copy(update={"names": {0: "1", 1: "true"}})
+    split = load_split(_with_json(odd, document), "val")
+    assert split.annotations is not None
+    assert [item.class_id for item in split.annotations] == [1, 0]
 
 
 def test_namesakes_are_told_apart_by_their_folder(config: DatasetConfig) -> None:
@@ -146,7 +243,9 @@ def test_yolo_labels_are_shares_of_the_image(config: DatasetConfig) -> None:
         ("-1 0.5 0.5 0.1 0.1", "class -1"),
         ("0.5 0.5 0.5 0.1 0.1", r"class 0\.5"),
         ("0 0.5 0.5 0.1", "4 fields"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "6 fields"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 fields: predictions with a confidence"),
+        ("0 0.5 0.5 0.1 0.1 0.5 0.5 2", r"name `kpt_shape: \[1, 3\]`"),
+        ("0 0.5 0.5 0.1 0.1 1 1 1 1 1", "10 fields"),
         ("0 0.5 0.5 0.1 x", "expected numbers"),
         ("0 80 0.5 0.1 0.1", "shares of the image"),
         ("0 nan 0.5 0.1 0.1", "shares of the image"),
@@ -158,6 +257,51 @@ def test_malformed_label_is_an_error_with_file_and_line(
     _label(config, f"0 0.5 0.5 0.1 0.1\n{line}")
     with pytest.raises(DataError, match=rf"a\.txt:2: .*{message}"):
         load_split(config, "val")
+
+
+def test_label_that_is_there_twice_counts_once(config: DatasetConfig) -> None:
+    """YOLOv6 and Ultralytics compare numbers, not texts, and then keep the order of the values."""
+    _label(config, "1 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n1 .50 0.5 0.10 0.1\n")
+    split = load_split(config, "val")
+    assert split.annotations is not None
+    assert [item.class_id for item in split.annotations] == [0, 1]
+    assert split.counts().duplicate_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "images"), [("1.00000001", 3), ("1.0000001", 2), ("-0.0001", 2), ("1.009", 2)]
+)
+def test_image_with_a_label_beyond_it_is_left_out_and_counted(
+    config: DatasetConfig, width: str, images: int
+) -> None:
+    """Both programs compare in single precision, in which 1.00000001 is 1."""
+    _label(config, f"0 0.5 0.5 0.1 0.1\n0 0.5 0.5 {width} 0.1\n")
+    split = load_split(config, "val")
+    assert (len(split.images), split.counts().mislabelled_images) == (images, 3 - images)
+
+
+def test_labels_without_names_for_their_classes_say_nothing(config: DatasetConfig) -> None:
+    _label(config, "0 0.5 0.5 0.1 0.1")
+    unnamed = DatasetConfig(path=config.path, val="images/val")
+    assert load_split(unnamed, "val").annotations is None
+
+
+def test_what_does_not_count_is_counted(config: DatasetConfig) -> None:
+    _label(config, "0 0.5 0.5 0 0.1")
+    (config.path / "labels/val/b.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (config.path / "images/val/b.png").write_bytes(b"no image")
+    (config.path / "images/val/loop").symlink_to("..")
+    split = load_split(config.model_copy(update={"val": ("images/val", "images/val/a.png")}), "val")
+    assert split.counts() == DataCounts(
+        images=2,
+        images_without_objects=1,
+        objects=1,
+        objects_without_area=1,
+        damaged_images=1,
+        repeated_images=1,
+        skipped_folders=1,
+        damaged_files=("b.png",),
+    )
 
 
 def test_split_without_any_label_file_has_no_ground_truth(config: DatasetConfig) -> None:
@@ -210,17 +354,6 @@ def test_sample_depends_on_the_seed_alone(config: DatasetConfig) -> None:
 )
 def test_label_file_of_an_image(image: str, label: str) -> None:
     assert label_file(Path(image)) == Path(label)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_image_size_is_that_of_the_decoded_image(tmp_path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "image.jpg"
-    Image.new("RGB", (8, 6)).save(path, exif=exif)
-    decoded = cv2.imread(str(path))
-    assert decoded is not None
-    assert image_size_hw(path) == decoded.shape[:2]
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])

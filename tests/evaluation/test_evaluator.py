@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,12 +62,31 @@ def test_class_that_the_model_cannot_find_is_an_error(
         evaluate(Detector(colour_graph), _split(colour_images, "red", "pink", "blue"))
 
 
-def test_damaged_image_is_an_error_that_names_it(
-    colour_graph: DetectorGraph, colour_images: Path
+@pytest.mark.parametrize("has_json", [False, True], ids=["label files", "COCO JSON"])
+def test_damaged_image_is_left_out_and_counted(
+    colour_graph: DetectorGraph, colour_images: Path, has_json: bool
 ) -> None:
+    """As in YOLOv6 and Ultralytics; its objects are then neither found nor missed."""
     split = _split(colour_images)
+    if has_json:
+        names = {0: "red", 1: "green", 2: "blue"}
+        truth = split.ground_truth(renumbered=True)
+        (colour_images / "truth.json").write_text(json.dumps(truth))
+        config = DatasetConfig(
+            path=colour_images, val=".", names=names, annotations={"val": "truth.json"}
+        )
+        split = load_split(config, "val")
     (colour_images / "b.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"b\.png: cannot be decoded"):
+    result = evaluate(Detector(colour_graph), split, protocol=PROTOCOLS["coco"])
+    assert (result.images, result.data.images, result.data.damaged_images) == (1, 1, 1)
+    assert result.map == pytest.approx(100)
+
+
+def test_all_images_damaged_is_an_error(colour_graph: DetectorGraph, colour_images: Path) -> None:
+    split = _split(colour_images)
+    for path in split.paths:
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="all 2 images are damaged"):
         evaluate(Detector(colour_graph), split)
 
 

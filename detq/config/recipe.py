@@ -1,13 +1,13 @@
-"""Recipe and dataset YAML files, read into validated values. An unknown key is an error."""
+"""Recipe YAML files, read into validated values. An unknown key is an error."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from detq.errors import ConfigError, shown
+from detq.errors import ConfigError
 from detq.yaml_file import read_yaml
 
 RangeMethod = Literal[
@@ -17,44 +17,6 @@ RangeMethod = Literal[
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatasetConfig(_Strict):
-    """A dataset description in the layout that YOLOv6 and Ultralytics read, plus ``annotations``.
-
-    Each split is an image folder or a text file that lists images. Ground truth is, per split, the
-    COCO JSON named under ``annotations``, or else the YOLO label files beside the images
-    (``images/x.jpg`` -> ``labels/x.txt``).
-    """
-
-    path: Path = Path()
-    train: str | None = None
-    val: str | None = None
-    test: str | None = None
-    names: dict[int, str]
-    nc: int | None = None
-    annotations: dict[str, str] = Field(default_factory=dict)
-    download: str | None = None  # kept for compatibility with other tools; never executed
-
-    @field_validator("names", mode="before")
-    @classmethod
-    def _accept_a_list(cls, names: Any) -> Any:
-        return dict(enumerate(names)) if isinstance(names, list) else names
-
-    @model_validator(mode="after")
-    def _check(self) -> DatasetConfig:
-        if not self.names or sorted(self.names) != list(range(len(self.names))):
-            raise ValueError(
-                f"names: expected one name per class from 0 up, got {shown(self.names)}"
-            )
-        if self.nc is not None and self.nc != len(self.names):
-            raise ValueError(f"nc: {self.nc}, but names lists {len(self.names)} classes")
-        return self
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names in the order of their ids."""
-        return tuple(self.names[index] for index in range(len(self.names)))
 
 
 class WeightsConfig(_Strict):
@@ -151,37 +113,24 @@ class Recipe(_Strict):
         return self
 
 
-ConfigT = TypeVar("ConfigT", bound=_Strict)
-
-
-def read_dataset(path: Path) -> DatasetConfig:
-    """Dataset YAML -> validated value whose ``path`` is absolute (relative to the file's folder).
+def read_recipe(path: Path) -> Recipe:
+    """Recipe YAML -> validated value.
 
     Raises ConfigError for a missing file, broken YAML, an unknown key or a bad value.
     """
-    config = _read(path, DatasetConfig)
-    return config.model_copy(update={"path": (path.parent / config.path).resolve()})
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Recipe YAML -> validated value. Raises ConfigError as :func:`read_dataset` does."""
-    return _read(path, Recipe)
-
-
-def _read(path: Path, kind: type[ConfigT]) -> ConfigT:
-    document = read_yaml(path, text_under=("names",) if kind is DatasetConfig else ())
+    document = read_yaml(path)
     try:
-        return kind.model_validate(document)
+        return Recipe.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error, kind)}") from None
+        raise ConfigError(f"{path}: {_explain(error)}") from None
 
 
-def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+def _explain(error: ValidationError) -> str:
     """The first problem of a pydantic error as one line."""
     problem = error.errors()[0]
     where = ".".join(str(step) for step in problem["loc"]) or "file"
     if problem["type"] == "extra_forbidden":
-        model: type[BaseModel] = kind
+        model: type[BaseModel] = Recipe
         for step in problem["loc"][:-1]:
             inner = model.model_fields[str(step)].annotation
             if isinstance(inner, type) and issubclass(inner, BaseModel):
