@@ -32,6 +32,7 @@ except ImportError:  # Windows
 
 MAX_TEXT_BYTES = 64 << 20
 """Of label files and lists of images."""
+_PIECE_BYTES = 1 << 20
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -62,7 +63,10 @@ def open_regular(path: Path) -> BufferedReader:
 def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     """The content of a regular file. Raises OSError, also for one that is larger."""
     with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most_bytes) + 1)  # asked for more, it would take the memory
+        while len(content) <= most_bytes and (more := file.read(_PIECE_BYTES)):
+            content += more  # it grows, or it is one of those that say 0
     if len(content) > most_bytes:
         raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
     return content

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import detq.files
-from detq.files import atomic_write, clear_place, scratch_folder, staged
+from detq.files import atomic_write, clear_place, read_bytes, scratch_folder, staged
 
 LEFTOVER = ".detq-0123456789ab.part"
 HOLDS = """
@@ -178,3 +178,12 @@ def test_a_place_is_cleared_of_all_but_a_file(tmp_path: Path, kind: str) -> None
     }[kind]()
     clear_place(path)
     assert names(tmp_path) == (["place"] if kind == "file" else [])
+
+
+def test_a_generous_limit_takes_no_memory(tmp_path: Path) -> None:
+    """A buffered read of n bytes takes n bytes before it knows how many there are."""
+    (tmp_path / "small").write_bytes(b"abc")
+    assert read_bytes(tmp_path / "small", most_bytes=1 << 60) == b"abc"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        read_bytes(tmp_path / "small", most_bytes=2)
+    assert read_bytes(tmp_path / "small", most_bytes=3) == b"abc"
