@@ -131,6 +131,7 @@ def quantize(
         measurable = (split or dataset.val) is not None and api.has_ground_truth(
             dataset, judged, task=task
         )
+        doubts = _doubts({model: graph}, dataset, judged if measurable else calib_split)
         # All is quantized before anything is measured: what can go wrong goes wrong first.
         results = []
         for chosen in recipes:
@@ -186,7 +187,8 @@ def quantize(
         "agreement": result.agreement,
         "latency_ms": {"float": speeds[0].latency_ms, "int8": speeds[-1].latency_ms},
     }
-    document = {"output": str(directory), **console.scores_document(rows, judged), **summary}
+    scores = console.scores_document(rows, judged)
+    document = {"output": str(directory), **scores, **summary, "doubts": doubts}
     document["data"] |= {
         "calibration_split": calib_split,
         "calibration_images": len(result.calibration),
@@ -216,12 +218,13 @@ def evaluate(
         graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
         if len({graph.spec.task for graph in graphs}) > 1:
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
+        doubts = _doubts(dict(zip(models, graphs, strict=True)), dataset, split)
         for model, graph in zip(models, graphs, strict=True):
             progress = _labelled(report, str(model) if len(models) > 1 else "")
             rows.append(_evaluate(str(model), graph, dataset, split, preset, progress))
     console.print_scores(rows)
     console.note_left_out(split, rows[0].data)
-    console.write_json(json_file, console.scores_document(rows, split))
+    console.write_json(json_file, {**console.scores_document(rows, split), "doubts": doubts})
 
 
 @app.command()
@@ -329,6 +332,10 @@ def predict(
             graph, source, output=output, confidence=confidence, iou=iou, progress=report
         )
     console.print_predictions(predictions)
+    if not any(each.detections for each in predictions):
+        seen = [Path(each.file) for each in predictions]
+        if (doubt := api.blind(graph, seen)) is not None:
+            console.warn(doubt)
     console.note(f"pictures in {output}")
     console.write_json(json_file, {"images": [asdict(each) for each in predictions]})
 
@@ -578,6 +585,20 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _doubts(graphs: dict[Path, DetectorGraph], dataset: DatasetConfig, split: str) -> list[str]:
+    """Warn of models whose figures would mean nothing; the warnings."""
+    from detq import api, console
+
+    found = [
+        doubt
+        for model, graph in graphs.items()
+        if (doubt := api.doubt(graph, data=dataset, split=split, model=model)) is not None
+    ]
+    for doubt in found:
+        console.warn(doubt)
+    return found
 
 
 def _tell_found(model: Path, graph: DetectorGraph) -> None:

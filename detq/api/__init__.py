@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from detq.api.doubts import blind, doubt
 from detq.api.own_adapters import register_adapter
 from detq.api.running import (
     bench,
@@ -64,6 +65,7 @@ __all__ = [
     "RuntimeOptions",
     "adapt",
     "bench",
+    "blind",
     "builtin_recipes",
     "calibration_overlap",
     "class_color",
@@ -74,6 +76,7 @@ __all__ = [
     "default_preset",
     "detect_stream",
     "detector",
+    "doubt",
     "draw_detections",
     "evaluate",
     "evaluate_classifier",

@@ -6,7 +6,7 @@ import ast
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ from detq.graph.layouts import (
     Layout,
     Outputs,
     Pixels,
+    plausible_layouts,
     prediction_counts,
     read_outputs,
     recognise,
@@ -61,23 +62,7 @@ def from_onnx(
 
     Raises CheckpointError for a file that is no ONNX model, or whose layout is unknown or open.
     """
-    proto = read_onnx(path)
-    cut = cut_before_suppression(proto, str(path))
-    kept = proto if cut is None else cut.proto
-    check_onnx(kept, path)
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    centre_size = None if cut is None else cut.centre_size
-    model, built_in = _converted(kept, path)
-    return _understood(
-        model,
-        built_in,
-        path,
-        metadata,
-        size_hw=size_hw,
-        class_names=class_names,
-        layout=layout,
-        suppressed=centre_size,
-    )
+    return _understood(_read_onnx(path, size_hw), layout, class_names, size_hw)
 
 
 def from_bare_ir(
@@ -92,30 +77,64 @@ def from_bare_ir(
     ``metadata`` is what a file beside it says; without one, what OpenVINO's tools keep inside the
     IR counts. Raises CheckpointError.
     """
-    model = read_ir(path)
-    return _understood(
+    return _understood(_read_bare_ir(path, metadata, size_hw), layout, None, size_hw)
+
+
+def possible_layouts(path: Path, size_hw: SizeHW | None) -> tuple[str, ...]:
+    """The layouts in which an ``.onnx`` or ``.xml`` gives boxes. Raises CheckpointError."""
+    is_onnx = path.suffix.lower() == ".onnx"
+    found = _read_onnx(path, size_hw) if is_onnx else _read_bare_ir(path, None, size_hw)
+    return tuple(name for name, doubt in found.doubts.items() if doubt is None)
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """A graph as its file has it, for one image of a fixed size, and what was found out of it."""
+
+    path: Path
+    model: ov.Model
+    size_hw: SizeHW
+    outputs: Outputs
+    built_in: Preparation
+    evidence: Evidence
+    doubts: Mapping[str, str | None]
+    metadata: Mapping[str, str]
+
+
+def _read_onnx(path: Path, size_hw: SizeHW | None) -> _Foreign:
+    proto = read_onnx(path)
+    cut = cut_before_suppression(proto, str(path))
+    kept = proto if cut is None else cut.proto
+    check_onnx(kept, path)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    model, built_in = _converted(kept, path)
+    return _examined(
         model,
-        preparation(model),
+        built_in,
         path,
-        metadata or _embedded_metadata(model),
-        size_hw=size_hw,
-        class_names=None,
-        layout=layout,
-        suppressed=None,
+        metadata,
+        size_hw,
+        suppressed=None if cut is None else cut.centre_size,
     )
 
 
-def _understood(
+def _read_bare_ir(
+    path: Path, metadata: Mapping[str, str] | None, size_hw: SizeHW | None
+) -> _Foreign:
+    model = read_ir(path)
+    known = metadata or _embedded_metadata(model)
+    return _examined(model, preparation(model), path, known, size_hw, suppressed=None)
+
+
+def _examined(
     model: ov.Model,
     built_in: Preparation,
     path: Path,
     metadata: Mapping[str, str],
-    *,
     size_hw: SizeHW | None,
-    class_names: Sequence[str] | None,
-    layout: str | None,
+    *,
     suppressed: bool | None,
-) -> DetectorGraph:
+) -> _Foreign:
     """``suppressed``: whether the boxes in front of a suppression that was cut off are centre and
     size; None if there was none.
     """
@@ -145,11 +164,23 @@ def _understood(
         stem=probed.stem,
         class_count=None if stored is None else len(stored),
     )
-    chosen = recognise(model, outputs, evidence, layout, probed.doubt, where)
-    _take_rgb(model, built_in.left(chosen.pixels))
-    names = class_names or stored
-    model, spec = _to_contract(model, chosen, outputs, evidence, own, path, metadata, names)
-    return resized(DetectorGraph(model, spec), size_hw or own)
+    doubts = plausible_layouts(outputs, evidence, probed.doubt)
+    return _Foreign(path, model, own, outputs, built_in, evidence, doubts, metadata)
+
+
+def _understood(
+    found: _Foreign,
+    layout: str | None,
+    class_names: Sequence[str] | None,
+    size_hw: SizeHW | None,
+) -> DetectorGraph:
+    """In the layout that is wanted, or the one that it must be."""
+    chosen = recognise(
+        found.model, found.outputs, found.evidence, layout, found.doubts, str(found.path)
+    )
+    _take_rgb(found.model, found.built_in.left(chosen.pixels))
+    names = class_names or _stored_names(found.metadata)
+    return resized(_in_contract(found, chosen, names), size_hw or found.size_hw)
 
 
 def _converted(proto: onnx.ModelProto, path: Path) -> tuple[ov.Model, Preparation]:
@@ -193,29 +224,23 @@ def _drop_levels_beside_table(model: ov.Model) -> None:
                 model.remove_result(result)
 
 
-def _to_contract(
-    model: ov.Model,
-    layout: Layout,
-    outputs: Outputs,
-    evidence: Evidence,
-    size_hw: SizeHW,
-    path: Path,
-    metadata: Mapping[str, str],
-    class_names: Sequence[str] | None,
-) -> tuple[ov.Model, ModelSpec]:
-    values = [result.input_value(0) for result in model.get_results()]
-    boxes, scores = boxes_and_scores(values, layout, outputs, size_hw, activated=evidence.activated)
+def _in_contract(
+    found: _Foreign, layout: Layout, class_names: Sequence[str] | None
+) -> DetectorGraph:
+    path, outputs = found.path, found.outputs
+    values = [result.input_value(0) for result in found.model.get_results()]
+    boxes, scores = boxes_and_scores(
+        values, layout, outputs, found.size_hw, activated=found.evidence.activated
+    )
     output = ops.concat([boxes, scores], 1)
     count = scores.get_shape()[1]
     names = tuple(class_names or placeholder_names(count))
     if len(names) != count:
-        raise GraphError(
-            f"{text_stem(path)}: {count} classes in the output, {len(names)} names given"
-        )
-    final = ov.Model([ops.result(output)], model.get_parameters(), text_stem(path))
+        raise GraphError(f"{path}: {count} classes in the output, {len(names)} names given")
+    final = ov.Model([ops.result(output)], found.model.get_parameters(), text_stem(path))
     name_ports(final, text_stem(path))
     name_parts(final)
-    stored = _stored_details(metadata)
+    stored = _stored_details(found.metadata)
     fit = next((known for known in get_args(Fit) if known == stored.get("fit")), layout.fit)
     try:
         spec = ModelSpec(
@@ -223,13 +248,14 @@ def _to_contract(
             family=stored.get("family", layout.name),
             class_names=names,
             strides=outputs.strides,
-            size_hw=size_hw,
+            size_hw=found.size_hw,
             fit=fit,
             end_to_end=layout.end_to_end,
         )
     except DetqError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return final, replace(spec, reparameterized=reparameterized_convolutions(final))
+    convolutions = reparameterized_convolutions(final)
+    return DetectorGraph(final, replace(spec, reparameterized=convolutions))
 
 
 def _take_rgb(model: ov.Model, pixels: Pixels) -> None:

@@ -248,33 +248,41 @@ class Evidence:
     class_count: int | None
 
 
+def plausible_layouts(
+    outputs: Outputs, evidence: Evidence, doubt: Callable[[Layout], str | None]
+) -> dict[str, str | None]:
+    """The layouts that fit the shapes, each with why what it makes of the outputs cannot be boxes
+    (``doubt``), None if it can.
+    """
+    fitting = [layout for layout in LAYOUTS.values() if _suits(layout, outputs, evidence)]
+    return {layout.name: doubt(layout) for layout in fitting}
+
+
 def recognise(
     model: ov.Model,
     outputs: Outputs,
     evidence: Evidence,
     wanted: str | None,
-    doubt: Callable[[Layout], str | None],
+    doubts: Mapping[str, str | None],
     where: str,
 ) -> Layout:
     """The layout that fits, or the one that is wanted if it fits.
 
-    ``doubt`` says why what a layout makes of the outputs cannot be boxes. Raises CheckpointError,
-    listing the layouts that can be, if several can or none does.
+    ``doubts`` are of :func:`plausible_layouts`. Raises CheckpointError, listing the layouts that
+    can be, if several can or none does.
     """
-    fitting = [layout for layout in LAYOUTS.values() if _suits(layout, outputs, evidence)]
     if wanted is not None and wanted not in LAYOUTS:
         raise CheckpointError(
             f"{where}: unknown layout {shown(wanted)}; known are {', '.join(LAYOUTS)}"
         )
-    doubts = {layout.name: doubt(layout) for layout in fitting}
-    possible = [layout for layout in fitting if doubts[layout.name] is None]
+    possible = [name for name, doubt in doubts.items() if doubt is None]
     if wanted is not None:
-        if LAYOUTS[wanted] in possible:
+        if wanted in possible:
             return LAYOUTS[wanted]
         reason = f" (it gives {doubts[wanted]})" if doubts.get(wanted) else ""
         raise CheckpointError(
             f"{where}: its outputs do not fit layout {wanted}{reason}; "
-            f"{_listed(possible) or 'no known one'} would fit"
+            f"{', '.join(possible) or 'no known one'} would fit"
         )
     if not possible:
         tried = "; ".join(f"{name}: {reason}" for name, reason in doubts.items()) or "by shape"
@@ -283,13 +291,13 @@ def recognise(
             "post-processing, in a layout of docs/models.md"
         )
     speaking = _speaking_for(model, outputs, evidence)
-    candidates = [layout for layout in possible if layout.name in speaking] or possible
+    candidates = [name for name in possible if name in speaking] or possible
     if len(candidates) != 1:
         raise CheckpointError(
             f"{where}: its outputs fit several layouts and nothing in it tells which; "
-            f"pass --layout with one of {_listed(candidates)}"
+            f"pass --layout with one of {', '.join(candidates)}"
         )
-    return candidates[0]
+    return LAYOUTS[candidates[0]]
 
 
 def _suits(layout: Layout, outputs: Outputs, evidence: Evidence) -> bool:
@@ -359,7 +367,3 @@ def _has_focus(model: ov.Model) -> bool:
     joined = producer(first)
     slices = [port.get_node().get_type_name() for port in joined.input_values()]
     return len(slices) == 4 and all("Slice" in kind for kind in slices)
-
-
-def _listed(layouts: list[Layout]) -> str:
-    return ", ".join(layout.name for layout in layouts)

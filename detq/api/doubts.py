@@ -1,0 +1,119 @@
+"""What is said before a figure is measured that would mean nothing.
+
+A network that is read in the wrong layout, or is given the wrong pixels, runs, calibrates and
+agrees with itself. Only its detections tell, beside the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detq.api.running import evaluation_detector
+from detq.api.sources import load_untried
+from detq.config import DatasetConfig
+from detq.data.dataset import Split, load_split
+from detq.evaluation.evaluator import run_detector
+from detq.evaluation.sight import IMAGES, Sight, look
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.foreign import possible_layouts
+from detq.graph.layouts import LAYOUTS
+from detq.graph.preparation import Preparation
+from detq.graph.probing import stem_response
+from detq.runtime.postprocess import EVALUATION
+
+LEAST_OBJECTS = 5
+BLIND = 0.05
+"""A detector that finds a smaller share of the labelled objects does not see them."""
+CLEARLY = 0.2
+"""Boxes of whatever class on this share of them: then it is the classes."""
+CLEARLY_BETTER, LEAST_BETTER = 1.1, 0.02
+"""Another layout is right if its overlaps exceed the chosen one's by a tenth and 0.02 an object."""
+USUAL_STEM = (0.01, 200.0)
+"""Trained networks at hand: 0.25 to 21; with pixels 255 times too large or small, beyond this."""
+
+
+def doubt(
+    graph: DetectorGraph,
+    *,
+    data: DatasetConfig,
+    split: str,
+    model: Path | None = None,
+) -> str | None:
+    """Why figures of a detector on a split would mean nothing, in one line; None if all is well.
+
+    It finds next to nothing of what the labels hold on the first images; without labels, nothing at
+    all. Or ``model``, its file, can be read in another layout whose boxes fit the labels better.
+    """
+    if graph.spec.task != "detect":
+        return None
+    labelled = load_split(data, split)
+    if labelled.annotations is None:
+        return blind(graph, labelled.paths)
+    sight = look(evaluation_detector(graph), labelled)
+    if sight is None or sight.objects < LEAST_OBJECTS:
+        return None
+    what = (
+        f"{graph.spec.name}: finds {sight.found} of {sight.objects} labelled objects in "
+        f"{sight.images} images of split {split}"
+    )
+    better = _better_layout(graph, model, labelled, sight)
+    if better is not None:
+        return f"{what}, as layout {better} they fit better: pass --layout {better}"
+    return None if sight.found >= BLIND * sight.objects else f"{what}{_reason(graph, sight)}"
+
+
+def _reason(graph: DetectorGraph, sight: Sight) -> str:
+    """Why a detector may not see the labelled objects."""
+    if sight.placed < CLEARLY * sight.objects:
+        return f": {_causes(graph)}; no recipe mends that"
+    return (
+        f", but {sight.placed} if classes do not count: its classes are in another order, or "
+        "called otherwise, than `names` of the data set says"
+    )
+
+
+def blind(graph: DetectorGraph, paths: Sequence[Path]) -> str | None:
+    """Why a detector that sees nothing in the first of these images may be read wrongly, in one
+    line; None if it sees something.
+    """
+    if graph.spec.task != "detect":
+        return None
+    seen = paths[:IMAGES]
+    run = run_detector(evaluation_detector(graph), seen)
+    if not run.detections or any(map(len, run.detections)):
+        return None
+    least = 100 * EVALUATION.confidence
+    return f"{graph.spec.name}: no score of {least:.0f}% in {len(seen)} images: {_causes(graph)}"
+
+
+def _causes(graph: DetectorGraph) -> str:
+    stem = stem_response(graph.model, Preparation())
+    if stem is not None and not USUAL_STEM[0] <= stem <= USUAL_STEM[1]:
+        wanted = "0 to 255" if stem < USUAL_STEM[0] else "0 to 1"
+        return (
+            f"its first layer answers with {stem:.2g}, as one does that was trained on pixels of "
+            f"{wanted}; export it with its normalization inside, or pass the --layout that has it"
+        )
+    return (
+        "it is not trained, or on other objects, or its layout, the order of colours or the scale "
+        "of its pixels are not what was assumed (docs/models.md; --layout says them)"
+    )
+
+
+def _better_layout(
+    graph: DetectorGraph, model: Path | None, labelled: Split, sight: Sight
+) -> str | None:
+    """The layout that the file also has boxes in, and in which they fit the labels best, if that is
+    another one.
+    """
+    if graph.spec.family not in LAYOUTS or model is None or not model.is_file():
+        return None
+    best, most = None, CLEARLY_BETTER * sight.overlap + LEAST_BETTER * sight.objects
+    for layout in possible_layouts(model, graph.spec.size_hw):
+        if layout != graph.spec.family:
+            other = load_untried(model, graph.spec.size_hw, layout)
+            seen = look(evaluation_detector(other), labelled)
+            if seen is not None and seen.overlap > most:
+                best, most = layout, seen.overlap
+    return best
