@@ -27,8 +27,8 @@ BLIND = 0.05
 """A detector that finds a smaller share of the labelled objects does not see them."""
 CLEARLY = 0.2
 """Boxes of whatever class on this share of them: then it is the classes."""
-CLEARLY_BETTER, LEAST_BETTER = 1.1, 0.02
-"""Another layout is right if its overlaps exceed the chosen one's by a tenth and 0.02 an object."""
+CLEARLY_BETTER, LEAST_BETTER = 1.05, 0.01
+"""Another layout is right if its overlaps exceed the chosen one's by 5% and 0.01 an object."""
 USUAL_STEM = (0.01, 200.0)
 """Trained networks at hand: 0.25 to 21; with pixels 255 times too large or small, beyond this."""
 
