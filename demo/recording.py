@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -60,7 +61,8 @@ def record(path: Path, pictures: Iterable[ImageBGR], frames_per_s: float) -> int
             partial.replace(path)
         return count
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before says why
+            partial.unlink()
 
 
 def every_frame(contender: Contender, clip: Clip, view: View) -> Iterator[ImageBGR]:

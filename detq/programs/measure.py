@@ -20,6 +20,7 @@ import openvino as ov
 from detq.artifact import write_artifact
 from detq.data.video import read_frames
 from detq.errors import ConfigError, DetqError
+from detq.files import scratch_folder
 from detq.graph.detector_graph import DetectorGraph
 from detq.onnx_export import write_onnx
 from detq.runtime.options import RuntimeOptions
@@ -70,7 +71,7 @@ def measure_programs(
     next(iter(read_frames(source)))  # what is wrong with it is said before the long run
     jobs = list(_jobs(models, peers))
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="detq-bench-")))
+        folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
         runs = [
             (job, stack.enter_context(_started(job, source, folder / str(number), chosen)))
             for number, job in enumerate(jobs)

@@ -157,7 +157,7 @@ def _page_address(profile: Path) -> str:
     port = opened.read_text().split()[0]
 
     def page() -> str | None:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=60) as answer:
             targets = json.load(answer)
         pages = [each for each in targets if each["type"] == "page"]
         return pages[0]["webSocketDebuggerUrl"] if pages else None

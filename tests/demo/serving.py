@@ -36,6 +36,6 @@ def start(*arguments: str | Path) -> Served:
 
 def end(served: Served) -> None:
     served.process.terminate()
-    served.process.wait(30)
+    served.process.wait(120)
     assert served.process.stdout is not None
     served.process.stdout.close()

@@ -197,7 +197,7 @@ class Told:
         before = self.taken
         for _ in range(count):
             self.given.release()
-        end_s = time.monotonic() + 30
+        end_s = time.monotonic() + 120
         while self.taken < before + count and time.monotonic() < end_s:
             time.sleep(0.005)
         self.given.release()  # the last has been published once one more is asked for
@@ -233,7 +233,7 @@ def test_stopped_taker_ends() -> None:
     taker.start()
     stopped.set()
     newest.wake()
-    taker.join(30)
+    taker.join(120)
     assert not taker.is_alive()
     newest.close()
 

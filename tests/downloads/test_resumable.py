@@ -36,7 +36,7 @@ def url(server: FileServer) -> str:
 
 
 def fetch(url: str, target: Path, **options: Any) -> None:
-    download(url, target, **{"pause_s": 0, "timeout_s": 5, **options})
+    download(url, target, **{"pause_s": 0, "timeout_s": 60, **options})
 
 
 def refusal(url: str, target: Path, **options: Any) -> str:
@@ -138,7 +138,7 @@ def test_no_attempt_is_a_mistake(url: str, target: Path) -> None:
 
 def test_silent_server_is_asked_again(server: FileServer, url: str, target: Path) -> None:
     server.open_gate.clear()
-    message = refusal(url, target, timeout_s=0.02, attempts=2)
+    message = refusal(url, target, timeout_s=1, attempts=2)
     assert "timed out" in message
     assert len(server.requests) == 2
 
