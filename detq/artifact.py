@@ -24,7 +24,7 @@ from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, s
 from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.foreign import from_bare_ir
+from detq.graph.trust import trust
 from detq.records import Fit, ModelSpec, ReparamConvolution, Task
 from detq.yaml_file import read_yaml
 
@@ -63,6 +63,7 @@ def write_artifact(
             f"{directory}: cannot be written ({one_line(str(error))}); free some space, or pass "
             "another --output"
         ) from None
+    trust(directory / f"{graph.spec.name}.xml")
 
 
 def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
@@ -76,6 +77,8 @@ def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
     metadata_path = xml.parent / METADATA
     if not xml.is_file() or not xml.with_suffix(".bin").is_file():
         raise CheckpointError(f"{xml}: needs both the .xml and the .bin file beside it")
+    from detq.graph.foreign import from_bare_ir  # noqa: PLC0415 - onnx is not needed to run
+
     if not metadata_path.exists():
         try:
             return from_bare_ir(xml, layout=layout)

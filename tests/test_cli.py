@@ -101,7 +101,7 @@ def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) ->
 
 def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
-    keys = ["agreement", "data", "int8_share", "latency_ms", "models", "output"]
+    keys = ["agreement", "data", "doubts", "int8_share", "latency_ms", "models", "output"]
     assert sorted(document) == keys
     data = {"split": "test", "images": 72, "damaged_images": 0, "damaged_files": []}
     assert data.items() <= document["data"].items()
@@ -293,7 +293,7 @@ def test_eval_writes_percent_and_null(
     outcome = detq("eval", *arguments, "--json", "eval.json")
     assert outcome.status == 0
     document = _json(tmp_path / "eval.json")
-    assert sorted(document) == ["data", "models"]
+    assert sorted(document) == ["data", "doubts", "models"]
     assert (document["data"]["split"], document["data"]["images"]) == ("val", 2)
     for row, model in zip(document["models"], arguments[:2], strict=True):
         assert list(row) == EVAL_KEYS

@@ -4,9 +4,9 @@
     python tools/fuzz.py safetensors onnx ir yaml json image zip cache --examples 2000
 
 Hypothesis edits healthy files (flips, cuts, copies, telling numbers, also inside a checkpoint's
-pickle and among the digits and words of text) and a child process reads the result as detq does. It
-must end by itself, within 10 s of processor time and 2 GiB, with the file read or a DetqError of one
-printable line. Anything else fails, is shrunk, and kept in --keep. Healthy files come from the
+pickle and among the digits and words of text) and a child process reads the result as detq does.
+It must end by itself, within 10 s of processor time and 2 GiB, with the file read or a DetqError of
+one printable line. Anything else fails, is shrunk, and kept in --keep. Healthy files come from the
 folder of test data (``$DETQ_SHARED``, or ``../shared``); Linux only.
 """
 
@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 
 from detq import api
 from detq.adapters import fuse_model, load_checkpoint
+from detq.adapters.ultralytics_package import import_tasks
 from detq.config import read_dataset, read_recipe
 from detq.data import load_split, read_image_bgr
 from detq.downloads.unpack import unpack
@@ -306,6 +307,8 @@ def fuzz(name: str, *, examples: int, seed: int, keep: Path | None) -> Counter[s
     if not seeds:
         raise SystemExit(f"{name}: no healthy files in {SHARED}")
     counts: Counter[str] = Counter()
+    if kind.read in (_read_checkpoint, _read_yaml):
+        import_tasks()  # once, not in every child
 
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
 

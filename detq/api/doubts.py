@@ -16,7 +16,6 @@ from detq.data.dataset import Split, load_split
 from detq.evaluation.evaluator import run_detector
 from detq.evaluation.sight import IMAGES, Sight, look
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.foreign import possible_layouts
 from detq.graph.layouts import LAYOUTS
 from detq.graph.preparation import Preparation
 from detq.graph.probing import stem_response
@@ -107,10 +106,13 @@ def _better_layout(
     """The layout that the file also has boxes in, and in which they fit the labels best, if that is
     another one.
     """
-    if graph.spec.family not in LAYOUTS or model is None or not model.is_file():
+    if model is None or model.suffix.lower() not in (".onnx", ".xml"):
         return None
+    from detq.graph.foreign import possible_layouts  # noqa: PLC0415 - so is onnx
+
     best, most = None, CLEARLY_BETTER * sight.overlap + LEAST_BETTER * sight.objects
-    for layout in possible_layouts(model, graph.spec.size_hw):
+    others = possible_layouts(model, graph.spec.size_hw) if graph.spec.family in LAYOUTS else ()
+    for layout in others:
         if layout != graph.spec.family:
             other = load_untried(model, graph.spec.size_hw, layout)
             seen = look(evaluation_detector(other), labelled)

@@ -41,6 +41,7 @@ from detq.evaluation.agreement import MIN_SCORE, agreement
 from detq.evaluation.classes import with_names_of
 from detq.evaluation.evaluator import run_detector
 from detq.evaluation.top_k import run_classifier, same_top1
+from detq.files import as_text
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
@@ -105,7 +106,7 @@ class QuantizationResult:
             "recipe": self.quantized.recipe.model_dump(mode="json"),
             "calibration": {
                 "images": len(self.calibration),
-                "skipped": [path.name for path in self.calibration.skipped],
+                "skipped": [as_text(path.name) for path in self.calibration.skipped],
                 "fingerprint": self.calibration_fingerprint,
             },
             "split_layers": list(self.quantized.split_layers),

@@ -166,10 +166,9 @@ def test_the_whole_job(
     recipe = "cfws_kl" if name in BLOCKS else "kl"
     result = detq.quantize(graph(name), data=colour_data, recipe=recipe, calibration_images=2)
     assert len(result.quantized.split_layers) == BLOCKS.get(name, 0)
-    if "vnni" in Path("/proc/cpuinfo").read_text():
-        assert result.int8_share == 1.0
-    else:  # OpenVINO computes one depthwise convolution of yolov10n, 18,432 products, in float
-        assert result.int8_share > 0.9998
+    # On some CPUs, with VNNI or without, OpenVINO computes one depthwise convolution of yolov10n,
+    # 18,432 products, in float.
+    assert result.int8_share > 0.9998
     directory = tmp_path / f"{name}_int8_openvino_model"
     result.save(directory)
     assert detq.evaluate(directory, data=colour_data).precision == "int8"
