@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -383,7 +384,7 @@ def check_file(path: Path | None) -> None:
         check_creatable(path)
         return
     if path.is_dir() or not os.access(path, os.W_OK):
-        reason = "it is a directory" if path.is_dir() else "permission denied"
+        reason = os.strerror(errno.EISDIR if path.is_dir() else errno.EACCES)
         raise ArtifactError(f"{path}: cannot be written ({reason}); pass another path")
 
 

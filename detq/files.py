@@ -92,16 +92,11 @@ def read_text(path: Path, *, most_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def text_stem(path: Path) -> str:
-    """The file's name without its ending, as :func:`as_text`."""
-    return as_text(path.stem)
-
-
-def as_text(name: str) -> str:
-    """A file's name with ``_`` for bytes that are no text.
+    """The file's name without its ending, with ``_`` for bytes that are no text.
 
     Python reads such bytes as lone surrogates, which no library and no file in UTF-8 takes.
     """
-    return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in name)
+    return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in path.stem)
 
 
 def sha256_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import detq.files
-from detq.files import atomic_write, clear_place, read_bytes, scratch_folder, staged
+from detq.files import atomic_write, clear_place, read_bytes, scratch_folder, staged, text_stem
 
 LEFTOVER = ".detq-0123456789ab.part"
 HOLDS = """
@@ -164,6 +164,14 @@ def test_failed_second_rename_puts_the_old_folder_back(
         place.mkdir()
         (place / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [(b"a.b.pt", "a.b"), ("süß.pt".encode(), "süß"), (b"n\xff.pt", "n_"), (b"a:b.pt", "a:b")],
+)
+def test_stem_is_text(name: bytes, stem: str) -> None:
+    assert text_stem(Path(os.fsdecode(name))) == stem
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "fifo", "dead link", "nothing"])

@@ -13,6 +13,9 @@ import pytest
 from command_line import Command
 from PIL import Image
 
+from detq.api import sources
+from detq.errors import CheckpointError
+
 sys.path += [str(Path(__file__).parent / "downloads")]
 from file_server import FileServer, serve
 
@@ -106,3 +109,28 @@ def test_model_that_detq_brings_along_needs_no_network(detq: Command, server: Fi
     outcome = detq("inspect", "digits_yolov6n")
     assert outcome.status == 0, outcome.err
     assert not server.names
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "no sums", "empty sums"])
+def test_damaged_embedded_model_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """One bit of a weight would change what is found, without a word."""
+    folder = tmp_path / "weights"
+    shutil.copytree(sources.EMBEDDED, folder)
+    monkeypatch.setattr(sources, "EMBEDDED", folder)
+    model, sums = folder / "digits_yolov6n.safetensors", folder / "SHA256SUMS"
+    assert sources.load("digits_yolov6n", imgsz=64).spec.class_count == 10
+    content = bytearray(model.read_bytes())
+    if damage == "bit":
+        content[len(content) // 2] ^= 1
+        model.write_bytes(content)
+    elif damage == "cut":
+        model.write_bytes(content[:-1])
+    elif damage == "no sums":
+        sums.unlink()
+    else:
+        sums.write_text("")
+    for name in ("digits_yolov6n", model):
+        with pytest.raises(CheckpointError, match=r"is damaged.*install detq again"):
+            sources.load(name, imgsz=64)

@@ -36,12 +36,11 @@ from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.downloads.cache import cache_folder
-from detq.errors import CalibrationError, DataError, DownloadError
+from detq.errors import CalibrationError, DataError, DownloadError, one_line
 from detq.evaluation.agreement import MIN_SCORE, agreement
 from detq.evaluation.classes import with_names_of
 from detq.evaluation.evaluator import run_detector
 from detq.evaluation.top_k import run_classifier, same_top1
-from detq.files import as_text
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
@@ -106,7 +105,7 @@ class QuantizationResult:
             "recipe": self.quantized.recipe.model_dump(mode="json"),
             "calibration": {
                 "images": len(self.calibration),
-                "skipped": [as_text(path.name) for path in self.calibration.skipped],
+                "skipped": [one_line(path.name) for path in self.calibration.skipped],
                 "fingerprint": self.calibration_fingerprint,
             },
             "split_layers": list(self.quantized.split_layers),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,17 @@ def test_every_frame_in_order(video: Path, read: object) -> None:
 def test_frames_are_not_one_buffer(video: Path) -> None:
     first, second, _ = read_video(video)
     assert abs(float(first.mean()) - float(second.mean())) > 50
+
+
+@pytest.mark.parametrize("name", [b"a:1.avi", b"http:b.avi", b"n\xff.avi"])
+def test_names_that_opencv_takes_for_something_else(
+    video: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    """An address for FFmpeg; and no Unicode, which ended the process."""
+    monkeypatch.chdir(video.parent)
+    path = video.rename(Path(os.fsdecode(name)))
+    assert len(list(read_video(path))) == len(GREYS)
+    assert frame_rate(path) == 10
 
 
 def test_folder_is_its_images_in_order(tmp_path: Path) -> None:
