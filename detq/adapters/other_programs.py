@@ -31,6 +31,10 @@ _NAMES = {
     "torch.onnx.export and pass the .onnx",
     "argparse.Namespace": "a checkpoint of DETR's kind; export its network to ONNX where it was "
     "trained, without post-processing, and pass the .onnx",
+    "torch.distributed.": (
+        "a network inside DistributedDataParallel with all that training on several devices needs; "
+        "there, save its `.module`: torch.save({'model': model.module}, FILE)"
+    ),
     "torch.jit.": "a TorchScript; export its network to ONNX where it was trained",
     "torchvision.": "a network of torchvision; export it with torch.onnx.export and pass the .onnx",
 }

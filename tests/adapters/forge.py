@@ -87,6 +87,7 @@ def write_checkpoint(
     half: bool = True,
     names: list[str] | None = None,
     edit: Edit | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Path:
     """Save ``network`` as the ``ema`` of a training checkpoint, in half precision unless told."""
     with original_classes() as classes:
@@ -98,6 +99,7 @@ def write_checkpoint(
             root.names = names
         if edit:
             edit(dict(root.named_modules()))
+        root = wrap(root)
         torch.save({"model": None, "ema": root, "epoch": 3, "optimizer": {0: torch.ones(2)}}, path)
     return path
 
