@@ -14,7 +14,7 @@ from openvino import opset15 as ops
 import detq
 from detq.api import sources
 from detq.artifact import write_artifact
-from detq.errors import CheckpointError
+from detq.errors import CheckpointError, DownloadError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.trust import is_trusted, trust
 
@@ -82,4 +82,15 @@ def test_without_a_cache_folder_files_are_tried_each_time(
     (tmp_path / "cache").write_text("no folder")
     write_artifact(colour_graph, tmp_path / "model")
     assert not is_trusted(tmp_path / "model" / f"{colour_graph.spec.name}.xml")
+    assert detq.load(tmp_path / "model").spec.name == colour_graph.spec.name
+
+
+def test_without_a_home_directory_files_are_tried_each_time(
+    tmp_path: Path, colour_graph: DetectorGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise DownloadError("there is no home directory")
+
+    monkeypatch.setattr("detq.graph.trust.cache_folder", homeless)
+    write_artifact(colour_graph, tmp_path / "model")
     assert detq.load(tmp_path / "model").spec.name == colour_graph.spec.name

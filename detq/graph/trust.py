@@ -9,6 +9,7 @@ from pathlib import Path
 import openvino as ov
 
 from detq.downloads.cache import cache_folder
+from detq.errors import DownloadError
 from detq.files import open_regular
 
 MOST_MARKS = 1000
@@ -18,7 +19,7 @@ def is_trusted(path: Path) -> bool:
     """True for an ``.onnx`` or ``.xml`` that :func:`trust` was told of, unchanged since."""
     try:
         return _mark(path).is_file()
-    except OSError:
+    except (OSError, DownloadError):  # no such folder, or no home directory to have one
         return False
 
 
@@ -27,7 +28,7 @@ def trust(path: Path) -> None:
 
     Without effect where the cache folder cannot be written: the file is tried again then.
     """
-    with suppress(OSError):
+    with suppress(OSError, DownloadError):
         mark = _mark(path)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
