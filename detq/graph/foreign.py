@@ -21,16 +21,7 @@ from detq.graph.convert import make_static, name_ports, read_ir
 from detq.graph.decode import boxes_and_scores
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.float32 import in_float32, one_image_at_a_time
-from detq.graph.layouts import (
-    Evidence,
-    Layout,
-    Outputs,
-    Pixels,
-    plausible_layouts,
-    prediction_counts,
-    read_outputs,
-    recognise,
-)
+from detq.graph.layouts import Layout, Outputs, Pixels, prediction_counts, read_outputs
 from detq.graph.onnx_nms import (
     constant_inputs,
     cut_before_selection,
@@ -41,6 +32,7 @@ from detq.graph.onnx_reading import check_onnx, read_onnx
 from detq.graph.parts import name_parts, reparameterized_convolutions
 from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork
+from detq.graph.recognition import Evidence, plausible_layouts, recognise
 from detq.graph.resize import resized
 from detq.records import Fit, ModelSpec, SizeHW, placeholder_names
 
