@@ -64,7 +64,7 @@ ImageSize = Annotated[
 ]
 Layout = Annotated[
     str | None,
-    typer.Option(help="Of an .onnx or .xml whose outputs leave it open; the error then lists them."),
+    typer.Option(help="Of an .onnx or .xml that leaves it open; the error then lists them."),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
