@@ -49,6 +49,7 @@ def try_elsewhere(path: Path, size_hw: SizeHW | None, layout: str | None) -> Non
             [sys.executable, "-P", "-m", "detq.programs.trial", *limits],
             input=json.dumps(wanted).encode(errors="surrogateescape"),
             capture_output=True,
+            env=_environment(),
             timeout=PATIENCE_S,
             check=False,
         )
@@ -56,8 +57,15 @@ def try_elsewhere(path: Path, size_hw: SizeHW | None, layout: str | None) -> Non
         raise _hopeless(path, "keeps OpenVINO busy without end") from None
     except OSError:
         return
-    _check(path, done.returncode, done.stdout)
-    trust(path)
+    if done.returncode <= 0:  # else it could not even begin, which says nothing about the file
+        _check(path, done.returncode, done.stdout)
+        trust(path)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which this very package is found, installed or not."""
+    folders = [str(Path(detq.errors.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 def _check(path: Path, status: int, output: bytes) -> None:
@@ -65,7 +73,7 @@ def _check(path: Path, status: int, output: bytes) -> None:
     if status in (-getattr(signal, "SIGXCPU", 0), -getattr(signal, "SIGKILL", 0)):
         raise _hopeless(path, "takes OpenVINO more time or memory than a file of its size can need")
     if status:
-        name = signal.Signals(-status).name if status < 0 else f"status {status}"
+        name = signal.Signals(-status).name
         raise _hopeless(path, f"ends the process in which OpenVINO reads it ({name})")
     answer: dict[str, Any] = json.loads(output.splitlines()[-1]) if output.strip() else {}
     if answer:
