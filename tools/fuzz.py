@@ -39,7 +39,7 @@ from detq.adapters.ultralytics_package import import_tasks
 from detq.config import read_dataset, read_recipe
 from detq.data import load_split, read_image_bgr
 from detq.downloads.unpack import unpack
-from detq.errors import DetqError
+from detq.errors import DetqError, DownloadError
 from detq.quant.observation_store import ObservationStore
 
 LIMIT_S, LIMIT_BYTES = 10, 2 << 30
@@ -173,7 +173,10 @@ def _read_json(path: Path) -> None:
 
 
 def _read_zip(path: Path) -> None:
-    unpack(path, "x", path.parent / "out", scratch=path.parent / "scratch")
+    try:
+        unpack(path, "x", path.parent / "out", scratch=path.parent / "scratch")
+    except OSError as error:  # whoever calls it says that nothing can be written there
+        raise DownloadError(str(error)) from None
 
 
 def _read_cache(path: Path) -> None:

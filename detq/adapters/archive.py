@@ -42,6 +42,7 @@ _BROKEN_ZIP = (
     zlib.error,
     struct.error,
     EOFError,
+    IndexError,
     KeyError,
     NotImplementedError,
     OSError,

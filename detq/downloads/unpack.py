@@ -96,6 +96,8 @@ def _blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]
 def _check_inside(name: str) -> None:
     """Refuse a name that leaves the folder on any system: up, from the root, or another drive."""
     steps = PurePosixPath(name)
+    if not steps.parts:
+        raise _UselessError("an entry has no name")
     if steps.is_absolute() or ".." in steps.parts or "\\" in name or ":" in name:
         raise _UselessError(f"its entry {name!r} would leave the folder")
 
