@@ -50,6 +50,8 @@ _LEFT_OUT = {
     "unlisted_images": "images left out that the annotations do not list",
     "repeated_images": "images named twice",
     "skipped_folders": "links to a folder that was read already",
+    "other_images": "images left out whose format is not read",
+    "labels_without_image": "label files without an image",
     "duplicate_rows": "duplicate label rows dropped",
     "images_without_objects": "images without objects",
     "ignored_objects": "objects ignored (crowds, difficult)",

@@ -180,7 +180,8 @@ class DataCounts:
     ``objects_without_area`` cannot be found. Left out: ``damaged_images``; ``mislabelled_images``,
     whose label file has coordinates beyond the image; ``unlisted_images``, which the annotations do
     not name; ``repeated_images``, named twice; ``duplicate_rows`` of label files;
-    ``skipped_folders``, to which a symbolic link led again.
+    ``skipped_folders``, to which a symbolic link led again; ``other_images`` of formats that are
+    not read; ``labels_without_image``, label files.
     ``damaged_files`` are the names of the damaged images.
     """
 
@@ -195,6 +196,8 @@ class DataCounts:
     repeated_images: int = 0
     duplicate_rows: int = 0
     skipped_folders: int = 0
+    other_images: int = 0
+    labels_without_image: int = 0
     damaged_files: tuple[str, ...] = ()
 
 

@@ -43,9 +43,7 @@ class LegacyArchive(Archive):
             objects, storages, end = unpickle_series(content, _PICKLES)
         except ForbiddenNameError as error:
             explanation = explain_name(str(error)) or f"refers to {error}"
-            raise CheckpointError(
-                f"{path}: {explanation}; nothing in it was run. Save its state_dict() alone"
-            ) from None
+            raise CheckpointError(f"{path}: {explanation}; nothing in it was run") from None
         except DamagedPickleError as error:
             raise CheckpointError(
                 f"{path}: no checkpoint that torch saved ({error}), nothing in it was run"

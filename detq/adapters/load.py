@@ -83,8 +83,8 @@ def read_model(path: Path) -> StoredModel:
     reader = _READERS.get(path.suffix.lower())
     if reader is None and path.is_file():
         raise CheckpointError(
-            f"{path}: unknown kind of model file {path.suffix!r}; checkpoints end in "
-            f"{', '.join(_READERS)}"
+            f"{path}: unknown kind of model file {path.suffix!r}; models end in "
+            f"{', '.join(_READERS)}, .onnx or .xml"
         )
     try:
         return (reader or _read_checkpoint)(path)

@@ -16,7 +16,7 @@ from detq.data.dataset import Split, load_split
 from detq.evaluation.evaluator import run_detector
 from detq.evaluation.sight import IMAGES, Sight, look
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.layouts import LAYOUTS
+from detq.graph.layouts import LAYOUTS, Pixels
 from detq.graph.preparation import Preparation
 from detq.graph.probing import stem_response
 from detq.runtime.postprocess import EVALUATION
@@ -28,6 +28,14 @@ CLEARLY = 0.2
 """Boxes of whatever class on this share of them: then it is the classes."""
 CLEARLY_BETTER, LEAST_BETTER = 1.05, 0.01
 """Another layout is right if its overlaps exceed the chosen one's by 5% and 0.01 an object."""
+_IMAGENET = LAYOUTS["picodet"].pixels
+_OTHER_PIXELS = {
+    "BGR": Pixels(bgr=True),
+    "0 to 255": Pixels(largest=255.0),
+    "BGR of 0 to 255": Pixels(bgr=True, largest=255.0),
+    "ImageNet's mean and deviation": _IMAGENET,
+    "-1 to 1": Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+}
 USUAL_STEM = (0.01, 200.0)
 """Trained networks at hand: 0.25 to 21; with pixels 255 times too large or small, beyond this."""
 
@@ -59,6 +67,12 @@ def doubt(
     better = _better_layout(graph, model, labelled, sight)
     if better is not None:
         return f"{what}, as layout {better} they fit better: pass --layout {better}"
+    pixels = _better_pixels(graph, model, labelled, sight)
+    if pixels is not None:
+        return (
+            f"{what}; they fit better if it is given {pixels}: export it again with that inside, "
+            "or in a layout that has it (docs/models.md)"
+        )
     return None if sight.found >= BLIND * sight.objects else f"{what}{_reason(graph, sight)}"
 
 
@@ -110,7 +124,7 @@ def _better_layout(
         return None
     from detq.graph.foreign import possible_layouts  # noqa: PLC0415 - so is onnx
 
-    best, most = None, CLEARLY_BETTER * sight.overlap + LEAST_BETTER * sight.objects
+    best, most = None, _threshold(sight)
     others = possible_layouts(model, graph.spec.size_hw) if graph.spec.family in LAYOUTS else ()
     for layout in others:
         if layout != graph.spec.family:
@@ -119,3 +133,29 @@ def _better_layout(
             if seen is not None and seen.overlap > most:
                 best, most = layout, seen.overlap
     return best
+
+
+def _better_pixels(
+    graph: DetectorGraph, model: Path | None, labelled: Split, sight: Sight
+) -> str | None:
+    """What pixels a graph of another program wants, if not RGB in 0..1 as its layout says."""
+    layout = LAYOUTS.get(graph.spec.family)
+    if model is None or model.suffix.lower() not in (".onnx", ".xml"):
+        return None
+    if layout is None or layout.pixels != Pixels():
+        return None
+    from detq.graph.foreign import take_rgb  # noqa: PLC0415 - so is onnx
+
+    best, most = None, _threshold(sight)
+    for said, pixels in _OTHER_PIXELS.items():
+        other = graph.model.clone()
+        take_rgb(other, pixels)
+        seen = look(evaluation_detector(DetectorGraph(other, graph.spec)), labelled)
+        if seen is not None and seen.overlap > most:
+            best, most = said, seen.overlap
+    return best
+
+
+def _threshold(sight: Sight) -> float:
+    """The overlap from which another way to read a file is the right one."""
+    return CLEARLY_BETTER * sight.overlap + LEAST_BETTER * sight.objects

@@ -176,15 +176,15 @@ def evaluate_classifier(
 
 
 def has_ground_truth(data: DataSource, split: str, *, task: Task = "detect") -> bool:
-    """True if the data set says for the split what is right: annotations, or class folders.
+    """True if the data set says for the split what is right: objects, or class folders.
 
-    Raises ConfigError for an unknown split.
+    Without a single object there is no mAP. Raises ConfigError for an unknown split.
     """
     config = open_dataset(data)
     if task == "classify":
         load_split(config, split, with_annotations=False)
         return has_class_folders(config, split)
-    return load_split(config, split).annotations is not None
+    return bool(load_split(config, split).annotations)
 
 
 def bench(

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,14 @@ def load_split(config: DatasetConfig, name: str, *, with_annotations: bool = Tru
     DataError for missing images and for annotations that are malformed or contradict the images.
     """
     found = [_find(config, source) for source in config.sources(name)]
-    paths = tuple(dict.fromkeys(path for part in found for path in part.paths))
+    # A folder that a link gives a second name is the same folder.
+    folder = cache(os.path.realpath)
+    named = {(folder(path.parent), path.name): path for part in found for path in part.paths}
+    paths = tuple(named.values())
     left_out = DataCounts(
         repeated_images=sum(len(part.paths) for part in found) - len(paths),
         skipped_folders=sum(part.skipped_folders for part in found),
+        other_images=sum(part.other_images for part in found),
     )
     images = tuple(ImageRecord(path, number) for number, path in enumerate(paths, start=1))
     truth = _read_truth(config, name, images) if with_annotations else None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from errno import EFBIG, EINVAL
+from errno import EFBIG, EINVAL, ELOOP
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,16 @@ from detq.records import SizeHW
 ImageBGR = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], channels blue, green, red, as OpenCV decodes them."""
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {*(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")}
+)
+OTHER_IMAGE_SUFFIXES = frozenset(
+    {
+        *(".avif", ".cr2", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jp2", ".jxl"),
+        *(".nef", ".pbm", ".pfm", ".pgm", ".pnm", ".ppm", ".raw", ".svg", ".tga"),
+    }
+)
+"""Images that are not read, and therefore counted."""
 MOST_PIXELS = 1 << 28
 """Of an image that is decoded; its header is asked before."""
 MOST_BYTES = 1 << 30
@@ -111,12 +120,11 @@ def write_image(path: Path, image_bgr: ImageBGR) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded, data = cv2.imencode(path.suffix, image_bgr)
         if encoded:
-            with path.open("wb", buffering=0) as file:
-                try:
-                    file.write(data.tobytes())
-                except BaseException:
-                    path.unlink()  # no half pictures
-                    raise
+            try:
+                path.write_bytes(data.tobytes())
+            except BaseException:
+                path.unlink(missing_ok=True)  # no half pictures
+                raise
             return
         reason = f"unknown image format {path.suffix!r}"
     except (OSError, cv2.error) as error:
@@ -167,10 +175,15 @@ def _tried(path: Path) -> ImageBGR | DamagedImageError:
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Image files, sorted; ``skipped_folders`` links led to a folder that was read already."""
+    """Image files, sorted.
+
+    ``skipped_folders`` links led to a folder that was read already, or to themselves;
+    ``other_images`` are of formats that are not read.
+    """
 
     paths: tuple[Path, ...]
     skipped_folders: int = 0
+    other_images: int = 0
 
 
 def list_images(source: Path) -> tuple[Path, ...]:
@@ -203,7 +216,7 @@ def find_images(source: Path) -> FoundImages:
 def _walk(folder: Path) -> FoundImages:
     found: list[Path] = []
     read: set[tuple[int, int]] = set()
-    skipped = 0
+    skipped = others = 0
     waiting, linked = [folder], list[Path]()
     while waiting or linked:
         here = (waiting or linked).pop()
@@ -217,13 +230,26 @@ def _walk(folder: Path) -> FoundImages:
             with os.scandir(here) as entries:
                 # By name, so that a folder with two names goes by the same one on every machine.
                 for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-                    if entry.is_dir():
+                    if _is_endless(entry):
+                        skipped += 1
+                    elif entry.is_dir():
                         (linked if entry.is_symlink() else waiting).append(Path(entry.path))
                     elif is_image(Path(entry.name)):
                         found.append(Path(entry.path))
+                    else:
+                        others += Path(entry.name).suffix.lower() in OTHER_IMAGE_SUFFIXES
         except OSError as error:
             raise DataError(f"{here}: cannot be read ({error.strerror}); check the path") from None
-    return FoundImages(tuple(sorted(found)), skipped)
+    return FoundImages(tuple(sorted(found)), skipped, others)
+
+
+def _is_endless(entry: os.DirEntry[str]) -> bool:
+    """True for a link that leads to itself."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        return error.errno == ELOOP
+    return False
 
 
 def list_images_in_text(list_file: Path, *, root: Path | None = None) -> tuple[Path, ...]:

@@ -20,6 +20,8 @@ from detq.errors import DataError
 BOX_FIELDS = 5
 LEAST_OUTLINE_FIELDS = 7
 ORIENTED_BOX_FIELDS = 9
+LEAST_ROWS = 4
+"""Fewer convex rows than this may be keypoints by chance."""
 _BEYOND = 0.05
 _PROOF = 0.1
 """A share of the rows read as boxes that reach further beyond the image: no boxes, then."""
@@ -82,7 +84,7 @@ def check_meaning(rows: Sequence[Row]) -> None:
     fields = 1 + corners.shape[1]
     if fields == ORIENTED_BOX_FIELDS and _are_parallelograms(points):
         return
-    if fields > ORIENTED_BOX_FIELDS and _are_convex(points):
+    if fields > ORIENTED_BOX_FIELDS and len(outlines) >= LEAST_ROWS and _are_convex(points):
         return
     raise DataError(
         f"{outlines[0].place}: {fields} fields may be a box with keypoints as well as an "

@@ -12,13 +12,17 @@ from detq.data.class_folders import read_class_folders, split_folders
 from detq.data.coco import read_coco_header
 from detq.data.file_names import spellings
 from detq.data.images import is_image
-from detq.data.voc import voc_class_names
+from detq.data.voc import is_annotation, voc_class_names
 from detq.errors import ConfigError, DataError
 from detq.files import read_text
+from detq.yaml_file import read_yaml
 
 _ROBOFLOW_JSON = "_annotations.coco.json"
 _SPELLED = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_KEYS = {"names", "nc", *(word for words in _SPELLED.values() for word in words)}
 _VOC_LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
+_LOOKED_AT = 20
+"""XML files of a folder that are opened to tell what they are."""
 _NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "_darknet.labels", "labelmap.txt")
 
 
@@ -42,6 +46,12 @@ def _read_folder(folder: Path) -> DatasetConfig:
     yaml_file = _only_yaml(folder)
     if yaml_file is not None:
         return read_dataset(yaml_file)
+    inside = [path for path in folder.iterdir() if path.is_dir()]
+    if inside and all(path.name.startswith("VOC") for path in inside):
+        if len(inside) == 1:
+            return _read_folder(inside[0])
+        listed = ", ".join(sorted(path.name for path in inside))
+        raise ConfigError(f"{folder}: holds several data sets ({listed}); pass one of them")
     splits = split_folders(folder)
     for reader in (_read_voc, _read_coco_folder):
         config = reader(folder, splits)
@@ -72,7 +82,7 @@ def _only_yaml(folder: Path) -> Path | None:
 
     Raises ConfigError if there are several, none of which is called ``data``.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
+    found = sorted(path for path in folder.iterdir() if _describes_data(path))
     named = [path for path in found if path.stem.lower() in ("data", "dataset")]
     if len(named) == 1 or len(found) == 1:
         return (named or found)[0]
@@ -82,6 +92,19 @@ def _only_yaml(folder: Path) -> Path | None:
             "pass the one that describes the data set"
         )
     return None
+
+
+def _describes_data(path: Path) -> bool:
+    """True for a YAML that is called like a data set's, or has one of its keys."""
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return False
+    if path.stem.lower() in ("data", "dataset"):
+        return True
+    try:
+        document = read_yaml(path)
+    except ConfigError:
+        return False
+    return not _KEYS.isdisjoint(map(str, document))
 
 
 # Pascal VOC
@@ -134,7 +157,9 @@ def _voc_splits(folder: Path, images: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.xml")) if folder.is_dir() else []
+    """The annotations in a folder, none if its XML files are something else."""
+    found = sorted(folder.glob("*.xml")) if folder.is_dir() else []
+    return found if any(map(is_annotation, found[:_LOOKED_AT])) else []
 
 
 # COCO
@@ -151,6 +176,8 @@ def _read_coco_folder(folder: Path, splits: dict[str, str]) -> DatasetConfig | N
         listed = sorted((folder / "annotations").glob("*.json"))
         found = {split: path for split in SPLIT_NAMES if (path := _json_of(split, listed))}
     alone = sorted(folder.glob("*.json"))
+    if not found and not alone:
+        alone = sorted((folder / "annotations").glob("*.json"))  # CVAT: instances_default.json
     if not found and len(alone) == 1 and _is_coco(alone[0]):
         return _read_json(alone[0])
     if not found:

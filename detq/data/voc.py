@@ -40,6 +40,14 @@ def read_voc(
     )
 
 
+def is_annotation(file: Path) -> bool:
+    """True for an XML file that is Pascal VOC's, whole or damaged."""
+    try:
+        return "<annotation" in read_text(file)
+    except OSError:
+        return False
+
+
 def voc_class_names(files: Sequence[Path]) -> tuple[str, ...]:
     """The classes of all objects in some XML files, in alphabetical order."""
     return tuple(sorted({_text(item, "name", file) for file in files for item in _objects(file)}))

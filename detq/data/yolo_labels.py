@@ -54,7 +54,7 @@ def read_yolo_labels(
     Raises DataError with the file and line of the first malformed line, and for lines that may be
     outlines as well as boxes with keypoints.
     """
-    files = [label_file(image.path) for image in images]
+    files = [_existing(image.path) for image in images]
     if not any(file.exists() for file in files):
         return None
     pairs = zip(images, files, strict=True)
@@ -80,6 +80,7 @@ def read_yolo_labels(
             damaged_files=tuple(one.image.path.name for one in damaged),
             mislabelled_images=sum(not one.counts for one in labels),
             duplicate_rows=sum(one.duplicates for one, _ in kept),
+            labels_without_image=_orphans(images, files),
         ),
     )
 
@@ -91,6 +92,25 @@ def label_file(image_file: Path) -> Path:
         last = len(folders) - 1 - folders[::-1].index("images")
         folders[last] = "labels"
     return Path(*folders, f"{image_file.stem}.txt")
+
+
+def _existing(image_file: Path) -> Path:
+    """Where the label file is: in ``labels``, or else beside the image."""
+    file, beside = label_file(image_file), image_file.with_suffix(".txt")
+    return beside if not file.exists() and beside.exists() else file
+
+
+def _orphans(images: Sequence[ImageRecord], files: Sequence[Path]) -> int:
+    """Label files in folders called ``labels`` whose image is nowhere in the images' folder."""
+    folders = {
+        file.parent: image.path.parent
+        for image, file in zip(images, files, strict=True)
+        if file.parent != image.path.parent and file.parent.is_dir()
+    }
+    return sum(
+        len({path.stem for path in labels.glob("*.txt")} - {path.stem for path in shelf.iterdir()})
+        for labels, shelf in folders.items()
+    )
 
 
 def _rows(file: Path, class_count: int, kpt_shape: tuple[int, int] | None) -> Iterator[Row]:

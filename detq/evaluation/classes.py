@@ -21,7 +21,7 @@ def map_classes(
     mAP would then mean something else.
     """
     unnamed = tuple(class_names) == placeholder_names(len(class_names))
-    if spec.has_placeholder_names or unnamed:
+    if spec.has_placeholder_names or unnamed or _only_numbered(spec, class_names):
         if spec.class_count != len(class_names):
             raise DataError(
                 f"{spec.name}: has {spec.class_count} {'' if unnamed else 'unnamed '}classes, the "
@@ -52,6 +52,15 @@ def map_classes(
 
 def with_names_of(spec: ModelSpec, class_names: Sequence[str]) -> ModelSpec:
     """The spec with a data set's class names in place of placeholders, if there are as many."""
-    if not spec.has_placeholder_names or spec.class_count != len(class_names):
+    unnamed = spec.has_placeholder_names or _only_numbered(spec, class_names)
+    if not unnamed or spec.class_count != len(class_names):
         return spec
     return replace(spec, class_names=tuple(class_names))
+
+
+def _only_numbered(spec: ModelSpec, class_names: Sequence[str]) -> bool:
+    """True if the model's classes are called 0, 1, 2, …, as exporters do that know no names, and
+    none of the data set's is a number of these.
+    """
+    numbers = tuple(map(str, range(spec.class_count)))
+    return spec.class_names == numbers and set(numbers).isdisjoint(class_names)

@@ -75,6 +75,11 @@ def make_static(
     try:
         model.reshape({port: [1, 3, *size_hw], **shapes})
     except RuntimeError:
+        if shape[2].is_dynamic or shape[3].is_dynamic:
+            raise CheckpointError(
+                f"{path}: its graph does not fit {size_hw[0]}x{size_hw[1]} (HxW), though its input "
+                "leaves the size open; pass the size that it was made for as --imgsz"
+            ) from None
         raise CheckpointError(
             f"{path}: its graph is fixed to {sides[0]}x{sides[1]} (HxW); pass that as --imgsz, or "
             f"export it again for {size_hw[0]}x{size_hw[1]}"

@@ -170,7 +170,7 @@ def _understood(
     chosen = recognise(
         found.model, found.outputs, found.evidence, layout, found.doubts, str(found.path)
     )
-    _take_rgb(found.model, found.built_in.left(chosen.pixels))
+    take_rgb(found.model, found.built_in.left(chosen.pixels))
     names = class_names or _stored_names(found.metadata)
     return resized(_in_contract(found, chosen, names), size_hw or found.size_hw)
 
@@ -250,7 +250,7 @@ def _in_contract(
     return DetectorGraph(final, replace(spec, reparameterized=convolutions))
 
 
-def _take_rgb(model: ov.Model, pixels: Pixels) -> None:
+def take_rgb(model: ov.Model, pixels: Pixels) -> None:
     """Let the graph make what it wants of RGB in 0..1; changes the model."""
     parameter = model.get_parameters()[0]
     targets = list(parameter.output(0).get_target_inputs())

@@ -184,7 +184,8 @@ def read_outputs(model: ov.Model, size_hw: SizeHW, where: str) -> Outputs:
     found = ", ".join(str(list(shape)) for shape in shapes)
     raise CheckpointError(
         f"{where}: outputs {found} at {size_hw[0]}x{size_hw[1]} are of no known layout "
-        f"({', '.join(LAYOUTS)}); export it without end-to-end post-processing"
+        f"({', '.join(LAYOUTS)}); detq reads boxes and scores of detectors, not masks, keypoints "
+        "or classes: export it as one, without post-processing"
     )
 
 

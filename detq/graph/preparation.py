@@ -40,6 +40,13 @@ class Preparation:
     normalizes: bool = False
     scale: float = 1.0
 
+    @property
+    def unit(self) -> float:
+        """The largest value of pixels that become 0..1, or a mean and deviation of it."""
+        if not self.normalizes or _OF_255 <= self.scale <= 1 / _OF_255:
+            return 1.0
+        return 255.0 if self.scale < _OF_255 else 1 / 255
+
     def left(self, pixels: Pixels) -> Pixels:
         """What is still to be done for a network that was trained on ``pixels``."""
         bgr = pixels.bgr ^ self.turned

@@ -39,8 +39,8 @@ def made_up_images(size_hw: SizeHW) -> list[Array]:
 def stem_response(model: ov.Model, built_in: Preparation) -> float | None:
     """How strongly the first convolution answers to pixels of 0..1; None if there is none.
 
-    What the graph does by itself is left to it (``built_in``). The median over its channels of
-    the standard deviation over an image. A network that was trained on pixels of 0..255 answers
+    They are 0..1 behind what the graph does by itself (``built_in``). The median over its channels
+    of the standard deviation over an image. A network that was trained on pixels of 0..255 answers
     some hundred times less to such of 0..1 than one that was trained on these: training brings the
     answers themselves to a like size, through BatchNorm.
     """
@@ -55,7 +55,7 @@ def stem_response(model: ov.Model, built_in: Preparation) -> float | None:
     ]
     compiled = compile_exact(ov.Model([ops.result(stem.output(0))], used, "stem"))
     size_hw = (shape[2].get_length(), shape[3].get_length())
-    image = prepared(made_up_images(size_hw)[0], built_in.left(Pixels()))
+    image = made_up_images(size_hw)[0] * np.float32(built_in.unit)
     answer = np.asarray(compiled(image)[0])[0]
     return float(np.median(answer.reshape(answer.shape[0], -1).std(1)))
 
