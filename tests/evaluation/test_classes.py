@@ -55,3 +55,11 @@ def test_placeholders_take_the_names_of_a_data_set_with_as_many_classes() -> Non
     assert with_names_of(unnamed, ("cat", "dog", "ox")) == unnamed
     named = _spec("a", "b")
     assert with_names_of(named, ("cat", "dog")) == named
+
+
+def test_numbers_for_names_are_placeholders_unless_the_data_set_has_them() -> None:
+    spec = ModelSpec("m", "test", ("0", "1", "2"), (8,), (32, 32))
+    assert map_classes(spec, ("a", "b", "c"), annotated={2}) == (0, 1, 2)
+    assert with_names_of(spec, ("a", "b", "c")).class_names == ("a", "b", "c")
+    assert map_classes(spec, ("2", "1", "0"), annotated={0}) == (2, 1, 0)
+    assert with_names_of(spec, ("2", "1", "0")) == spec

@@ -11,6 +11,7 @@ from openvino import opset15 as ops
 
 from detq.graph.layouts import Pixels
 from detq.graph.preparation import Preparation, preparation
+from detq.graph.probing import stem_response
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -48,6 +49,10 @@ def _turned_imagenet_255(image: ov.Output) -> ov.Output:
     return ops.divide(ops.subtract(_gathered(image), mean), std).output(0)
 
 
+def _enlarged(image: ov.Output) -> ov.Output:
+    return ops.multiply(image, np.float32(255)).output(0)
+
+
 def _deviation(image: ov.Output) -> ov.Output:
     return ops.divide(ops.subtract(image, _column(MEAN)), _column(STD)).output(0)
 
@@ -72,6 +77,7 @@ def _model(prepare: Callable[[ov.Output], ov.Output], size: list[int]) -> ov.Mod
         (_imagenet, False, Pixels(largest=255.0)),
         (_turned_imagenet_255, True, Pixels(bgr=True, largest=255.0)),
         (_deviation, False, Pixels()),
+        (_enlarged, False, Pixels()),
     ],
 )
 def test_colours_tell_what_is_left_to_do(
@@ -92,3 +98,16 @@ def test_order_of_mean_follows_the_order_that_goes_in() -> None:
     wanted = Pixels(mean=MEAN, std=STD)
     left = Preparation(turned=True).left(wanted)
     assert (left.bgr, left.mean, left.std) == (True, MEAN[::-1], STD[::-1])
+
+
+@pytest.mark.parametrize("prepare", [_nothing, _divided, _imagenet, _deviation, _enlarged])
+def test_the_first_layer_is_judged_behind_what_the_file_does(
+    prepare: Callable[[ov.Output], ov.Output],
+) -> None:
+    """The same kernel answers alike, whatever scale the file wants of its input."""
+    model = _model(prepare, [64, 64])
+    answer = stem_response(model, preparation(model))
+    plain = stem_response(_model(_nothing, [64, 64]), Preparation())
+    assert answer is not None
+    assert plain is not None
+    assert 0.9 < answer / plain < 5  # a deviation of 0.225 enlarges
