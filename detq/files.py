@@ -91,6 +91,16 @@ def read_text(path: Path, *, most_bytes: int = MAX_TEXT_BYTES) -> str:
         ) from None
 
 
+def in_place_of(start: bytes) -> str | None:
+    """What lies in a model file's place, and what to do, if the first bytes say so; else None."""
+    head = start.lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS in place of the file; run `git lfs pull`"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "a web page in place of the file; download the file itself"
+    return None
+
+
 def text_stem(path: Path) -> str:
     """The file's name without its ending, with ``_`` for bytes that are no text.
 

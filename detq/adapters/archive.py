@@ -26,7 +26,7 @@ from detq.adapters.unpickle import (
     unpickle,
 )
 from detq.errors import CheckpointError, shown
-from detq.files import open_regular
+from detq.files import in_place_of, open_regular
 
 MAX_FILE_BYTES = 8 << 30
 MAX_PICKLE_BYTES = 16 << 20
@@ -190,12 +190,15 @@ def _directory_bytes(path: Path) -> int:
 def _check_kind(path: Path) -> None:
     try:
         with open_regular(path) as file:
-            start = file.read(len(_ZIP_MAGIC))
+            head = file.read(64)
             size = file.seek(0, 2)
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); check the path"
         ) from None
+    start = head[: len(_ZIP_MAGIC)]
+    if instead := in_place_of(head):
+        raise CheckpointError(f"{path}: {instead}")
     if not start:
         raise CheckpointError(f"{path}: the file is empty; download or copy it again")
     if start[:1] == b"\x80":

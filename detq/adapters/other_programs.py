@@ -82,6 +82,12 @@ def explain_name(name: str) -> str | None:
 
 def explain_state(root: Mapping[object, object]) -> str | None:
     """What a dict of tensors is, bare or under one of the usual keys; None if it holds none."""
+    meta = root.get("meta")
+    if isinstance(meta, Mapping) and any(str(key).startswith("mm") for key in meta):
+        return (
+            "holds tensors only (a state dict), the weights of an MMDetection model; export it "
+            "with MMDeploy and pass the .onnx"
+        )
     for candidate in (root, *(root.get(key) for key in _STATE_KEYS)):
         if not isinstance(candidate, Mapping) or not candidate:
             continue

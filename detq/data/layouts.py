@@ -38,6 +38,8 @@ def read_data(path: Path) -> DatasetConfig:
     if path.suffix.lower() == ".txt":
         splits = dict.fromkeys(SPLIT_NAMES, str(path.resolve()))
         return _described(path.parent, splits, names=_read_names(path.parent))
+    if is_image(path) and path.exists():
+        return _described(path.parent, dict.fromkeys(SPLIT_NAMES, path.name))
     return read_dataset(path)
 
 

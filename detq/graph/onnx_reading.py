@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
 from detq.errors import CheckpointError, shown
-from detq.files import open_regular, read_bytes
+from detq.files import in_place_of, open_regular, read_bytes
 
 MAX_FILE_BYTES = (2 << 30) - 1
 """What protobuf can hold."""
@@ -34,6 +34,12 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     except OSError as error:
         reason = "no such file; check the path" if isinstance(error, FileNotFoundError) else None
         raise CheckpointError(f"{path}: {reason or f'cannot be read ({error.strerror})'}") from None
+    if instead := in_place_of(content[:64]):
+        raise CheckpointError(f"{path}: {instead}")
+    if content.startswith(b"PK\x03\x04"):
+        raise CheckpointError(
+            f"{path}: a zip archive, as torch writes checkpoints; if it is one, let it end in .pt"
+        )
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)

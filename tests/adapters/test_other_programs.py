@@ -18,6 +18,7 @@ from torch import nn
 
 from detq.adapters import load_checkpoint
 from detq.errors import CheckpointError
+from detq.graph.foreign import from_onnx
 from detq.models import official
 
 ARCHITECTURE = official("yolov6n_base", class_count=3)
@@ -80,6 +81,30 @@ def test_weights_alone_are_named(
     with pytest.raises(CheckpointError, match="holds tensors only") as raised:
         load_checkpoint(tmp_path / "x.pt")
     assert words in str(raised.value)
+
+
+def test_mmdetection_is_named_by_its_versions(tmp_path: Path) -> None:
+    weights = {"backbone.conv1.weight": torch.zeros(1)}
+    torch.save({"meta": {"mmdet_version": "3.0"}, "state_dict": weights}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="an MMDetection model; export it with MMDeploy"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        (b"\n<!DOCTYPE html><html></html>", "a web page in place of the file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pt", "x.onnx"])
+def test_what_lies_in_a_files_place_is_named(
+    tmp_path: Path, content: bytes, words: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    read = from_onnx if name.endswith(".onnx") else load_checkpoint
+    with pytest.raises(CheckpointError, match=words):
+        read(tmp_path / name)
 
 
 def test_torchscript_and_tar_are_named(tmp_path: Path) -> None:
