@@ -38,8 +38,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise CheckpointError(f"{path}: {instead}")
     if content.startswith(b"PK\x03\x04"):
         raise CheckpointError(
-            f"{path}: not a readable ONNX model (a zip archive, as torch writes checkpoints); if it "
-            "is one, let its name end in .pt"
+            f"{path}: not a readable ONNX model (a zip archive, as torch writes checkpoints); if "
+            "it is one, let its name end in .pt"
         )
     proto = onnx.ModelProto()
     try:
