@@ -198,7 +198,7 @@ def _check_kind(path: Path) -> None:
         ) from None
     start = head[: len(_ZIP_MAGIC)]
     if instead := in_place_of(head):
-        raise CheckpointError(f"{path}: {instead}")
+        raise CheckpointError(f"{path}: not a torch checkpoint but {instead}")
     if not start:
         raise CheckpointError(f"{path}: the file is empty; download or copy it again")
     if start[:1] == b"\x80":

@@ -35,7 +35,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         reason = "no such file; check the path" if isinstance(error, FileNotFoundError) else None
         raise CheckpointError(f"{path}: {reason or f'cannot be read ({error.strerror})'}") from None
     if instead := in_place_of(content[:64]):
-        raise CheckpointError(f"{path}: {instead}")
+        raise CheckpointError(f"{path}: not a readable ONNX model but {instead}")
     if content.startswith(b"PK\x03\x04"):
         raise CheckpointError(
             f"{path}: not a readable ONNX model (a zip archive, as torch writes checkpoints); if "
