@@ -77,11 +77,9 @@ def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
     metadata_path = xml.parent / METADATA
     if not xml.is_file() or not xml.with_suffix(".bin").is_file():
         raise CheckpointError(f"{xml}: needs both the .xml and the .bin file beside it")
-    from detq.graph.foreign import from_bare_ir  # noqa: PLC0415 - onnx is not needed to run
-
     if not metadata_path.exists():
         try:
-            return from_bare_ir(xml, layout=layout)
+            return _recognised(xml, None, layout)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; no {METADATA} beside it says what it is") from None
     metadata = _read_metadata(metadata_path)
@@ -90,8 +88,15 @@ def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
         return from_ir(xml, spec)
     if metadata.get("detq"):
         raise ConfigError(f"{xml}: its metadata says what its outputs mean; leave out --layout")
-    graph = from_bare_ir(xml, {"names": repr(list(spec.class_names))}, layout=layout)
+    graph = _recognised(xml, {"names": repr(list(spec.class_names))}, layout)
     return DetectorGraph(graph.model, replace(graph.spec, family=spec.family, fit=spec.fit))
+
+
+def _recognised(xml: Path, metadata: Mapping[str, str] | None, layout: str | None) -> DetectorGraph:
+    """A graph of another program; what detq wrote does without importing onnx for this."""
+    from detq.graph.foreign import from_bare_ir  # noqa: PLC0415
+
+    return from_bare_ir(xml, metadata, layout=layout)
 
 
 def _obeys_contract(xml: Path, spec: ModelSpec) -> bool:
@@ -103,11 +108,10 @@ def _obeys_contract(xml: Path, spec: ModelSpec) -> bool:
 
 def read_details(path: Path) -> Mapping[str, Any]:
     """The ``detq`` section of an exported directory's metadata; empty if another tool wrote it."""
-    if not ((path.parent if path.suffix == ".xml" else path) / METADATA).exists():
+    metadata_path = (path.parent if path.suffix == ".xml" else path) / METADATA
+    if not metadata_path.exists():
         return {}
-    details = _read_metadata((path.parent if path.suffix == ".xml" else path) / METADATA).get(
-        "detq"
-    )
+    details = _read_metadata(metadata_path).get("detq")
     return details if isinstance(details, dict) else {}
 
 
