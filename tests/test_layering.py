@@ -34,7 +34,7 @@ ROWS = {
     "models": 4,
     "data": 4,
     "downloads": 4,
-    "quant.arithmetic": 4,  # no OpenVINO
+    "numerics": 4,  # no OpenVINO
     "graph": 5,
     "adapters": 5,
     "quant": 6,
@@ -55,7 +55,6 @@ ROWS = {
     "cli": 14,
     "demo.webcam": 15,  # the command line under another name
 }
-ARITHMETIC = {"cfws", "histogram", "output_error", "ranges", "rounding"}
 TORCH_ROOMS = {"models", "adapters"}
 NEVER = {"torchvision", "yolov6"}
 PEERS = {"onnxruntime", "ultralytics"}  # where a user has them
@@ -65,12 +64,10 @@ SCRIPT = "detq.demo.webcam"
 
 
 def room(module: str) -> str:
-    """``detq.quant.cfws`` -> ``quant.arithmetic``; ``detq`` -> ``detq``."""
+    """``detq.quant.ptq`` -> ``quant``; ``detq`` -> ``detq``."""
     steps = module.split(".")[1:]
     if not steps:
         return "detq"
-    if steps[0] == "quant" and steps[1:] and steps[1] in ARITHMETIC:
-        return "quant.arithmetic"
     if module in (WORKER, TRIAL, SCRIPT):
         return module.removeprefix("detq.")
     return steps[0]
@@ -132,7 +129,7 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
         assert "torch" not in libraries
     if module != "detq.opencv" and room(module) != "demo":  # the demo comes after detq
         assert "cv2" not in libraries
-    if room(module) == "quant.arithmetic":
+    if room(module) == "numerics":
         assert not libraries & {"openvino", "nncf"}
 
 
@@ -148,8 +145,8 @@ def test_demo_uses_what_every_user_may(module: str) -> None:
         ("import detq.api", {"detq.api"}),
         ("from detq import api, console", {"detq.api", "detq.console"}),
         ("from detq import DetqError", {"detq"}),
-        ("from detq.quant import cfws", {"detq.quant.cfws"}),
-        ("from .ranges import Range", {"detq.quant.ranges"}),
+        ("from detq.numerics import cfws", {"detq.numerics.cfws"}),
+        ("from .calibration import Grid", {"detq.quant.calibration"}),
         ("from .. import api", {"detq.api"}),
         ("def f():\n    import torch", {"torch"}),
         ("class A:\n    def f(self):\n        from detq import api", {"detq.api"}),
@@ -167,11 +164,11 @@ def test_reader_of_imports_sees_them_all(source: str, found: set[str]) -> None:
     [
         ("detq.graph.convert", "detq.graph.surgery", False),
         ("detq.graph.convert", "detq.quant.ptq", True),
-        ("detq.graph.convert", "detq.quant.cfws", False),
+        ("detq.graph.convert", "detq.numerics.cfws", False),
         ("detq.graph.convert", "detq.adapters", True),
-        ("detq.quant.ranges", "detq.quant.histogram", False),
-        ("detq.quant.ranges", "detq.quant.ptq", True),
-        ("detq.quant.ptq", "detq.quant.ranges", False),
+        ("detq.numerics.ranges", "detq.numerics.histogram", False),
+        ("detq.numerics.ranges", "detq.quant.ptq", True),
+        ("detq.quant.ptq", "detq.numerics.ranges", False),
         ("detq.config", "detq.records", False),
         ("detq.records", "detq.config", True),
         ("detq.benchmark", "detq.evaluation", True),

@@ -27,7 +27,7 @@ class WeightsConfig(_Strict):
     ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine
     kernel. ``layers: measured`` splits only where that pays, within the recipe's
     ``latency_budget``. ``rounding: feedback`` lets the weights of a layer make up for each other's
-    rounding errors (:mod:`detq.quant.rounding`). With fewer ``bits`` the integers are smaller; the
+    rounding errors (:mod:`detq.numerics.gptq`). With fewer ``bits`` the integers are smaller; the
     runtime still stores and multiplies 8.
     """
 

@@ -21,7 +21,7 @@ from detq.graph.surgery import (
     producer,
     upstream,
 )
-from detq.quant.cfws import center_to_surround_ratio
+from detq.numerics.cfws import center_to_surround_ratio
 from detq.records import ReparamConvolution
 
 LEAST_RATIO = 2.0

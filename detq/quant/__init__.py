@@ -1,5 +1,1 @@
-"""Quantization: weight splitting, activation ranges, placement, bias correction, and their
-composition.
-
-``cfws``, ``histogram`` and ``ranges`` are pure numpy; the other modules work on ``openvino.Model``.
-"""
+"""Quantization of ``openvino.Model`` graphs: placement, weights, activation ranges, biases."""

@@ -19,8 +19,8 @@ from detq.graph.surgery import (
     replace_constant_input,
     upstream,
 )
-from detq.quant.histogram import ActivationStatistics
-from detq.quant.ranges import Range, choose_range
+from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.ranges import Range, choose_range
 from detq.quant.split import rounds_fine_branch
 from detq.records import Part
 

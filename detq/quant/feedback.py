@@ -1,7 +1,7 @@
 """Rounding the weights of a placed graph with error feedback, on what its layers see.
 
 The second moments of every convolution's input patches are gathered on the float activations of
-some images, and :mod:`detq.quant.rounding` finds the integers. Weights stay on the grids they have.
+some images, and :mod:`detq.numerics.gptq` finds the integers. Weights stay on the grids they have.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from detq.graph.surgery import (
     replace_constant_input,
     with_outputs,
 )
+from detq.numerics.cfws import paired_channels
+from detq.numerics.gptq import Indices, round_with_feedback
 from detq.quant.calibration import float_twin
-from detq.quant.cfws import paired_channels
 from detq.quant.overflow import quantized_weights
-from detq.quant.rounding import Indices, round_with_feedback
 
 Image = npt.NDArray[np.float32]
 Moments = npt.NDArray[np.float32]

@@ -24,8 +24,8 @@ from detq.errors import AccuracyError
 from detq.files import atomic_write, read_text
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_exact
+from detq.numerics.output_error import output_error
 from detq.quant.calibration import activation_quantizers, float_twin
-from detq.quant.output_error import output_error
 from detq.quant.placement import leave_in_float
 from detq.quant.ptq import Images, Progress, QuantizedDetector, give_back
 from detq.quant.search import QuantizerGroup, quantizer_groups

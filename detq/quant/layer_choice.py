@@ -19,7 +19,7 @@ from detq.config import WeightsConfig
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, producer
-from detq.quant.cfws import split_center, weight_step
+from detq.numerics.cfws import split_center, weight_step
 from detq.quant.cost import CostModel
 from detq.quant.feedback import (
     Layer,

@@ -21,8 +21,8 @@ from detq.errors import CalibrationError
 from detq.graph.digest import digest
 from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import bypass, nodes_of_type, with_outputs
+from detq.numerics.histogram import ActivationStatistics, HistogramObserver, pack, unpack
 from detq.quant.calibration import ActivationQuantizer
-from detq.quant.histogram import ActivationStatistics, HistogramObserver, pack, unpack
 from detq.quant.observation_store import ObservationStore
 
 Image = npt.NDArray[np.float32]

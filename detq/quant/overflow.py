@@ -2,8 +2,8 @@
 
 Such a CPU (AVX2, first AVX-512) saturates where two neighbouring input channels have large weights
 of one sign. NNCF's cure takes a bit from every weight; here a channel's step grows only as far as
-its own worst pair of weights asks for (:data:`detq.quant.cfws.PAIR_LIMIT`), and not at all where no
-pair is that large. The INT8 model then computes the same on every CPU.
+its own worst pair of weights asks for (:data:`detq.numerics.cfws.PAIR_LIMIT`), and not at all where
+no pair is that large. The INT8 model then computes the same on every CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from detq.graph.surgery import (
     producer,
     replace_constant_input,
 )
-from detq.quant.cfws import Granularity, weight_step
+from detq.numerics.cfws import Granularity, weight_step
 
 Array = npt.NDArray[np.float32]
 

@@ -20,6 +20,8 @@ from detq.graph.surgery import (
     nodes_of_type,
     producers,
 )
+from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.ranges import Range
 from detq.quant.bias import correct_biases
 from detq.quant.calibration import (
     ActivationQuantizer,
@@ -30,13 +32,11 @@ from detq.quant.calibration import (
 )
 from detq.quant.equalization import equalize
 from detq.quant.feedback import round_to_nearest, round_weights
-from detq.quant.histogram import ActivationStatistics
 from detq.quant.layer_choice import SplitChoice, choose_layers
 from detq.quant.observation import observe
 from detq.quant.observation_store import ObservationStore
 from detq.quant.overflow import limit_weight_pairs
 from detq.quant.placement import drop_idle_quantizers, place_quantizers, return_to_float
-from detq.quant.ranges import Range
 from detq.quant.search import FIRST_RULE, FLOAT, SearchResult, search_ranges
 from detq.quant.search import IMAGES as SEARCH_IMAGES
 from detq.quant.split import SUM_SUFFIX, rounds_fine_branch, split_graph

@@ -29,17 +29,17 @@ from detq.graph.surgery import (
     nodes_of_type,
     producer,
 )
+from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.output_error import output_error
+from detq.numerics.ranges import Range
 from detq.quant.calibration import (
     ActivationQuantizer,
     activation_nodes,
     choose_ranges,
 )
 from detq.quant.cost import CostModel, macs
-from detq.quant.histogram import ActivationStatistics
-from detq.quant.output_error import output_error
 from detq.quant.overflow import quantized_weights
 from detq.quant.placement import exact_constants, readers, return_to_float
-from detq.quant.ranges import Range
 from detq.quant.zero_points import pays_for_zero_point
 
 Image = npt.NDArray[np.float32]

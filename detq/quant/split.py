@@ -15,7 +15,7 @@ from detq.config import WeightsConfig
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, consumers, producer
-from detq.quant.cfws import WeightSplit, split_center, split_residual
+from detq.numerics.cfws import WeightSplit, split_center, split_residual
 
 COARSE_SUFFIX = "/coarse"
 SUM_SUFFIX = "/sum"
@@ -54,7 +54,7 @@ def split_graph(
     The convolutions are those that ``graph.spec`` calls re-parameterized, in ``config.parts``, of
     which ``layers`` may name some. The
     graph returned computes the same function in float and shares nothing with the one given.
-    ``limit_pairs`` rounds coarse kernels so that they cannot overflow (:mod:`detq.quant.cfws`).
+    ``limit_pairs`` rounds coarse kernels so that they cannot overflow (:mod:`detq.numerics.cfws`).
 
     Raises GraphError if a re-parameterized convolution is missing or is not a "same" convolution
     with constant weights.

@@ -23,8 +23,8 @@ from detq.graph.surgery import (
     producer,
     producers,
 )
+from detq.numerics.ranges import Range
 from detq.quant.bias import shift_bias
-from detq.quant.ranges import Range
 
 Array = npt.NDArray[np.float32]
 

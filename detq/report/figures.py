@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from detq.config import RangesConfig
 from detq.graph.detector_graph import DetectorGraph
-from detq.quant.cfws import center_to_surround_ratio, split_center
-from detq.quant.histogram import ActivationStatistics
+from detq.numerics.cfws import center_to_surround_ratio, split_center
+from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.ranges import choose_range
 from detq.quant.noise import TensorNoise
-from detq.quant.ranges import choose_range
 from detq.quant.search import PROPOSALS
 from detq.records import Part
 from detq.report.layers import convolution_kernels

@@ -10,6 +10,7 @@ from small_graphs import fingerprint, images, limits, pyramid, repvgg_like, run
 from detq.config import RangesConfig, Recipe
 from detq.errors import CalibrationError
 from detq.graph.surgery import find_node, nodes_of_type, producer, producers, with_outputs
+from detq.numerics.ranges import Range
 from detq.quant.calibration import (
     ActivationQuantizer,
     activation_quantizers,
@@ -18,7 +19,6 @@ from detq.quant.calibration import (
 )
 from detq.quant.observation import observe
 from detq.quant.placement import place_quantizers
-from detq.quant.ranges import Range
 
 MINMAX = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
 RECIPE = Recipe(name="test", ranges=MINMAX)

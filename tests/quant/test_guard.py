@@ -11,8 +11,8 @@ from small_graphs import Source, images, repvgg_like, run
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import AccuracyError, GraphError
 from detq.graph.detector_graph import DetectorGraph
+from detq.numerics.output_error import output_error
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
-from detq.quant.output_error import output_error
 from detq.quant.ptq import QuantizedDetector, give_back, quantize_graph
 
 IMAGES = images(6)

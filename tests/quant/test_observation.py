@@ -15,9 +15,9 @@ from small_graphs import images, pyramid, repvgg_like
 
 from detq.config import Recipe
 from detq.graph.digest import digest
+from detq.numerics.histogram import ActivationStatistics, pack, unpack
 from detq.quant.calibration import activation_quantizers
 from detq.quant.equalization import equalize
-from detq.quant.histogram import ActivationStatistics, pack, unpack
 from detq.quant.observation import CHANNEL_SAMPLE, SAMPLE, observe
 from detq.quant.observation_store import MOST_FILES, ObservationStore
 from detq.quant.placement import place_quantizers

@@ -18,7 +18,7 @@ from detq.artifact import write_artifact
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
-from detq.quant.cfws import PAIR_LIMIT
+from detq.numerics.cfws import PAIR_LIMIT
 from detq.quant.ptq import quantize_graph
 
 MINMAX = RangesConfig(backbone="minmax", neck="minmax", head="minmax")

@@ -22,7 +22,7 @@ from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import CalibrationError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer, producers
-from detq.quant.cfws import quantize_weight
+from detq.numerics.cfws import quantize_weight
 from detq.quant.placement import decode_nodes, quiet_nncf
 from detq.quant.ptq import BIAS_IMAGES, QuantizedDetector, quantize_graph
 from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX

@@ -22,6 +22,7 @@ from detq.graph.surgery import (
     producer,
     replace_constant_input,
 )
+from detq.numerics.output_error import output_error
 from detq.quant.calibration import (
     activation_nodes,
     activation_quantizers,
@@ -31,7 +32,6 @@ from detq.quant.calibration import (
 from detq.quant.cost import CostModel
 from detq.quant.feedback import round_to_nearest
 from detq.quant.observation import observe
-from detq.quant.output_error import output_error
 from detq.quant.placement import (
     drop_idle_quantizers,
     leave_in_float,

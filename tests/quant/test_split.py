@@ -12,7 +12,7 @@ from detq.config import WeightsConfig
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer
-from detq.quant.cfws import quantize_weight
+from detq.numerics.cfws import quantize_weight
 from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX, split_graph
 from detq.records import ReparamConvolution
 

@@ -15,7 +15,7 @@ from scipy.special import xlogy
 
 from detq.config import RangesConfig
 from detq.errors import CalibrationError
-from detq.quant.histogram import ActivationStatistics, Counts
+from detq.numerics.histogram import ActivationStatistics, Counts
 
 Bins = npt.NDArray[np.int64]
 

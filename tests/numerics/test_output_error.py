@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from detq.quant.output_error import output_error
+from detq.numerics.output_error import output_error
 
 Array = npt.NDArray[np.float32]
 

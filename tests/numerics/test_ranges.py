@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from detq.config import RangeMethod, RangesConfig
 from detq.errors import CalibrationError
-from detq.quant.histogram import ActivationStatistics, HistogramObserver
-from detq.quant.ranges import (
+from detq.numerics.histogram import ActivationStatistics, HistogramObserver
+from detq.numerics.ranges import (
     THRESHOLDS,
     Range,
     align_zero,

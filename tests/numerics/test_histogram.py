@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from detq.errors import CalibrationError
-from detq.quant.histogram import EXACT_COUNT, ActivationStatistics, HistogramObserver
+from detq.numerics.histogram import EXACT_COUNT, ActivationStatistics, HistogramObserver
 
 Array = npt.NDArray[np.float32]
 

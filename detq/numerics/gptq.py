@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
-from detq.quant.cfws import PAIR_LIMIT
+from detq.numerics.cfws import PAIR_LIMIT
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ def round_with_feedback(
 
     ``step`` (O, 1) positive, ``moments`` (n, n) the inputs' second moments. Integers lie within
     ``+-largest``. ``partners`` (P, n) names for each input those whose integer weights may not
-    add up with its own beyond :data:`~detq.quant.cfws.PAIR_LIMIT`, -1 for none.
+    add up with its own beyond :data:`~detq.numerics.cfws.PAIR_LIMIT`, -1 for none.
     """
     order = np.argsort(-np.diagonal(moments), kind="stable")  # the strongest inputs choose first
     factor = _inverse_factor(moments[np.ix_(order, order)].astype(np.float64))

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from detq.quant.cfws import PAIR_LIMIT
-from detq.quant.rounding import _inverse_factor, round_with_feedback
+from detq.numerics.cfws import PAIR_LIMIT
+from detq.numerics.gptq import _inverse_factor, round_with_feedback
 
 Array = npt.NDArray[np.float64]
 RANDOM = np.random.default_rng(5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detq.quant.cfws import (
+from detq.numerics.cfws import (
     PAIR_LIMIT,
     Granularity,
     center_to_surround_ratio,
