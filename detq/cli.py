@@ -688,7 +688,7 @@ def _print_quantization(
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
     quantized = result.quantized
     split_layers = len(quantized.split_layers)
-    in_float = sum(decision.method == "float" for decision in quantized.decisions)
+    in_float = len(quantized.unfinished.in_float)
     where = f"{len(result.judges)} {'other' if result.held_back else 'calibration'} images"
     console.stdout.print(
         f"{split_layers} convolutions split, {in_float} tensors left in float, "

@@ -64,7 +64,7 @@ SCRIPT = "detq.demo.webcam"
 
 
 def room(module: str) -> str:
-    """``detq.quant.ptq`` -> ``quant``; ``detq`` -> ``detq``."""
+    """``detq.quant.quantizer`` -> ``quant``; ``detq`` -> ``detq``."""
     steps = module.split(".")[1:]
     if not steps:
         return "detq"
@@ -146,7 +146,7 @@ def test_demo_uses_what_every_user_may(module: str) -> None:
         ("from detq import api, console", {"detq.api", "detq.console"}),
         ("from detq import DetqError", {"detq"}),
         ("from detq.numerics import cfws", {"detq.numerics.cfws"}),
-        ("from .calibration import Grid", {"detq.quant.calibration"}),
+        ("from .network import Stage", {"detq.quant.network"}),
         ("from .. import api", {"detq.api"}),
         ("def f():\n    import torch", {"torch"}),
         ("class A:\n    def f(self):\n        from detq import api", {"detq.api"}),
@@ -163,12 +163,12 @@ def test_reader_of_imports_sees_them_all(source: str, found: set[str]) -> None:
     ("module", "imported", "wrong"),
     [
         ("detq.graph.convert", "detq.graph.surgery", False),
-        ("detq.graph.convert", "detq.quant.ptq", True),
+        ("detq.graph.convert", "detq.quant.quantizer", True),
         ("detq.graph.convert", "detq.numerics.cfws", False),
         ("detq.graph.convert", "detq.adapters", True),
         ("detq.numerics.ranges", "detq.numerics.histogram", False),
-        ("detq.numerics.ranges", "detq.quant.ptq", True),
-        ("detq.quant.ptq", "detq.numerics.ranges", False),
+        ("detq.numerics.ranges", "detq.quant.quantizer", True),
+        ("detq.quant.quantizer", "detq.numerics.ranges", False),
         ("detq.config", "detq.records", False),
         ("detq.records", "detq.config", True),
         ("detq.benchmark", "detq.evaluation", True),

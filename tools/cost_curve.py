@@ -17,7 +17,7 @@ from quantization_cost import write_random_model
 from detq import api
 from detq.data.images import list_images, read_images
 from detq.data.letterbox import Preprocess
-from detq.quant.ptq import quantize_graph
+from detq.quant.quantizer import quantize_graph
 from detq.runtime.machine import describe_machine
 from detq.runtime.options import RuntimeOptions
 

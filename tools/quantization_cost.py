@@ -34,7 +34,7 @@ from detq.data.letterbox import Preprocess
 from detq.graph.convert import from_torch
 from detq.models import build, official
 from detq.quant.observation_store import ObservationStore
-from detq.quant.ptq import quantize_graph
+from detq.quant.quantizer import quantize_graph
 from detq.records import ModelSpec, placeholder_names
 
 WARM_UP_IMAGES = 8

@@ -27,7 +27,7 @@ from detq.data.letterbox import Preprocess
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.noise import tensor_noise
-from detq.quant.ptq import quantize_graph
+from detq.quant.quantizer import quantize_graph
 
 FAMILIES = "yolov5n yolov8n yolov9t yolov10n yolo11n yolo12n yolo26n rtdetr-resnet50 rtdetr-l"
 RECIPES = ("kl", "cfws_kl")

@@ -21,7 +21,7 @@ from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import nodes_of_type
 from detq.onnx_export import write_onnx
-from detq.quant.split import split_graph
+from detq.quant.quantizer import split_graph
 
 Format = Literal["onnx", "onnx-qdq", "openvino"]
 SPLIT_RECIPE = "cfws_kl"
@@ -106,7 +106,7 @@ def _split(
     if is_int8:
         raise ConfigError(f"{graph.spec.name}: is quantized; --format onnx-qdq writes such a model")
     if result is not None:
-        return DetectorGraph(result.quantized.unfinished.exact, result.float_graph.spec)
+        return DetectorGraph(result.quantized.unfinished.float_model, result.float_graph.spec)
     weights = load_recipe(recipe or SPLIT_RECIPE).weights
     if weights.split != "none" and weights.layers == "measured":
         raise ConfigError(

@@ -43,10 +43,10 @@ from detq.evaluation.evaluator import run_detector
 from detq.evaluation.top_k import run_classifier, same_top1
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
-from detq.quant.guard import GuardMemory, GuardResult, hold_drop
+from detq.quant.accuracy_control import GuardMemory, GuardResult, hold_drop
 from detq.quant.noise import tensor_noise
 from detq.quant.observation_store import ObservationStore
-from detq.quant.ptq import QuantizedDetector, quantize_graph
+from detq.quant.quantizer import QuantizedDetector, quantize_graph
 from detq.report.disagreement import (
     ChangedClass,
     Disagreement,
@@ -111,8 +111,14 @@ class QuantizationResult:
             "split_layers": list(self.quantized.split_layers),
             "biases_corrected": self.quantized.biases_corrected,
             "activations": [
-                {**asdict(decision), "low": list(decision.low), "high": list(decision.high)}
-                for decision in self.quantized.decisions
+                {
+                    "name": quantizer.name,
+                    "part": quantizer.part,
+                    "method": quantizer.rule,
+                    "low": [found.low for found in quantizer.ranges],
+                    "high": [found.high for found in quantizer.ranges],
+                }
+                for quantizer in self.quantized.quantizers
             ],
             "split_choices": [asdict(choice) for choice in self.quantized.split_choices],
             "search": self._search(),
@@ -128,15 +134,15 @@ class QuantizationResult:
         """Where INT8 departs from float: along the network, in its tensors, on images."""
         tensors = [
             ObservedTensor(
-                name=decision.name,
-                part=decision.part,
-                method=decision.method,
-                statistics=self.quantized.statistics[decision.name][0],
-                low=decision.low[0] if decision.low else None,
-                high=decision.high[0] if decision.high else None,
+                name=quantizer.name,
+                part=quantizer.part,
+                method=quantizer.rule,
+                statistics=self.quantized.statistics[quantizer.name][0],
+                low=quantizer.ranges[0].low if quantizer.ranges else None,
+                high=quantizer.ranges[0].high if quantizer.ranges else None,
             )
-            for decision in self.quantized.decisions
-            if len(self.quantized.statistics.get(decision.name, ())) == 1
+            for quantizer in self.quantized.quantizers
+            if len(self.quantized.statistics.get(quantizer.name, ())) == 1
         ]
         return Evidence(
             noise=tensor_noise(self.quantized, self.calibration.inputs(NOISE_IMAGES)),

@@ -43,7 +43,7 @@ class RangesConfig(_Strict):
     """Which rule finds activation ranges in which part of the network.
 
     ``placement`` keeps the ranges of the library that placed the quantizers; ``search`` finds them
-    by what they do to the network's output (:mod:`detq.quant.search`), in every part or in none.
+    by what they do to the network's output (:mod:`detq.quant.trial`), in every part or in none.
     """
 
     backbone: RangeMethod = "kl_cfws"
@@ -86,7 +86,7 @@ class Recipe(_Strict):
     ``latency_budget`` is what measured choices (split layers, tensors left in float) may cost, as a
     share of the predicted latency of the plain INT8 convolutions. ``quantize_elementwise: false``
     leaves tensors in float that no convolution reads. ``equalize_channels`` brings the channels of
-    tensors to like ranges (:mod:`detq.quant.equalization`).
+    tensors to like ranges (:mod:`detq.quant.passes.equalize_channels`).
     """
 
     name: str

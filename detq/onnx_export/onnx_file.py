@@ -23,7 +23,7 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
-from detq.quant.zero_points import restore_zero_points
+from detq.quant.passes.fold_zero_points import restore_zero_points
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:

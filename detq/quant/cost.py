@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import openvino as ov
 
+from detq.graph.layers import layer_of
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 
 
@@ -132,6 +133,15 @@ def float_seconds(operation: ov.Node, machine: Machine) -> float:
         convolution_seconds(operation, machine, int8=int8) for int8 in (False, True)
     )
     return in_float - in_int8
+
+
+def reads_zero_point(operation: ov.Node) -> bool:
+    """True for a convolution that takes longer if its input has a zero point.
+
+    That is one which cannot have it in its bias; grouped ones take no longer.
+    """
+    is_plain = operation.get_type_name() == "Convolution"
+    return bool(is_plain and not layer_of(operation).absorbs_shift)
 
 
 def zero_point_seconds(convolution: ov.Node, machine: Machine) -> float:

@@ -12,8 +12,9 @@ import openvino as ov
 from detq.errors import CalibrationError
 from detq.graph.execute import compile_exact
 from detq.graph.surgery import with_outputs
-from detq.quant.calibration import activation_nodes, float_twin
-from detq.quant.ptq import QuantizedDetector
+from detq.quant.observation import FloatNetwork
+from detq.quant.quantizer import QuantizedDetector
+from detq.quant.quantizers import activation_nodes
 
 Image = npt.NDArray[np.float32]
 
@@ -35,15 +36,11 @@ def tensor_noise(quantized: QuantizedDetector, images: Iterable[Image]) -> list[
 
     ``images`` float32 [1, 3, H, W]. Raises CalibrationError if there was none.
     """
-    parts = {decision.name: decision.part for decision in quantized.decisions}
+    parts = {quantizer.name: quantizer.part for quantizer in quantized.quantizers}
     int8 = quantized.graph.model.clone()
     nodes = [n for n in activation_nodes(int8) if n.get_friendly_name() in parts]
     names = [node.get_friendly_name() for node in nodes]
-    before = {
-        node.get_friendly_name(): node.input_value(0)
-        for node in activation_nodes(quantized.unfinished.placed)
-    }
-    exact = _observed_in_float(quantized, names, before)
+    exact = _observed_in_float(quantized.unfinished.model, names)
     rounded = compile_exact(with_outputs(int8, [node.output(0) for node in nodes]))
     signal, noise = np.zeros(len(names)), np.zeros(len(names))
     seen = False
@@ -62,18 +59,12 @@ def tensor_noise(quantized: QuantizedDetector, images: Iterable[Image]) -> list[
     ]
 
 
-def _observed_in_float(
-    quantized: QuantizedDetector, names: list[str], before: dict[str, ov.Output]
-) -> ov.CompiledModel:
+def _observed_in_float(placed: ov.Model, names: list[str]) -> ov.CompiledModel:
     """The float network with the tensors that the named quantizers read as outputs."""
-    twin = float_twin(quantized.unfinished.placed)
-    nodes = {node.get_friendly_name(): node for node in twin.get_ops()}
-    taps = []
-    for name in names:
-        port = before[name]
-        source = port.get_node()
-        while source.get_type_name() == "FakeQuantize":
-            port = source.input_value(0)
-            source = port.get_node()
-        taps.append(nodes[source.get_friendly_name()].output(port.get_index()))
-    return compile_exact(with_outputs(twin, taps))
+    network = FloatNetwork(placed)
+    before = {node.get_friendly_name(): node.input_value(0) for node in activation_nodes(placed)}
+    taps = [
+        network.node(before[name].get_node().get_friendly_name()).output(before[name].get_index())
+        for name in names
+    ]
+    return compile_exact(with_outputs(network.model, taps))

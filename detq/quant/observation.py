@@ -1,192 +1,270 @@
-"""Observing activations: what every quantizer of a placed graph would see in the float network.
+"""Running calibration images through a network, once for all that is to be seen in it.
 
-A tensor's extremes are exact; its histogram comes from a grid of pixels in all channels, so that
-little leaves the network: a YOLOv6-S at 640 pixels makes 48 million activations of an image.
+What is observed is the float network under the model: its FakeQuantize nodes are bypassed. A
+:class:`Want` is one statistic that a pass asks for; wants of one network share a run over the
+images as far as memory goes, and what an earlier run kept on disk is not computed again.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
-from openvino import opset15 as ops
 
 from detq.errors import CalibrationError
 from detq.graph.digest import digest
 from detq.graph.execute import compile_exact, outputs_of
 from detq.graph.surgery import bypass, nodes_of_type, with_outputs
-from detq.numerics.histogram import ActivationStatistics, HistogramObserver, pack, unpack
-from detq.quant.calibration import ActivationQuantizer
+from detq.quant.network import Image
 from detq.quant.observation_store import ObservationStore
 
-Image = npt.NDArray[np.float32]
+Result = TypeVar("Result")
+Arrays = dict[str, npt.NDArray[np.float64]]
+Images = Callable[[str, int | None], Iterable[Image]]
+"""(what for, at most so many) -> calibration images, float32 [1, 3, H, W], afresh each time."""
+Progress = Callable[[str, int, int], None]
+"""Called with the name of what is done, the number of steps done and the number of all."""
 
-SAMPLE = 2**16
-"""At most so many values of a tensor, of one image, are counted in its histogram."""
-CHANNEL_SAMPLE = 2**12
-"""But at least so many of each channel that has a histogram of its own."""
+RUN_BYTES = 512 * 2**20
+"""What the statistics of one run may take in memory; where they take more there are several."""
+
+
+class Observer(Protocol):
+    """Counts what some tensors of a network hold, image by image."""
+
+    @property
+    def outputs(self) -> Sequence[ov.Output]:
+        """What is to leave the network."""
+
+    def update(self, values: Sequence[Image]) -> None:
+        """The outputs for one image, in their order; they are overwritten afterwards."""
+
+    def result(self) -> Any:
+        """What was seen."""
+
+
+class Want(Protocol[Result]):
+    """A statistic over calibration images. Equal wants are the same statistic.
+
+    ``purpose`` is what the user reads meanwhile, ``images`` the most that it needs (None: all) and
+    ``size_bytes`` what it takes in memory. ``of_float`` is False if it depends on more than the
+    float network.
+    """
+
+    @property
+    def purpose(self) -> str:
+        """What is said while images are read."""
+
+    @property
+    def images(self) -> int | None:
+        """How many it needs."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+
+    @property
+    def of_float(self) -> bool:
+        """Whether it depends on the float network alone."""
+
+    def observer(self, network: FloatNetwork) -> Observer:
+        """What counts; it may add operations behind the network's."""
+
+    def key(self, network: FloatNetwork) -> str | None:
+        """What it is kept under on disk, beside the network's digest; None if it is not kept."""
+
+    def pack(self, result: Result) -> Arrays:
+        """As arrays, to be kept."""
+
+    def unpack(self, arrays: Arrays) -> Result:
+        """The way back."""
+
+
+class NotKept:
+    """What wants inherit that are not kept on disk."""
+
+    of_float: ClassVar[bool] = True
+
+    def key(self, network: FloatNetwork) -> None:
+        """Nothing."""
+
+    def pack(self, result: Any) -> Arrays:
+        """Never asked for."""
+        raise NotImplementedError
+
+    def unpack(self, arrays: Arrays) -> Any:
+        """Never asked for."""
+        raise NotImplementedError
+
+
+class FloatNetwork:
+    """A copy of a model whose FakeQuantize nodes are bypassed, with the same nodes and names.
+
+    ``operations`` are those of the model in its order, the bypassed among them.
+    """
+
+    def __init__(self, model: ov.Model) -> None:
+        self.model = model.clone()
+        self.operations = self.model.get_ordered_ops()
+        self._nodes = {node.get_friendly_name(): node for node in self.operations}
+        for node in nodes_of_type(self.model, "FakeQuantize"):
+            bypass(node)
+        remaining = self.model.get_ordered_ops()
+        self._place = {node.get_friendly_name(): index for index, node in enumerate(remaining)}
+
+    def node(self, name: str) -> ov.Node:
+        """By its friendly name."""
+        return self._nodes[name]
+
+    def place(self, name: str) -> int:
+        """Where an operation comes in the order of the float network, whatever it is called."""
+        return self._place[name]
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Tensors that share statistics, by their places among the operations of the float network.
+class Pictures(NotKept):
+    """The images themselves: no statistic, but asked for in the same way."""
 
-    ``channel_axis`` is None for one histogram of all values.
-    """
+    purpose: str
+    images: int | None = None
+    size_bytes: int = 0
 
-    channel_axis: int | None
-    members: tuple[tuple[int, int], ...]
-    """(place of the operation, output)"""
-
-    @property
-    def key(self) -> str:
-        return f"{self.channel_axis}:{self.members}"
+    def observer(self, network: FloatNetwork) -> Observer:
+        """Never asked for."""
+        raise NotImplementedError
 
 
-def observe(
-    placed: ov.Model,
-    quantizers: list[ActivationQuantizer],
-    images: Iterable[Image],
-    *,
-    bins: int,
-    store: ObservationStore | None = None,
-) -> dict[str, list[ActivationStatistics]]:
-    """Statistics of what each quantizer would see in float: one entry, or one per channel.
+class Statistics:
+    """What the wants of one network come to, computed when the first of them is taken."""
 
-    Streams over ``images`` (float32 [1, 3, H, W]); memory does not grow with their number.
-    Quantizers of one group share the statistics of all their tensors. ``store`` keeps what was seen
-    of this network on these images; what it has already, no image is read for. Raises
-    CalibrationError if there was no image, or an activation is infinite or undefined.
-    """
-    twin = placed.clone()
-    by_name = {node.get_friendly_name(): node for node in twin.get_ops()}
-    sources = {q.name: by_name[q.name].input_value(0) for q in quantizers}
-    for node in nodes_of_type(twin, "FakeQuantize"):
-        bypass(node)
-    operations = twin.get_ordered_ops()
-    groups = _groups(quantizers, sources, operations)
-    about = f"{digest(twin)} {bins} bins {SAMPLE} {CHANNEL_SAMPLE} values"
-    known = _kept(store, about)
-    missing = {group.key: group for group in groups.values() if group.key not in known}
-    if missing:
-        known |= _observe(twin, operations, missing, images, bins)
-        if store is not None:
-            store.write(about, _flat(known))
-    return {q.name: known[groups[q.group, q.channel_axis].key] for q in quantizers}
+    def __init__(
+        self, model: ov.Model, images: Images, store: ObservationStore | None = None
+    ) -> None:
+        self._model, self._images, self._store = model, images, store
+        self._wanted: dict[int, list[Want[Any]]] = {}
+        self._found: dict[Want[Any], Any] = {}
+
+    def want(self, wants: Iterable[Want[Any]], taker: int = 0) -> None:
+        """Announce what a taker will take, so that it can share a run; takers come in order."""
+        self._wanted[taker] = list(wants)
+
+    def take(self, want: Want[Result]) -> Result:
+        """What the first taker announced, once: large statistics are not to stay in memory.
+
+        Raises CalibrationError if there was no image.
+        """
+        taker = min(self._wanted)
+        self._wanted[taker].remove(want)
+        if isinstance(want, Pictures):
+            return self._pictures(want)  # type: ignore[return-value]
+        if want not in self._found:
+            self._compute(self._run_with(want))
+        result: Result = self._found[want]
+        if not any(want in wants for wants in self._wanted.values()):
+            del self._found[want]
+        return result
+
+    def next(self, model: ov.Model, *, keep: bool) -> Statistics:
+        """Those of the next taker, for the model as it is then; ``keep`` what its float network
+        shares with this one.
+        """
+        found = Statistics(model, self._images, self._store)
+        if keep:
+            found._wanted = {taker - 1: wants for taker, wants in self._wanted.items() if taker}
+            found._found = self._found
+        return found
+
+    def pictures(self, purpose: str, count: int | None = None) -> Iterable[Image]:
+        """Images read one by one, afresh whenever it is iterated over."""
+        return _Afresh(lambda: self._images(purpose, count))
+
+    def _pictures(self, want: Pictures) -> list[Image]:
+        found = list(self._images(want.purpose, want.images))
+        if not found:
+            raise CalibrationError("no calibration image could be read; nothing to calibrate with")
+        return found
+
+    def _run_with(self, want: Want[Any]) -> list[Want[Any]]:
+        """Those still missing that fit in memory together, from ``want`` on."""
+        run, size = [want], want.size_bytes
+        for other in (other for wants in self._wanted.values() for other in wants):
+            if isinstance(other, Pictures) or other in self._found or other in run:
+                continue
+            size += other.size_bytes
+            if size > RUN_BYTES:
+                break
+            run.append(other)
+        return run
+
+    def _compute(self, wants: list[Want[Any]]) -> None:
+        network = FloatNetwork(self._model)
+        keys = {want: want.key(network) for want in wants}
+        kept, about = Arrays(), ""
+        if self._store is not None and any(keys.values()):
+            about = digest(network.model)
+            kept = self._store.read(about) or {}
+        known = {
+            want: _fields(kept, key)
+            for want, key in keys.items()
+            if key is not None and _fields(kept, key)
+        }
+        self._found |= {want: want.unpack(fields) for want, fields in known.items()}
+        missing = [want for want in wants if want not in known]
+        if not missing:
+            return
+        self._found |= _observe(network, missing, self._images)
+        if about and self._store is not None:
+            for want in missing:
+                if keys[want] is not None:
+                    packed = want.pack(self._found[want])
+                    kept |= {f"{keys[want]} {field}": array for field, array in packed.items()}
+            self._store.write(about, kept)
 
 
-def _kept(store: ObservationStore | None, about: str) -> dict[str, list[ActivationStatistics]]:
-    """By the key of each group what an earlier run saw."""
-    arrays = {} if store is None else store.read(about) or {}
-    groups: dict[str, dict[str, npt.NDArray[np.float64]]] = defaultdict(dict)
-    for name, array in arrays.items():
-        key, _, field = name.rpartition(" ")
-        groups[key][field] = array
-    return {key: unpack(fields) for key, fields in groups.items()}
-
-
-def _flat(
-    statistics: dict[str, list[ActivationStatistics]],
-) -> dict[str, npt.NDArray[np.float64]]:
-    """One array for each field of each group."""
-    return {
-        f"{key} {field}": array
-        for key, group in statistics.items()
-        for field, array in pack(group).items()
-    }
-
-
-def _groups(
-    quantizers: list[ActivationQuantizer],
-    sources: dict[str, ov.Output],
-    operations: list[ov.Node],
-) -> dict[tuple[str, int | None], _Group]:
-    """(group, channel axis) -> the distinct tensors that its members read."""
-    place = {node.get_name(): index for index, node in enumerate(operations)}
-    members: dict[tuple[str, int | None], list[tuple[int, int]]] = {}
-    for quantizer in quantizers:
-        source = sources[quantizer.name]
-        tensor = (place[source.get_node().get_name()], source.get_index())
-        found = members.setdefault((quantizer.group, quantizer.channel_axis), [])
-        if tensor not in found:
-            found.append(tensor)
-    return {key: _Group(key[1], tuple(found)) for key, found in members.items()}
+def _fields(kept: Arrays, key: str) -> Arrays:
+    """What is kept of one want, by the names of its fields."""
+    found = ((name.rpartition(" "), array) for name, array in kept.items())
+    return {field: array for (of, _, field), array in found if of == key}
 
 
 def _observe(
-    twin: ov.Model,
-    operations: list[ov.Node],
-    groups: dict[str, _Group],
-    images: Iterable[Image],
-    bins: int,
-) -> dict[str, list[ActivationStatistics]]:
-    """Run the images and count; uses the model up."""
-    taps: list[ov.Output] = []
-    observers: dict[str, list[HistogramObserver]] = {}
-    for key, group in groups.items():
-        tensors = [operations[place].output(index) for place, index in group.members]
-        axis = group.channel_axis
-        width = 1 if axis is None else int(tensors[0].get_shape()[axis])
-        observers[key] = [HistogramObserver(bins) for _ in range(width)]
-        for tensor in tensors:
-            taps += _taps(tensor, axis)
-    compiled = compile_exact(with_outputs(twin, taps))
-    seen = False
+    network: FloatNetwork, wants: Sequence[Want[Any]], images: Images
+) -> dict[Want[Any], Any]:
+    """One run over the images; uses the network up."""
+    limits = [want.images for want in wants]
+    count = None if None in limits else max(limit for limit in limits if limit is not None)
+    observers = [want.observer(network) for want in wants]
+    taps = [output for observer in observers for output in observer.outputs]
+    compiled = compile_exact(with_outputs(network.model, taps))
+    seen = 0
     with ThreadPoolExecutor(2) as pool:
-        for values in outputs_of(compiled, images):
-            seen, tasks, start = True, [], 0
-            for key, group in groups.items():
-                end = start + 3 * len(group.members)
-                tasks.append(
-                    pool.submit(_update, observers[key], values[start:end], group.channel_axis)
-                )
+        for values in outputs_of(compiled, images(wants[0].purpose, count)):
+            tasks, start = [], 0
+            for observer, limit in zip(observers, limits, strict=True):
+                end = start + len(observer.outputs)
+                if limit is None or seen < limit:
+                    tasks.append(pool.submit(observer.update, values[start:end]))
                 start = end
             for task in tasks:
                 task.result()
-    if not seen:
-        raise CalibrationError("calibration saw no data; give it at least one readable image")
-    return {key: [each.statistics() for each in group] for key, group in observers.items()}
+            seen += 1
+    if seen == 0:
+        raise CalibrationError(
+            f"{wants[0].purpose} saw no data; give it at least one readable image"
+        )
+    return {want: observer.result() for want, observer in zip(wants, observers, strict=True)}
 
 
-def _taps(tensor: ov.Output, channel_axis: int | None) -> list[ov.Output]:
-    """What leaves the network of one tensor: values to count, the least value, the largest."""
-    shape = list(tensor.get_shape())
-    sample = _sample(tensor, shape, channel_axis)
-    axes = ops.constant([axis for axis in range(len(shape)) if axis != channel_axis])
-    high = ops.reduce_max(tensor, axes, True).output(0)
-    if tensor.get_node().get_type_name() == "Relu":  # not worth a pass: zero, or nearly so
-        return [sample, high, high]
-    return [sample, ops.reduce_min(tensor, axes, True).output(0), high]
+@dataclass(frozen=True)
+class _Afresh:
+    """Images that are read again for every pass, so that none need be kept."""
 
+    read: Callable[[], Iterable[Image]]
 
-def _sample(tensor: ov.Output, shape: list[int], channel_axis: int | None) -> ov.Output:
-    """Every n-th pixel down and across, n odd, so that no pattern of an upsampling is missed."""
-    limit = SAMPLE if channel_axis is None else max(SAMPLE, CHANNEL_SAMPLE * shape[channel_axis])
-    if len(shape) != 4 or channel_axis in (2, 3):
-        return tensor
-    step = 1
-    while shape[1] * math.ceil(shape[2] / step) * math.ceil(shape[3] / step) > limit:
-        step += 2
-    if step == 1:
-        return tensor
-    starts, ends = ops.constant([0, 0]), ops.constant(shape[2:])
-    steps, axes = ops.constant([step, step]), ops.constant([2, 3])
-    return ops.slice(tensor, starts, ends, steps, axes).output(0)
-
-
-def _update(
-    observers: list[HistogramObserver], values: list[Image], channel_axis: int | None
-) -> None:
-    """``values``: for each tensor what :func:`_taps` lets out."""
-    for channel, observer in enumerate(observers):
-        own = values
-        if channel_axis is not None:
-            own = [np.moveaxis(part, channel_axis, 0)[channel] for part in values]
-        extremes = [float(part.item()) for part in (*own[1::3], *own[2::3])]
-        observer.update(*own[::3], extremes=extremes)
+    def __iter__(self) -> Iterator[Image]:
+        return iter(self.read())

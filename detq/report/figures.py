@@ -16,7 +16,7 @@ from detq.numerics.cfws import center_to_surround_ratio, split_center
 from detq.numerics.histogram import ActivationStatistics
 from detq.numerics.ranges import choose_range
 from detq.quant.noise import TensorNoise
-from detq.quant.search import PROPOSALS
+from detq.quant.range_rules import PROPOSALS
 from detq.records import Part
 from detq.report.layers import convolution_kernels
 

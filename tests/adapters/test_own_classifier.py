@@ -16,7 +16,7 @@ from detq.config import WeightsConfig
 from detq.errors import GraphError
 from detq.graph.execute import compile_exact
 from detq.graph.surgery import find_node, nodes_of_type
-from detq.quant.split import COARSE_SUFFIX, split_graph
+from detq.quant.quantizer import split_graph
 
 SIDE_PX = 32
 
@@ -112,9 +112,9 @@ def test_split_of_depthwise_convolutions_is_function_preserving(
 ) -> None:
     graph = _adapt(network)
     result = split_graph(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
-    assert result.layers == tuple(conv.name for conv in graph.spec.reparameterized)
-    for name in result.layers:
-        coarse = find_node(result.graph.model, f"{name}{COARSE_SUFFIX}")
+    assert [s.fine for s in result.splits] == [conv.name for conv in graph.spec.reparameterized]
+    for split_convolution in result.splits:
+        coarse = find_node(result.model, split_convolution.coarse)
         assert coarse.get_type_name() == "GroupConvolution"
     images = np.random.default_rng(0).random((1, 3, SIDE_PX, SIDE_PX), np.float32)
     before, after = (compile_exact(each.model)(images)[0] for each in (graph, result.graph))

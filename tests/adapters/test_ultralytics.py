@@ -28,7 +28,7 @@ from detq.data.letterbox import Preprocess
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_exact
-from detq.quant.split import COARSE_SUFFIX, split_graph
+from detq.quant.quantizer import split_graph
 from detq.records import Detections
 from detq.runtime.postprocess import PostprocessOptions, postprocess
 
@@ -205,9 +205,10 @@ def test_the_split_of_a_depthwise_block_preserves_its_function(
 ) -> None:
     found = graph("yolov10n")
     split = split_graph(found, WeightsConfig(split="cfws"))
-    assert split.layers == ("neck.22.m.0.cv1.2.fused",)
-    kinds = {node.get_friendly_name(): node for node in split.graph.model.get_ops()}
-    for name, side in ((split.layers[0], 7), (f"{split.layers[0]}{COARSE_SUFFIX}", 1)):
+    (found_split,) = split.splits
+    assert found_split.fine == "neck.22.m.0.cv1.2.fused"
+    kinds = {node.get_friendly_name(): node for node in split.model.get_ops()}
+    for name, side in ((found_split.fine, 7), (found_split.coarse, 1)):
         assert kinds[name].get_type_name() == "GroupConvolution"
         assert list(kinds[name].input_value(1).get_shape())[1:] == [1, 1, side, side]
     images = np.random.default_rng(4).random((1, 3, *found.spec.size_hw), np.float32)

@@ -12,7 +12,7 @@ from detq.api import load_recipe
 from detq.artifact import write_artifact
 from detq.data import digits
 from detq.data.letterbox import Preprocess
-from detq.quant.ptq import quantize_graph
+from detq.quant.quantizer import quantize_graph
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ from detq.errors import CheckpointError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.graph.layouts import LAYOUTS
-from detq.quant.placement import decode_nodes
+from detq.quant.passes.place_quantizers import decode_nodes
 
 COUNT = len(grid(SIZE_HW)[0])
 IMAGE = np.random.default_rng(1).random((1, 3, *SIZE_HW), np.float32)

@@ -11,6 +11,8 @@ from openvino import opset15 as ops
 
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.surgery import nodes_of_type
+from detq.quant.network import Network
+from detq.quant.pipeline import Pass, run_passes
 from detq.records import ModelSpec, ReparamConvolution
 
 Array = npt.NDArray[np.float32]
@@ -154,6 +156,12 @@ class Source:
     def __call__(self, stage: str, count: int | None) -> Iterator[Array]:
         self.asked.append((stage, count))
         return iter(self._given[:count])
+
+
+def through(graph: DetectorGraph | Network, *passes: Pass, given: list[Array]) -> Network:
+    """What passes make of a float detector, or of a network on its way."""
+    network = Network.of(graph) if isinstance(graph, DetectorGraph) else graph
+    return run_passes(network, passes, Source(given))[0]
 
 
 def run(model: ov.Model, inputs: Iterable[Array], **options: str) -> Array:

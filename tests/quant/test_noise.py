@@ -7,7 +7,7 @@ from small_graphs import Source, images, repvgg_like
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import CalibrationError
 from detq.quant.noise import tensor_noise
-from detq.quant.ptq import QuantizedDetector, give_back, quantize_graph
+from detq.quant.quantizer import QuantizedDetector, fall_back_to_float, quantize_graph
 
 IMAGES = images(6)
 MINMAX = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
@@ -23,7 +23,7 @@ def _quantized(bits: int = 8, split: str = "cfws") -> QuantizedDetector:
 def test_every_rounded_tensor_has_its_noise() -> None:
     quantized = _quantized(split="none")
     noise = tensor_noise(quantized, IMAGES[:2])
-    assert [tensor.name for tensor in noise] == [d.name for d in quantized.decisions]
+    assert [tensor.name for tensor in noise] == [q.name for q in quantized.quantizers]
     assert all(10 < tensor.sqnr_db < 80 for tensor in noise)
     assert {tensor.part for tensor in noise} == {"backbone", "neck", "head"}
 
@@ -36,8 +36,8 @@ def test_fewer_bits_are_more_noise() -> None:
 
 def test_tensors_in_float_are_left_out() -> None:
     quantized = _quantized()
-    name = quantized.decisions[-1].name
-    returned = give_back(quantized, [name], Source(IMAGES))
+    name = quantized.quantizers[-1].name
+    returned = fall_back_to_float(quantized, [name], Source(IMAGES))
     assert name not in {tensor.name for tensor in tensor_noise(returned, IMAGES[:2])}
 
 

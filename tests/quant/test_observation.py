@@ -11,24 +11,42 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as ops
-from small_graphs import images, pyramid, repvgg_like
+from small_graphs import Source, images, pyramid, repvgg_like, through
 
-from detq.config import Recipe
+from detq.config import RangesConfig
+from detq.errors import CalibrationError
 from detq.graph.digest import digest
+from detq.graph.layers import quantized_layers
 from detq.numerics.histogram import ActivationStatistics, pack, unpack
-from detq.quant.calibration import activation_quantizers
-from detq.quant.equalization import equalize
-from detq.quant.observation import CHANNEL_SAMPLE, SAMPLE, observe
+from detq.quant.channel_ranges import ChannelRanges
+from detq.quant.hessians import Hessians, hessians
+from detq.quant.histograms import CHANNEL_SAMPLE, SAMPLE, Histogram, histograms
+from detq.quant.network import Network
+from detq.quant.observation import Statistics
 from detq.quant.observation_store import MOST_FILES, ObservationStore
-from detq.quant.placement import place_quantizers
+from detq.quant.passes.choose_ranges import ChooseRanges
+from detq.quant.passes.equalize_channels import EqualizeChannels
+from detq.quant.passes.place_quantizers import PlaceQuantizers
+from detq.quant.pipeline import run_passes
+from detq.quant.quantizers import activation_quantizers
 
 IMAGES = images(4)
-RECIPE = Recipe(name="test")
 
 
 @pytest.fixture(scope="module")
-def placed() -> ov.Model:
-    return place_quantizers(pyramid(), RECIPE, IMAGES[:1])
+def placed() -> Network:
+    return through(pyramid(), PlaceQuantizers(), given=IMAGES[:1])
+
+
+def observe(
+    model: ov.Model, given: object, *, bins: int = 256, store: ObservationStore | None = None
+) -> dict[str, list[ActivationStatistics]]:
+    """The histograms of all activation quantizers of a model."""
+    wants = histograms(model, activation_quantizers(model), bins=bins)
+    statistics = Statistics(model, lambda purpose, count: given, store)  # type: ignore[arg-type, return-value]
+    statistics.want(wants.values())
+    found = {want: statistics.take(want) for want in dict.fromkeys(wants.values())}
+    return {name: found[want] for name, want in wants.items()}
 
 
 @pytest.fixture
@@ -53,42 +71,42 @@ def assert_same(
                 np.testing.assert_array_equal(value, vars(other)[field])
 
 
-def test_statistics_survive_packing(placed: ov.Model) -> None:
-    for channels in observe(placed, activation_quantizers(placed), IMAGES, bins=256).values():
+def test_statistics_survive_packing(placed: Network) -> None:
+    for channels in observe(placed.model, IMAGES).values():
         assert_same({"a": channels}, {"a": unpack(pack(channels))})
 
 
-def test_a_second_observation_reads_no_image(placed: ov.Model, store: ObservationStore) -> None:
-    quantizers = activation_quantizers(placed)
-    first = observe(placed, quantizers, IMAGES, bins=256, store=store)
-    assert_same(first, observe(placed, quantizers, unread(), bins=256, store=store))
+def test_a_second_observation_reads_no_image(placed: Network, store: ObservationStore) -> None:
+    first = observe(placed.model, IMAGES, store=store)
+    assert_same(first, observe(placed.model, unread(), store=store))
 
 
 def test_what_is_missing_is_observed_and_joins_the_rest(
-    placed: ov.Model, store: ObservationStore
+    placed: Network, store: ObservationStore
 ) -> None:
-    quantizers = activation_quantizers(placed)
-    groups = {quantizer.group for quantizer in quantizers[::2]}
-    some = [quantizer for quantizer in quantizers if quantizer.group in groups]
-    assert 0 < len(some) < len(quantizers)
-    half = observe(placed, some, IMAGES, bins=256, store=store)
-    whole = observe(placed, quantizers, IMAGES, bins=256, store=store)
-    assert_same(half, {name: whole[name] for name in half})
-    assert set(whole) == {quantizer.name for quantizer in quantizers}
-    assert_same(whole, observe(placed, quantizers, unread(), bins=256, store=store))
+    wants = dict.fromkeys(histograms(placed.model, placed.quantizers, bins=256).values())
+    some = list(wants)[::2]
+    assert 0 < len(some) < len(wants)
+    statistics = Statistics(placed.model, lambda purpose, count: IMAGES, store)
+    statistics.want(some)
+    half = [statistics.take(want) for want in some]
+    observe(placed.model, IMAGES, store=store)
+    again = Statistics(placed.model, lambda purpose, count: unread(), store)
+    again.want(wants)
+    for want, before in zip(some, half, strict=True):
+        assert_same({"a": before}, {"a": again.take(want)})
+    assert len(observe(placed.model, unread(), store=store)) == len(placed.quantizers)
 
 
 @pytest.mark.parametrize("change", ["images", "bins", "network"])
 def test_nothing_kept_serves_another_case(
-    placed: ov.Model, store: ObservationStore, change: str
+    placed: Network, store: ObservationStore, change: str
 ) -> None:
-    observe(placed, activation_quantizers(placed), IMAGES, bins=256, store=store)
-    other = repvgg_like() if change == "network" else None
-    model = placed if other is None else place_quantizers(other, RECIPE, IMAGES[:1])
+    observe(placed.model, IMAGES, store=store)
+    other = through(repvgg_like(), PlaceQuantizers(), given=IMAGES[:1])
     with pytest.raises(AssertionError, match="an image was read"):
         observe(
-            model,
-            activation_quantizers(model),
+            other.model if change == "network" else placed.model,
             unread(),
             bins=512 if change == "bins" else 256,
             store=ObservationStore(store.folder, "others") if change == "images" else store,
@@ -96,9 +114,83 @@ def test_nothing_kept_serves_another_case(
 
 
 def test_equalization_reads_no_image_twice(store: ObservationStore) -> None:
-    first, _ = equalize(pyramid(), IMAGES, store)
-    second, _ = equalize(pyramid(), unread(), store)
+    start = Network.of(pyramid())
+    passes = [EqualizeChannels()]
+    first, _ = run_passes(start, passes, Source(IMAGES), store=store)
+    second, _ = run_passes(start, passes, lambda purpose, count: unread(), store=store)
     assert digest(first.model) == digest(second.model)
+
+
+# One run for all that is wanted
+
+
+def test_wants_of_one_network_share_a_run(placed: Network) -> None:
+    """Each sees as many images as it needs, and what it sees is what it would see alone."""
+    source = Source(IMAGES)
+    few = hessians(quantized_layers(placed.model), "rounding", 2)
+    all_images = [*dict.fromkeys(histograms(placed.model, placed.quantizers, bins=256).values())]
+    statistics = Statistics(placed.model, source)
+    statistics.want([*few, *all_images])
+    together = [statistics.take(want) for want in few], [statistics.take(w) for w in all_images]
+    assert source.asked == [("rounding", None)]
+    for want, found in zip(few, together[0], strict=True):
+        alone = Statistics(placed.model, Source(IMAGES))
+        alone.want([want])
+        for name, blocks in alone.take(want).items():
+            np.testing.assert_allclose(found[name], blocks, rtol=1e-5, atol=1e-7)
+    expected = observe(placed.model, IMAGES)
+    wants = histograms(placed.model, placed.quantizers, bins=256)
+    found_by = dict(zip(all_images, together[1], strict=True))
+    for name, channels in expected.items():
+        for one, other in zip(channels, found_by[wants[name]], strict=True):
+            assert (one.low, one.high, one.images) == pytest.approx(
+                (other.low, other.high, other.images), rel=1e-5
+            )
+
+
+def test_what_does_not_fit_in_memory_together_takes_several_runs(
+    placed: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detq.quant.hessians.RUN_BYTES", 1)
+    monkeypatch.setattr("detq.quant.observation.RUN_BYTES", 1)
+    source = Source(IMAGES)
+    wants = hessians(quantized_layers(placed.model), "rounding", 2)
+    statistics = Statistics(placed.model, source)
+    statistics.want(wants)
+    assert len(wants) > 1
+    for want in wants:
+        statistics.take(want)
+    assert source.asked == [("rounding", 2)] * len(wants)
+
+
+def test_what_the_next_passes_want_is_seen_along() -> None:
+    """Placing keeps the float network, so that a second choice of ranges reads no image."""
+    rules = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
+    source = Source(IMAGES)
+    network, steps = run_passes(
+        Network.of(pyramid()),
+        [PlaceQuantizers(), ChooseRanges(rules), ChooseRanges(rules.all_by("mse"))],
+        source,
+    )
+    assert [step.name for step in steps] == ["place quantizers", "choose ranges", "choose ranges"]
+    assert {quantizer.rule for quantizer in network.quantizers} == {"mse"}
+    assert [purpose for purpose, _ in source.asked].count("observing") == 1
+
+
+def test_no_image_is_an_error(placed: Network) -> None:
+    with pytest.raises(CalibrationError, match="observing saw no data"):
+        observe(placed.model, [])
+
+
+@pytest.mark.parametrize(
+    "want", [ChannelRanges("x"), Histogram((), None, 256), Hessians((), "", 1)]
+)
+def test_equal_wants_are_one(want: object) -> None:
+    assert hash(want) == hash(type(want)(**vars(want)))  # type: ignore[arg-type]
+    assert want == type(want)(**vars(want))
+
+
+# What is kept on disk
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x93NUMPY"])
@@ -196,7 +288,7 @@ def test_a_sample_has_the_distribution_of_the_whole_and_its_exact_extremes() -> 
     values = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     values[0, 1, 250, 333], values[0, 2, 251, 334] = 9.0, -9.0  # no grid of pixels holds both
     model = _wide(shape)
-    found = observe(model, activation_quantizers(model), [values], bins=256)
+    found = observe(model, [values])
     rectified, (shifted,) = np.maximum(values, 0), found["shifted"]
     (plain,) = found["relu"]
     assert (plain.low, plain.high) == (0.0, 9.0)
@@ -220,7 +312,7 @@ def test_each_channel_keeps_enough_values_of_its_own() -> None:
     quantizers = activation_quantizers(model)
     assert [quantizer.channel_axis for quantizer in quantizers] == [1]
     values = np.random.default_rng(0).normal(size=(1, channels, 200, 300)).astype(np.float32)
-    (found,) = observe(model, quantizers, [values], bins=256).values()
+    (found,) = observe(model, [values]).values()
     assert len(found) == channels
     for seen, channel in zip(found, -values[0], strict=True):
         assert (seen.low, seen.high) == (channel.min(), channel.max())

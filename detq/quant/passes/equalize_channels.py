@@ -16,42 +16,36 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as ops
 
-from detq.errors import CalibrationError
-from detq.graph.detector_graph import DetectorGraph
-from detq.graph.digest import digest
-from detq.graph.execute import compile_exact, outputs_of
+from detq.graph.layers import layer_of
 from detq.graph.surgery import (
     CONVOLUTIONS,
     constant_input,
     constant_value,
     consumers,
-    find_node,
     producer,
     producers,
     replace_constant_input,
     upstream,
-    with_outputs,
 )
-from detq.quant.observation_store import ObservationStore
-
-Image = npt.NDArray[np.float32]
-Vector = npt.NDArray[np.float64]
+from detq.quant.channel_ranges import ChannelRange, ChannelRanges, Vector
+from detq.quant.network import Network, Stage
+from detq.quant.pipeline import Seen
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Exponents of the channels' ranges: 0 leaves a tensor alone, 1 makes all its channels alike."""
 LEAST_GAIN = 0.1
 """Share of the predicted noise that must go for a tensor to be touched."""
 LEAST_FACTOR = 2.0**-8
-SUFFIX = "/equalized"
 
 _LEVELS = 255
 _WEIGHT_LEVELS = 127
@@ -59,6 +53,44 @@ _CHANNELWISE = {"MaxPool", "Interpolate"}
 """Operations on each channel alone, which a positive factor passes through."""
 _PASSED = _CHANNELWISE | {"Concat"}
 _CHANNEL_AXES = (1, -3)
+
+
+@dataclass(frozen=True)
+class EqualizeChannels:
+    """The same function with equalized channels where that removes noise.
+
+    ``into_weights`` divides the weights before a tensor where that is the same; not for weights
+    that share one step.
+    """
+
+    into_weights: bool = True
+    name: ClassVar[str] = "equalize channels"
+    stage: ClassVar[Stage] = Stage.FLOAT
+    keeps_float: ClassVar[bool] = False
+
+    def wants(self, network: Network) -> list[ChannelRanges]:
+        """The range of every channel of the tensors that share a grid."""
+        groups = _sharing_tensors(network.model)
+        return [ChannelRanges(tensor.name) for tensors in groups for tensor in tensors]
+
+    def apply(self, network: Network, seen: Seen) -> Network:
+        """Choose factors for each group of tensors, and divide."""
+        model = network.model.clone()
+        changed = 0
+        groups = list(_sharing_tensors(model))
+        for tensors in groups:
+            factors = _choose_factors(
+                tensors,
+                [seen.statistics.take(ChannelRanges(tensor.name)) for tensor in tensors],
+                [_is_free(tensor) for tensor in tensors],
+            )
+            for tensor, factor in zip(tensors, factors, strict=False):
+                if not (factor == 1).all():
+                    _divide(tensor, factor.astype(np.float32), into_weights=self.into_weights)
+                    changed += 1
+        model.validate_nodes_and_infer_types()
+        did = f"{changed} of {sum(map(len, groups))} tensors that convolutions alone read"
+        return replace(network, float_model=model, model=model, did=did)
 
 
 @dataclass(frozen=True)
@@ -87,48 +119,6 @@ class _Tensor:
     @property
     def reader_names(self) -> set[str]:
         return {reader.convolution.get_name() for reader in self.readers}
-
-
-@dataclass(frozen=True)
-class _Channels:
-    """What was seen in each channel, (C,) each: the extremes, 0 among them, and the mean square."""
-
-    low: Vector
-    high: Vector
-    power: Vector
-
-
-def equalize(
-    graph: DetectorGraph,
-    images: Iterable[Image],
-    store: ObservationStore | None = None,
-    *,
-    into_weights: bool = True,
-) -> tuple[DetectorGraph, list[str]]:
-    """The same function with equalized channels where that removes noise; shares nothing.
-
-    Also the names of the nodes whose outputs are divided. ``images`` float32 [1, 3, H, W]; none is
-    read if ``store`` has what was seen in them. ``into_weights`` divides the weights before a
-    tensor where that is the same; not for weights that share one step. Raises CalibrationError if
-    there was no image.
-    """
-    model = graph.model.clone()
-    groups = list(_sharing_tensors(model))
-    names = [tensor.name for tensors in groups for tensor in tensors]
-    seen = _observed(graph.model, names, images, store)
-    changed = []
-    for tensors in groups:
-        factors = _choose_factors(
-            tensors,
-            [seen[tensor.name] for tensor in tensors],
-            [_is_free(tensor) for tensor in tensors],
-        )
-        for tensor, factor in zip(tensors, factors, strict=False):
-            if not (factor == 1).all():
-                _divide(tensor, factor.astype(np.float32), into_weights=into_weights)
-                changed.append(tensor.name)
-    model.validate_nodes_and_infer_types()
-    return DetectorGraph(model, graph.spec), changed
 
 
 def _sharing_tensors(model: ov.Model) -> Iterator[list[_Tensor]]:
@@ -187,56 +177,8 @@ def _covers_inputs(group: Sequence[_Tensor]) -> bool:
     return dict(covered) == wanted
 
 
-def _observed(
-    model: ov.Model, names: Sequence[str], images: Iterable[Image], store: ObservationStore | None
-) -> dict[str, _Channels]:
-    """Statistics of the outputs of the named nodes over the images, or from the store."""
-    about = f"{len(names)} tensors' channels in {digest(model)}"
-    arrays = None if store is None else store.read(about)
-    if arrays is None:
-        arrays = _observe(model.clone(), names, images)
-        if store is not None:
-            store.write(about, arrays)
-    return {
-        name: _Channels(*(arrays[f"{index} {field}"] for field in ("low", "high", "power")))
-        for index, name in enumerate(names)
-    }
-
-
-def _observe(model: ov.Model, names: Sequence[str], images: Iterable[Image]) -> dict[str, Vector]:
-    """For the output of each named node, by its number, the fields of its :class:`_Channels`.
-
-    Uses the model up.
-    """
-    axes = ops.constant([0, 2, 3])
-    taps = []
-    for tensor in (find_node(model, name).output(0) for name in names):
-        square = ops.multiply(tensor, tensor)
-        for reduced in (
-            ops.reduce_min(tensor, axes),
-            ops.reduce_max(tensor, axes),
-            ops.reduce_mean(square, axes),
-        ):
-            taps.append(reduced.output(0))
-    compiled = compile_exact(with_outputs(model, taps))
-    low, high, power = ([np.zeros(1)] * len(names) for _ in range(3))
-    count = 0
-    for outputs in outputs_of(compiled, images):
-        values = [value.astype(np.float64) for value in outputs]
-        low = [np.minimum(a, b) for a, b in zip(low, values[::3], strict=True)]
-        high = [np.maximum(a, b) for a, b in zip(high, values[1::3], strict=True)]
-        power = [a + b for a, b in zip(power, values[2::3], strict=True)]
-        count += 1
-    if count == 0:
-        raise CalibrationError("equalization saw no data; give it at least one readable image")
-    found: dict[str, Vector] = {}
-    for index, (least, most, total) in enumerate(zip(low, high, power, strict=True)):
-        found |= {f"{index} low": least, f"{index} high": most, f"{index} power": total / count}
-    return found
-
-
 def _choose_factors(
-    tensors: Sequence[_Tensor], seen: Sequence[_Channels], free: Sequence[bool]
+    tensors: Sequence[_Tensor], seen: Sequence[ChannelRange], free: Sequence[bool]
 ) -> list[Vector]:
     """What to divide the channels of each tensor of a group by; empty if that gains too little.
 
@@ -261,7 +203,7 @@ def _choose_factors(
 
 
 def _noise(
-    tensors: Sequence[_Tensor], seen: Sequence[_Channels], factors: Sequence[Vector]
+    tensors: Sequence[_Tensor], seen: Sequence[ChannelRange], factors: Sequence[Vector]
 ) -> float:
     """Rounding noise in the outputs of a group's readers, relative to their signal, summed.
 
@@ -307,15 +249,9 @@ def _relative_noise(
 
 def _by_input(convolution: ov.Node) -> npt.NDArray[np.float32]:
     """A convolution's weights as (input channels, outputs that read each, taps)."""
-    grouped = _grouped_weight(convolution)
+    grouped = layer_of(convolution).grouped_weight
     groups, outputs, inputs, *kernel = grouped.shape
     return grouped.swapaxes(1, 2).reshape(groups * inputs, outputs, math.prod(kernel))
-
-
-def _grouped_weight(convolution: ov.Node) -> npt.NDArray[np.float32]:
-    """A convolution's weights as (G, O, I, kH, kW), with one group if it has none."""
-    weight = np.asarray(constant_value(producer(convolution, 1)), np.float32)
-    return weight if weight.ndim == 5 else weight[None]
 
 
 def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: bool) -> None:
@@ -328,11 +264,11 @@ def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: b
     else:
         targets = tensor.node.output(0).get_target_inputs()
         divided = ops.multiply(tensor.node, ops.constant((1 / factor).reshape(1, -1, 1, 1)))
-        divided.set_friendly_name(f"{tensor.name}{SUFFIX}")
+        divided.set_friendly_name(f"{tensor.name}/equalized")
         for target in targets:
             target.replace_source_output(divided.output(0))
     for reader in tensor.readers:
-        grouped = _grouped_weight(reader.convolution)
+        grouped = layer_of(reader.convolution).grouped_weight
         multipliers = np.ones(int(reader.convolution.get_input_shape(0)[1]), np.float32)
         multipliers[reader.offset : reader.offset + tensor.channels] = factor
         equalized = grouped * multipliers.reshape(len(grouped), 1, -1, 1, 1)

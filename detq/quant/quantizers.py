@@ -1,27 +1,25 @@
-"""The activation quantizers of a placed graph, and the ranges that are chosen for them."""
+"""The activation quantizers of a placed model: where they are, and which must share a grid."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
 import openvino as ov
 
-from detq.config import RangesConfig
+from detq.graph.layers import Grid, write_grid
 from detq.graph.surgery import (
     CONVOLUTIONS,
-    bypass,
+    WEIGHTED,
     constant_value,
+    consumers,
     nodes_of_type,
     part_of,
     producer,
     producers,
-    replace_constant_input,
     upstream,
 )
-from detq.numerics.histogram import ActivationStatistics
-from detq.numerics.ranges import Range, choose_range
-from detq.quant.split import rounds_fine_branch
+from detq.quant.network import ActivationQuantizer, Ranges, SplitConvolution
 from detq.records import Part
 
 SHARING_OPERATIONS = frozenset(
@@ -42,84 +40,27 @@ SHARING_OPERATIONS = frozenset(
     }
 )
 """Operations that hand on their input's values: quantizers that meet behind them share one grid."""
+HANDING_ON = SHARING_OPERATIONS | {"Interpolate", "FakeQuantize"}
+"""Operations behind which a quantized tensor still counts as quantized."""
 
 
-@dataclass(frozen=True)
-class ActivationQuantizer:
-    """One activation FakeQuantize of a placed graph: where it is and what grid it may have.
-
-    ``channel_axis`` is None for one range per tensor; ``group`` is equal for quantizers that must
-    share a range. ``is_fine_branch`` tells the one before the sum of a split convolution: the sum
-    is fastest on a signed grid without a zero point.
-    """
-
-    name: str
-    part: Part
-    channel_axis: int | None
-    group: str
-    is_fine_branch: bool = False
-
-
-def activation_quantizers(placed: ov.Model) -> list[ActivationQuantizer]:
-    """The activation quantizers of a placed graph, in execution order."""
+def activation_quantizers(
+    placed: ov.Model, splits: Collection[SplitConvolution] = ()
+) -> tuple[ActivationQuantizer, ...]:
+    """The activation quantizers of a placed model, in execution order."""
     nodes = activation_nodes(placed)
     groups = _sharing_groups(placed, nodes)
-    return [
+    fine = {(split.fine, split.total) for split in splits}
+    return tuple(
         ActivationQuantizer(
             name=node.get_friendly_name(),
             part=_part(node),
             channel_axis=_channel_axis(node),
             group=groups[node.get_friendly_name()],
-            is_fine_branch=rounds_fine_branch(node),
+            is_fine_branch=_is_between(node, fine),
         )
         for node in nodes
-    ]
-
-
-def float_twin(placed: ov.Model) -> ov.Model:
-    """The placed graph with every FakeQuantize bypassed: the float network, same nodes and
-    names.
-    """
-    twin = placed.clone()
-    for node in nodes_of_type(twin, "FakeQuantize"):
-        bypass(node)
-    return twin
-
-
-def choose_ranges(
-    quantizers: list[ActivationQuantizer],
-    statistics: dict[str, list[ActivationStatistics]],
-    config: RangesConfig,
-    *,
-    symmetric: bool,
-) -> dict[str, list[Range]]:
-    """A range (or one per channel) for every quantizer whose part has a rule of detq's own.
-
-    Signed tensors get a symmetric one if ``symmetric``, fine branches always.
-    """
-    chosen: dict[str, list[Range]] = {}
-    for quantizer in quantizers:
-        method = getattr(config, quantizer.part)
-        if method != "placement":
-            both_ways = symmetric or quantizer.is_fine_branch
-            chosen[quantizer.name] = [
-                choose_range(channel, method, config, symmetric=both_ways)
-                for channel in statistics[quantizer.name]
-            ]
-    return chosen
-
-
-def write_ranges(placed: ov.Model, ranges: dict[str, list[Range]]) -> None:
-    """Set the constants of the named FakeQuantize nodes; changes the model."""
-    by_name = {node.get_friendly_name(): node for node in placed.get_ops()}
-    for name, channels in ranges.items():
-        node = by_name[name]
-        shape = node.input_value(1).get_shape()
-        low = np.array([channel.low for channel in channels], np.float32).reshape(shape)
-        high = np.array([channel.high for channel in channels], np.float32).reshape(shape)
-        for index, value in enumerate((low, high, low, high), start=1):
-            replace_constant_input(node, index, value)
-    placed.validate_nodes_and_infer_types()
+    )
 
 
 def activation_nodes(model: ov.Model) -> list[ov.Node]:
@@ -129,6 +70,35 @@ def activation_nodes(model: ov.Model) -> list[ov.Node]:
         for node in nodes_of_type(model, "FakeQuantize")
         if constant_value(producer(node)) is None
     ]
+
+
+def write_ranges(placed: ov.Model, ranges: Ranges) -> None:
+    """Let the named quantizers round to these ranges; changes the model."""
+    for node in activation_nodes(placed):
+        channels = ranges.get(node.get_friendly_name())
+        if channels:
+            shape = node.input_value(1).get_shape()
+            low = np.array([channel.low for channel in channels], np.float32).reshape(shape)
+            high = np.array([channel.high for channel in channels], np.float32).reshape(shape)
+            write_grid(node, Grid(low, high, node.get_attributes()["levels"]))
+    placed.validate_nodes_and_infer_types()
+
+
+def readers(quantizer: ov.Node) -> list[ov.Node]:
+    """Weighted operations that read a quantizer's tensor, also through ones that hand it on."""
+    found = []
+    for node in consumers(quantizer):
+        if node.get_type_name() in WEIGHTED:
+            found.append(node)
+        elif node.get_type_name() in HANDING_ON:
+            found += readers(node)
+    return found
+
+
+def _is_between(quantizer: ov.Node, fine: Collection[tuple[str, str]]) -> bool:
+    """True between a fine convolution and the sum."""
+    above = producer(quantizer).get_friendly_name()
+    return any((above, user.get_friendly_name()) in fine for user in consumers(quantizer))
 
 
 def _part(node: ov.Node) -> Part:

@@ -19,7 +19,7 @@ from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
 from detq.numerics.cfws import PAIR_LIMIT
-from detq.quant.ptq import quantize_graph
+from detq.quant.quantizer import quantize_graph
 
 MINMAX = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
 IMAGES = images(6)

@@ -3,15 +3,17 @@ from __future__ import annotations
 import numpy as np
 import openvino as ov
 from openvino import opset15 as ops
-from small_graphs import Layers, Source, detector, images, relative_error, run
+from small_graphs import Layers, Source, detector, images, relative_error, run, through
 
 from detq.config import RangesConfig, Recipe
 from detq.graph.detector_graph import DetectorGraph
-from detq.quant.calibration import activation_quantizers, choose_ranges, write_ranges
-from detq.quant.observation import observe
-from detq.quant.placement import place_quantizers
-from detq.quant.ptq import quantize_graph
-from detq.quant.zero_points import SHIFT_SUFFIX, absorb_zero_points, restore_zero_points
+from detq.quant.passes.choose_ranges import ChooseRanges
+from detq.quant.passes.fold_zero_points import (
+    fold_zero_points,
+    restore_zero_points,
+)
+from detq.quant.passes.place_quantizers import PlaceQuantizers
+from detq.quant.quantizer import quantize_graph
 
 IMAGES = images(4)
 RANGES = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
@@ -32,30 +34,26 @@ def _graph() -> DetectorGraph:
     return detector(image, make.convolution(both, 7, "detect.padded"))
 
 
-def _placed(placement: str = "mixed") -> ov.Model:
-    recipe = RECIPE.model_copy(update={"placement": placement})
-    placed = place_quantizers(_graph(), recipe, IMAGES[:1])
-    quantizers = activation_quantizers(placed)
-    statistics = observe(placed, quantizers, IMAGES, bins=512)
-    symmetric = placement == "performance"
-    write_ranges(placed, choose_ranges(quantizers, statistics, RANGES, symmetric=symmetric))
-    return placed
+def _placed(preset: str = "mixed") -> ov.Model:
+    place = PlaceQuantizers(preset=preset)  # type: ignore[arg-type]
+    choose = ChooseRanges(RANGES, symmetric=preset == "performance")
+    return through(_graph(), place, choose, given=IMAGES).model
 
 
 def _is_shift(node: ov.Node) -> bool:
-    return bool(node.get_friendly_name().endswith(SHIFT_SUFFIX))
+    return bool(node.get_friendly_name().endswith("/shift"))
 
 
 def test_pointwise_readers_take_the_zero_point_into_their_bias() -> None:
     placed = _placed()
     before = run(placed, IMAGES)
-    changed = absorb_zero_points(placed)
+    changed = fold_zero_points(placed)
     assert changed == ["backbone.point", "neck.linear", "neck.other", "neck.both"]
     np.testing.assert_allclose(run(placed, IMAGES), before, rtol=1e-4, atol=1e-4)
 
 
 def test_signed_grids_without_a_zero_point_stay() -> None:
-    assert absorb_zero_points(_placed("performance")) == []
+    assert fold_zero_points(_placed("performance")) == []
 
 
 def test_the_runtime_reads_the_integers_as_they_are() -> None:

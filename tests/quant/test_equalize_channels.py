@@ -16,16 +16,29 @@ from small_graphs import (
     relative_error,
     repvgg_like,
     run,
+    through,
 )
 
 from detq.config import Recipe
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, producer, replace_constant_input
-from detq.quant.equalization import SUFFIX, equalize
-from detq.quant.ptq import quantize_graph
+from detq.quant.passes.equalize_channels import EqualizeChannels
+from detq.quant.quantizer import quantize_graph
 
 IMAGES = images(6)
+
+
+def _equalized(graph: DetectorGraph, *, into_weights: bool = True) -> ov.Model:
+    return through(graph, EqualizeChannels(into_weights=into_weights), given=IMAGES).model
+
+
+def _divisions(model: ov.Model, name: str) -> list[ov.Node]:
+    return [node for node in model.get_ops() if node.get_friendly_name() == f"{name}/equalized"]
+
+
+def _weight(model: ov.Model, name: str) -> np.ndarray:
+    return np.asarray(constant_value(producer(find_node(model, name), 1)))
 
 
 def _uneven(*, reach: float = 200.0, grouped: bool = False) -> DetectorGraph:
@@ -64,19 +77,18 @@ def test_function_is_the_same_in_float_and_the_graph_given_unchanged(
     graph: DetectorGraph, into_weights: bool
 ) -> None:
     before = fingerprint(graph.model)
-    equal, _ = equalize(graph, IMAGES, into_weights=into_weights)
+    equal = _equalized(graph, into_weights=into_weights)
     assert fingerprint(graph.model) == before
-    assert relative_error(run(equal.model, IMAGES), run(graph.model, IMAGES)) < 1e-5
+    assert relative_error(run(equal, IMAGES), run(graph.model, IMAGES)) < 1e-5
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_branches_that_meet_are_divided_towards_one_range(grouped: bool) -> None:
     graph = _uneven(grouped=grouped)
-    equal, changed = equalize(graph, IMAGES, into_weights=False)
-    assert {"wide", "other"} <= set(changed)
+    equal = _equalized(graph, into_weights=False)
     peaks = []
     for name in ("wide", "other"):
-        divided = find_node(equal.model, f"{name}{SUFFIX}")
+        (divided,) = _divisions(equal, name)
         factor = constant_value(producer(divided, 1))
         assert factor is not None
         assert factor.min() >= 1  # a grid never gets wider than it was
@@ -113,11 +125,11 @@ def test_division_is_where_it_costs_little(
     tensor = uneven if function is None else function(uneven)
     tensor.set_friendly_name("tensor")
     graph = detector(image, make.convolution(tensor, 7, "detect.pred", kernel=1))
-    equal, changed = equalize(graph, IMAGES)
-    assert ("tensor" in changed) is (divided_in is not None)
-    divisions = [n for n in equal.model.get_ops() if n.get_friendly_name() == f"tensor{SUFFIX}"]
-    assert len(divisions) == (1 if divided_in == "quantizer" else 0)
-    assert relative_error(run(equal.model, IMAGES), run(graph.model, IMAGES)) < 1e-5
+    equal = _equalized(graph)
+    assert len(_divisions(equal, "tensor")) == (divided_in == "quantizer")
+    weights = [_weight(model, "detect.pred") for model in (graph.model, equal)]
+    assert np.array_equal(*weights) is (divided_in is None)  # what reads it makes up for it
+    assert relative_error(run(equal, IMAGES), run(graph.model, IMAGES)) < 1e-5
 
 
 def test_channels_alike_are_left_alone() -> None:
@@ -132,8 +144,8 @@ def test_channels_alike_are_left_alone() -> None:
     index = 1 if constant_value(producer(bias, 1)) is not None else 0
     replace_constant_input(bias, index, np.zeros((1, 8, 1, 1), np.float32))
     graph = detector(image, make.convolution(one, 7, "detect.pred", kernel=1))
-    _, changed = equalize(graph, IMAGES)
-    assert one.get_friendly_name() not in changed
+    weights = [_weight(model, "detect.pred") for model in (graph.model, _equalized(graph))]
+    np.testing.assert_array_equal(*weights)
 
 
 def test_tensor_that_arithmetic_reads_too_is_left_alone() -> None:
@@ -147,8 +159,7 @@ def test_tensor_that_arithmetic_reads_too_is_left_alone() -> None:
     graph = detector(
         image, make.convolution(ops.relu(ops.add(branch, scaled)), 7, "detect.pred", kernel=1)
     )
-    _, changed = equalize(graph, IMAGES)
-    assert "scaled" not in changed
+    assert not _divisions(_equalized(graph), "scaled")
 
 
 def test_int8_error_falls_where_channels_differ() -> None:
@@ -164,5 +175,5 @@ def test_int8_error_falls_where_channels_differ() -> None:
 
 
 def test_without_images_it_says_so() -> None:
-    with pytest.raises(CalibrationError, match="equalization saw no data"):
-        equalize(_uneven(), [])
+    with pytest.raises(CalibrationError, match="observing channels saw no data"):
+        through(_uneven(), EqualizeChannels(), given=[])

@@ -1,8 +1,9 @@
-"""The accuracy guard: give tensors back to float, the most useful first, until a drop holds.
+"""Accuracy control: tensors fall back to float, the most useful first, until a drop holds.
 
-Which tensor is worth most is measured: the output error of the INT8 network with that tensor (and
-the layers that read it) in float, against the float network, per predicted latency that it costs.
-Then the shortest run of that order is sought whose drop in accuracy, measured by the caller, holds.
+Which tensor is worth most is measured on a trial network (:mod:`detq.quant.trial`): how much output
+error goes if that tensor, and the layers that read it, are in float with their exact weights, per
+predicted latency that it costs. Then the shortest run of that order is sought whose drop in
+accuracy, measured by the caller, holds.
 """
 
 from __future__ import annotations
@@ -10,32 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import openvino as ov
 
 from detq.errors import AccuracyError
 from detq.files import atomic_write, read_text
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.execute import compile_exact
-from detq.numerics.output_error import output_error
-from detq.quant.calibration import activation_quantizers, float_twin
-from detq.quant.placement import leave_in_float
-from detq.quant.ptq import Images, Progress, QuantizedDetector, give_back
-from detq.quant.search import QuantizerGroup, quantizer_groups
-
-Image = npt.NDArray[np.float32]
+from detq.quant.fallback import QuantizerGroup, quantizer_groups
+from detq.quant.histograms import histograms
+from detq.quant.network import Image, Network
+from detq.quant.observation import Images, Progress, Statistics
+from detq.quant.passes.correct_biases import MeasureBiasErrors
+from detq.quant.pipeline import run_passes
+from detq.quant.quantizer import QuantizedDetector, fall_back_to_float
+from detq.quant.trial import RANKING_IMAGES, TrialNetwork
 
 _MOST_BYTES = 64 << 20
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What reading another document than the one expected raises."""
-RANKING_IMAGES = 4
+_BINS = 256
 MOST_FLOAT_MACS = 0.5
 """Beyond this share of the multiplications in float, INT8 is not worth having."""
 
@@ -110,7 +106,7 @@ def hold_drop(
     memory: GuardMemory,
     progress: Progress,
 ) -> GuardResult:
-    """Give back as few tensors as it takes until ``drop_of`` the graph is at most ``max_drop``.
+    """Let as few tensors fall back as it takes until ``drop_of`` the graph is at most ``max_drop``.
 
     Raises AccuracyError if it cannot, or not within ``limit_s`` seconds; what was measured stays in
     ``memory``.
@@ -129,10 +125,10 @@ def hold_drop(
         names = [name for group in groups[:count] for name in group.members]
         if count not in memory.drops:
             _check_time(deadline, memory.drops)
-            candidates[count] = give_back(quantized, names, images)
+            candidates[count] = fall_back_to_float(quantized, names, images)
             memory.drops[count] = drop_of(candidates[count].graph)
             memory.write()
-        progress("giving back to float", min(count, len(groups)), len(groups))
+        progress("falling back to float", min(count, len(groups)), len(groups))
         return memory.drops[count] <= max_drop
 
     failing, count = 0, 1
@@ -145,7 +141,7 @@ def hold_drop(
         middle = (failing + count) // 2
         failing, count = (failing, middle) if holds(middle) else (middle, count)
     names = [name for group in groups[:count] for name in group.members]
-    final = candidates.get(count) or give_back(quantized, names, images)
+    final = candidates.get(count) or fall_back_to_float(quantized, names, images)
     memory.forget()
     return GuardResult(
         quantized=final,
@@ -165,26 +161,35 @@ def _ranked(
     deadline: float,
 ) -> list[QuantizerGroup]:
     """The groups, most error removed per latency first."""
-    placed = quantized.unfinished.placed
-    groups = {
-        group.members[0]: group for group in quantizer_groups(placed, activation_quantizers(placed))
-    }
+    network = quantized.unfinished
+    groups = {group.members[0]: group for group in quantizer_groups(network)}
     if set(memory.order) == set(groups):
         return [groups[name] for name in memory.order]
+    if not network.bias_shifts and quantized.biases_corrected:
+        network, _ = run_passes(network, [MeasureBiasErrors()], images)
     sample = list(images("reading images to rank with", RANKING_IMAGES))
-    expected = _outputs(float_twin(placed), sample)
-    error_of = partial(_error, expected, sample)
-    before = error_of(placed)
-    worth = {}
-    for done, (name, group) in enumerate(groups.items(), start=1):
+    if not network.observed:
+        network = _observed(network, sample)
+    trial = TrialNetwork(network, sample)
+
+    def heard(done: int) -> None:
         _check_time(deadline, memory.drops)
-        trial = placed.clone()
-        leave_in_float(trial, group.members)
-        worth[name] = (before - error_of(trial)) / max(group.cost, 1e-4)
         progress("measuring what each tensor costs", done, len(groups))
+
+    gains = trial.gains(network.ranges, frozenset(), [*groups.values()], progress=heard)
+    worth = {group.members[0]: gain / max(group.cost, 1e-4) for group, gain in gains.items()}
     memory.order = sorted(worth, key=lambda name: -worth[name])
     memory.write()
     return [groups[name] for name in memory.order]
+
+
+def _observed(network: Network, sample: Sequence[Image]) -> Network:
+    """With what a few images say of every tensor, for recipes that did not look."""
+    wants = histograms(network.model, network.quantizers, bins=_BINS)
+    statistics = Statistics(network.model, lambda purpose, count: sample)
+    statistics.want(wants.values())
+    found = {want: statistics.take(want) for want in dict.fromkeys(wants.values())}
+    return replace(network, observed={name: found[want] for name, want in wants.items()})
 
 
 def _affordable(groups: Iterable[QuantizerGroup]) -> list[QuantizerGroup]:
@@ -195,17 +200,6 @@ def _affordable(groups: Iterable[QuantizerGroup]) -> list[QuantizerGroup]:
             chosen.append(group)
             share += group.mac_share
     return chosen
-
-
-def _error(expected: list[Image], sample: list[Image], model: ov.Model) -> float:
-    outputs = _outputs(model, sample)
-    errors = [output_error(*pair) for pair in zip(expected, outputs, strict=True)]
-    return float(np.mean(errors))
-
-
-def _outputs(model: ov.Model, sample: list[Image]) -> list[Image]:
-    compiled = compile_exact(model)
-    return [np.array(compiled(image)[0]) for image in sample]
 
 
 def _check_time(deadline: float, drops: dict[int, float]) -> None:

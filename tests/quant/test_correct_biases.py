@@ -4,13 +4,21 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as ops
-from small_graphs import Layers, detector, images, limits, relative_error, repvgg_like, run
+from small_graphs import (
+    Layers,
+    detector,
+    images,
+    limits,
+    relative_error,
+    repvgg_like,
+    run,
+    through,
+)
 
-from detq.config import RangesConfig, Recipe, WeightsConfig
+from detq.config import WeightsConfig
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import (
-    bypass,
     constant_value,
     consumers,
     find_node,
@@ -20,14 +28,17 @@ from detq.graph.surgery import (
     replace_constant_input,
     with_outputs,
 )
-from detq.quant.bias import correct_biases
-from detq.quant.calibration import float_twin
-from detq.quant.overflow import limit_weight_pairs
-from detq.quant.placement import place_quantizers
-from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX, split_graph
+from detq.quant.network import Network
+from detq.quant.observation import FloatNetwork
+from detq.quant.passes.correct_biases import CorrectBiases
+from detq.quant.passes.place_quantizers import PlaceQuantizers
+from detq.quant.passes.prune_quantizers import PruneQuantizers
+from detq.quant.passes.set_weight_grids import SetWeightGrids
+from detq.quant.passes.split_weights import SplitWeights
 
-RECIPE = Recipe(name="test", ranges=RangesConfig(backbone="minmax", neck="minmax", head="minmax"))
 IMAGES = images(8)
+PLACE = (PlaceQuantizers(keep_ranges=True), SetWeightGrids())  # the same sums on every CPU
+SPLIT = SplitWeights(WeightsConfig(split="cfws"))
 
 
 def _with_biased_rounding(graph: DetectorGraph) -> DetectorGraph:
@@ -70,40 +81,46 @@ def _bias_names(model: ov.Model) -> list[str]:
     return [consumers(node)[0].get_friendly_name() for node in nodes_of_type(model, "Convolution")]
 
 
-def _placed(graph: DetectorGraph) -> ov.Model:
-    placed = place_quantizers(graph, RECIPE, IMAGES)
-    limit_weight_pairs(placed, {})  # the same sums on every CPU
-    return placed
+def _placed(graph: DetectorGraph) -> Network:
+    return through(graph, *PLACE, given=IMAGES)
+
+
+def _corrected(placed: Network) -> Network:
+    return through(placed, CorrectBiases(), given=IMAGES)
+
+
+def _float(network: Network) -> ov.Model:
+    return FloatNetwork(network.model).model
 
 
 def test_mean_error_of_every_channel_shrinks() -> None:
     """Per layer on float inputs the error is zero by construction; here errors add up."""
     placed = _placed(_with_biased_rounding(_layers()))
-    names = _bias_names(placed)
-    exact = _means(float_twin(placed), names)
-    before = _means(placed, names)
-    assert correct_biases(placed, IMAGES) == len(names) == 4
-    after = _means(placed, names)
-    for wanted, wrong, corrected in zip(exact, before, after, strict=True):
+    names = _bias_names(placed.model)
+    exact = _means(_float(placed), names)
+    before = _means(placed.model, names)
+    corrected = _corrected(placed)
+    assert corrected.biases_corrected == len(names) == 4
+    after = _means(corrected.model, names)
+    for wanted, wrong, right in zip(exact, before, after, strict=True):
         error = np.abs(wrong - wanted).mean()
         assert error > 0.002
-        assert np.abs(corrected - wanted).mean() < error / 3
+        assert np.abs(right - wanted).mean() < error / 3
 
 
 def test_first_layer_is_exact_on_the_images_it_was_measured_on() -> None:
     """Nothing above it is quantized but the image: the definition itself."""
     placed = _placed(_with_biased_rounding(_layers()))
-    name = _bias_names(placed)[:1]
-    (exact,) = _means(float_twin(placed), name)
-    correct_biases(placed, IMAGES)
-    (corrected,) = _means(placed, name)
+    name = _bias_names(placed.model)[:1]
+    (exact,) = _means(_float(placed), name)
+    (corrected,) = _means(_corrected(placed).model, name)
     np.testing.assert_allclose(corrected, exact, atol=1e-5)
 
 
 def test_only_biases_change() -> None:
-    placed = _placed(_layers())
-    before, limits_before = placed.clone(), limits(placed)
-    correct_biases(placed, IMAGES)
+    network = _placed(_layers())
+    before, placed = network.model, _corrected(network).model
+    limits_before = limits(before)
     assert [n.get_friendly_name() for n in placed.get_ordered_ops()] == [
         n.get_friendly_name() for n in before.get_ordered_ops()
     ]
@@ -119,50 +136,41 @@ def test_only_biases_change() -> None:
 
 def test_function_stays_what_it_was_but_for_small_shifts() -> None:
     graph = _layers()
-    placed = _placed(graph)
-    correct_biases(placed, IMAGES)
-    assert relative_error(run(float_twin(placed), IMAGES), run(graph.model, IMAGES)) < 0.02
+    corrected = _float(_corrected(_placed(graph)))
+    assert relative_error(run(corrected, IMAGES), run(graph.model, IMAGES)) < 0.02
 
 
 def test_float_network_has_nothing_to_correct() -> None:
-    assert correct_biases(_layers().model, IMAGES) == 0
+    assert through(_layers(), CorrectBiases(), given=IMAGES).biases_corrected == 0
 
 
 def test_split_layer_is_corrected_once_behind_its_sum() -> None:
-    graph = repvgg_like()
-    split_result = split_graph(graph, WeightsConfig(split="cfws"))
-    split, names = split_result.graph, split_result.layers
-    placed = _placed(split)
+    placed = through(repvgg_like(), SPLIT, *PLACE, given=IMAGES)
     biased = {"backbone.stem", "backbone.grouped", "detect.stem", "detect.pred"}
-    before = _biases(placed)
-    assert correct_biases(placed, IMAGES) == len(biased) == len(before)
-    after = _biases(placed)
+    before = _biases(placed.model)
+    corrected = _corrected(placed)
+    assert corrected.biases_corrected == len(biased) == len(before)
+    after = _biases(corrected.model)
     for name, value in after.items():
         assert not np.array_equal(value, before[name]), name
-    assert {name for name in before if name.endswith(COARSE_SUFFIX)} == {
-        f"{name}{COARSE_SUFFIX}" for name in names if name in biased
+    assert {split.coarse for split in placed.splits} & set(before) == {
+        split.coarse for split in placed.splits if split.fine in biased
     }
 
 
 def test_split_layers_mean_is_exact_behind_its_sum() -> None:
-    graph = repvgg_like()
-    split = split_graph(graph, WeightsConfig(split="cfws")).graph
-    placed = _placed(split)
-    name = [f"backbone.stem{SUM_SUFFIX}"]
-    for branch in producers(find_node(placed, name[0])):
-        if producer(branch).get_friendly_name() != "backbone.stem":
-            bypass(branch)  # as the composition does: the coarse branch is not rounded
-    (exact,) = _means(float_twin(placed), name)
-    (wrong,) = _means(placed, name)
-    correct_biases(placed, IMAGES)
-    (corrected,) = _means(placed, name)
+    placed = through(repvgg_like(), SPLIT, *PLACE, PruneQuantizers(elementwise=True), given=IMAGES)
+    name = [placed.splits[0].total]
+    (exact,) = _means(_float(placed), name)
+    (wrong,) = _means(placed.model, name)
+    (corrected,) = _means(_corrected(placed).model, name)
     assert np.abs(wrong - exact).max() > 1e-4
     np.testing.assert_allclose(corrected, exact, atol=1e-5)
 
 
 def test_no_image_is_an_error() -> None:
     with pytest.raises(CalibrationError, match="saw no data"):
-        correct_biases(_placed(_layers()), [])
+        through(_placed(_layers()), CorrectBiases(), given=[])
 
 
 def _biases(placed: ov.Model) -> dict[str, np.ndarray]:

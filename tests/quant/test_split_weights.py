@@ -6,23 +6,39 @@ from dataclasses import replace
 import numpy as np
 import openvino as ov
 import pytest
-from small_graphs import Layers, detector, fingerprint, images, relative_error, repvgg_like, run
+from small_graphs import (
+    Layers,
+    detector,
+    fingerprint,
+    images,
+    relative_error,
+    repvgg_like,
+    run,
+    through,
+)
 
 from detq.config import WeightsConfig
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer
+from detq.graph.surgery import (
+    constant_value,
+    downstream,
+    find_node,
+    nodes_of_type,
+    producer,
+    producers,
+)
 from detq.numerics.cfws import quantize_weight
-from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX, split_graph
+from detq.quant.network import Network
+from detq.quant.passes.split_weights import SplitWeights
 from detq.records import ReparamConvolution
 
 ALL_PARTS = ("backbone", "neck", "head")
 splits = pytest.mark.parametrize("split", ["cfws", "residual"])
 
 
-def _split(graph: DetectorGraph, config: WeightsConfig) -> tuple[DetectorGraph, tuple[str, ...]]:
-    result = split_graph(graph, config)
-    return result.graph, result.layers
+def _split(graph: DetectorGraph, config: WeightsConfig, *, limit_pairs: bool = False) -> Network:
+    return through(graph, SplitWeights(config, limit_pairs), given=[])
 
 
 def _weight(model: ov.Model, name: str) -> np.ndarray:
@@ -37,8 +53,8 @@ def _weight(model: ov.Model, name: str) -> np.ndarray:
 def test_split_is_function_preserving(split: str, granularity: str, seed: int) -> None:
     graph = repvgg_like(seed=seed)
     config = WeightsConfig(split=split, parts=ALL_PARTS, granularity=granularity)  # type: ignore[arg-type]
-    result, names = _split(graph, config)
-    assert len(names) == 5
+    result = _split(graph, config)
+    assert len(result.splits) == 5
     inputs = images(2)
     assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
 
@@ -48,8 +64,8 @@ def test_split_of_a_real_network_is_function_preserving(
     golden_graph: Callable[[str], DetectorGraph], split: str
 ) -> None:
     graph = golden_graph("yolov6n")
-    result, names = _split(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
-    assert len(names) == 35
+    result = _split(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
+    assert len(result.splits) == 35
     before, after = (len(nodes_of_type(g.model, "Convolution")) for g in (graph, result))
     assert after == before + 35
     inputs = images(1, size=(128, 192))
@@ -60,19 +76,11 @@ def test_split_of_a_real_network_is_function_preserving(
 def test_given_graph_is_untouched_and_nothing_is_shared(split: str) -> None:
     graph = repvgg_like()
     before = fingerprint(graph.model)
-    result, _ = _split(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
+    result = _split(graph, WeightsConfig(split=split))  # type: ignore[arg-type]
     assert fingerprint(graph.model) == before
     for node in nodes_of_type(result.model, "Convolution", "GroupConvolution"):
         node.set_friendly_name("renamed")
     assert fingerprint(graph.model) == before
-
-
-def test_no_split_is_a_copy() -> None:
-    graph = repvgg_like()
-    result, names = _split(graph, WeightsConfig(split="none"))
-    assert names == ()
-    assert fingerprint(result.model) == fingerprint(graph.model)
-    assert result.model is not graph.model
 
 
 @pytest.mark.parametrize(
@@ -86,23 +94,28 @@ def test_no_split_is_a_copy() -> None:
     ids=str,
 )
 def test_only_the_named_parts_are_split(parts: tuple[str, ...], expected: set[str]) -> None:
-    result, names = _split(repvgg_like(), WeightsConfig(split="cfws", parts=parts))  # type: ignore[arg-type]
-    assert set(names) == expected
-    sums = {
-        node.get_friendly_name()
-        for node in result.model.get_ops()
-        if node.get_friendly_name().endswith(SUM_SUFFIX)
-    }
-    assert sums == {f"{name}{SUM_SUFFIX}" for name in expected}
+    graph = repvgg_like()
+    result = _split(graph, WeightsConfig(split="cfws", parts=parts))  # type: ignore[arg-type]
+    assert {split.fine for split in result.splits} == expected
+    convolutions = [
+        len(nodes_of_type(model, "Convolution", "GroupConvolution"))
+        for model in (graph.model, result.model)
+    ]
+    assert convolutions[1] == convolutions[0] + len(expected)
+    for split in result.splits:
+        total, coarse = find_node(result.model, split.total), find_node(result.model, split.coarse)
+        assert {split.fine} < {node.get_friendly_name() for node in producers(total)}
+        assert any(node.get_name() == total.get_name() for node in downstream([coarse]))
 
 
 @pytest.mark.parametrize("name", ["backbone.stem", "backbone.grouped", "neck.down"])
 def test_coarse_branch_is_a_point_convolution_on_the_integer_grid(name: str) -> None:
     graph = repvgg_like()
-    result, _ = _split(graph, WeightsConfig(split="cfws"))
+    result = _split(graph, WeightsConfig(split="cfws"))
     whole = _weight(graph.model, name)
     fine = _weight(result.model, name)
-    coarse = _weight(result.model, f"{name}{COARSE_SUFFIX}")
+    (split,) = (split for split in result.splits if split.fine == name)
+    coarse = _weight(result.model, split.coarse)
     assert coarse.shape == (*whole.shape[:-2], 1, 1)
     centre = whole[..., 1:2, 1:2].reshape(-1, *coarse.shape[-3:])
     np.testing.assert_array_equal(coarse.reshape(centre.shape), quantize_weight(centre))
@@ -115,7 +128,7 @@ def test_missing_convolution_is_an_error_that_names_it() -> None:
     graph = repvgg_like()
     spec = replace(graph.spec, reparameterized=(ReparamConvolution("backbone.none", "backbone"),))
     with pytest.raises(GraphError, match=r"no operation is named 'backbone\.none'"):
-        split_graph(DetectorGraph(graph.model, spec), WeightsConfig(split="cfws"))
+        _split(DetectorGraph(graph.model, spec), WeightsConfig(split="cfws"))
 
 
 def _one_convolution(**options: int) -> DetectorGraph:
@@ -132,7 +145,7 @@ def _one_convolution(**options: int) -> DetectorGraph:
 )
 def test_centre_tap_off_the_output_pixel_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(GraphError, match=r"backbone\.conv: .*centre tap is off"):
-        split_graph(_one_convolution(**options), WeightsConfig(split="cfws"))
+        _split(_one_convolution(**options), WeightsConfig(split="cfws"))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +153,7 @@ def test_centre_tap_off_the_output_pixel_is_an_error(options: dict[str, int]) ->
 )
 def test_every_same_convolution_can_be_split(options: dict[str, int]) -> None:
     graph = _one_convolution(**options)
-    result, _ = _split(graph, WeightsConfig(split="cfws"))
+    result = _split(graph, WeightsConfig(split="cfws"))
     inputs = images(1)
     assert relative_error(run(result.model, inputs), run(graph.model, inputs)) < 1e-5
 
@@ -153,17 +166,17 @@ def test_weights_that_are_computed_are_an_error() -> None:
     computed = ov.opset15.multiply(producer(convolution, 1), scale)
     convolution.input(1).replace_source_output(computed.output(0))
     with pytest.raises(GraphError, match="weights are not constant"):
-        split_graph(graph, WeightsConfig(split="cfws"))
+        _split(graph, WeightsConfig(split="cfws"))
 
 
 @splits
 @pytest.mark.parametrize("limit_pairs", [False, True])
 def test_coarse_weights_lie_on_the_grid_that_is_reported(split: str, limit_pairs: bool) -> None:
     config = WeightsConfig(split=split, parts=ALL_PARTS)  # type: ignore[arg-type]
-    result = split_graph(repvgg_like(outlier=20), config, limit_pairs=limit_pairs)
-    assert set(result.coarse_steps) == {f"{name}{COARSE_SUFFIX}" for name in result.layers}
-    for name, step in result.coarse_steps.items():
-        weight = _weight(result.graph.model, name)
-        integers = weight.reshape(-1, *weight.shape[-3:]) / step
+    result = _split(repvgg_like(outlier=20), config, limit_pairs=limit_pairs)
+    assert result.splits
+    for split_convolution in result.splits:
+        weight = _weight(result.model, split_convolution.coarse)
+        integers = weight.reshape(-1, *weight.shape[-3:]) / split_convolution.coarse_step
         assert np.abs(integers - np.rint(integers)).max() < 1e-3
         assert np.abs(integers).max() > 60  # the grid is used

@@ -12,8 +12,8 @@ from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import AccuracyError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.numerics.output_error import output_error
-from detq.quant.guard import GuardMemory, GuardResult, hold_drop
-from detq.quant.ptq import QuantizedDetector, give_back, quantize_graph
+from detq.quant.accuracy_control import GuardMemory, GuardResult, hold_drop
+from detq.quant.quantizer import QuantizedDetector, fall_back_to_float, quantize_graph
 
 IMAGES = images(6)
 COARSE = Recipe(
@@ -67,8 +67,7 @@ def test_layers_are_given_back_until_the_drop_holds(quantized: QuantizedDetector
     assert len(result.returned) >= 1
     assert _drop(result.quantized.graph) <= 0.8 * before
     assert 0 < result.mac_share <= 0.5
-    floats = {d.name for d in result.quantized.decisions if d.method == "float"}
-    assert floats == set(result.returned)
+    assert result.quantized.unfinished.in_float == set(result.returned)
 
 
 def test_drop_that_cannot_be_held_is_refused(quantized: QuantizedDetector) -> None:
@@ -77,14 +76,14 @@ def test_drop_that_cannot_be_held_is_refused(quantized: QuantizedDetector) -> No
 
 
 def test_giving_everything_back_is_the_float_network(quantized: QuantizedDetector) -> None:
-    names = [decision.name for decision in quantized.decisions]
-    returned = give_back(quantized, names, Source(IMAGES))
+    names = [quantizer.name for quantizer in quantized.quantizers]
+    returned = fall_back_to_float(quantized, names, Source(IMAGES))
     np.testing.assert_allclose(run(returned.graph.model, IMAGES), EXACT, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_quantizer(quantized: QuantizedDetector) -> None:
     with pytest.raises(GraphError, match="no quantizer is named 'x'"):
-        give_back(quantized, ["x"], Source(IMAGES))
+        fall_back_to_float(quantized, ["x"], Source(IMAGES))
 
 
 def test_guard_cut_off_goes_on_where_it_was(quantized: QuantizedDetector, tmp_path: Path) -> None:

@@ -2,44 +2,48 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_graphs import Source, images, repvgg_like
+from small_graphs import Source, images, repvgg_like, through
 
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.graph.surgery import find_node
 from detq.quant.cost import AMX, VNNI, CostModel, Machine, convolution_seconds, macs, split_seconds
-from detq.quant.layer_choice import CLEAN_DB, choose_layers
-from detq.quant.ptq import quantize_graph
+from detq.quant.network import SplitChoice
+from detq.quant.passes.split_weights import SplitWeights
+from detq.quant.quantizer import quantize_graph
+from detq.quant.split_choice import CLEAN_DB
 
 IMAGES = images(6)
 NEAREST = WeightsConfig(split="cfws", layers="measured", rounding="nearest")
 FEW_BITS = NEAREST.model_copy(update={"bits": 4})
 
 
-def _choose(outlier: float, config: WeightsConfig = FEW_BITS, budget: float = 1.0) -> list[object]:
-    graph = repvgg_like(outlier=outlier)
-    return choose_layers(graph, config, lambda: IMAGES, budget=budget, limit_pairs=True)  # type: ignore[return-value]
+def _choose(
+    outlier: float, config: WeightsConfig = FEW_BITS, budget: float = 1.0
+) -> tuple[SplitChoice, ...]:
+    split = SplitWeights(config, True, budget)
+    return through(repvgg_like(outlier=outlier), split, given=IMAGES).split_choices
 
 
 def test_outlying_centres_are_worth_a_split_and_ordinary_kernels_are_not() -> None:
     outlying, ordinary = _choose(40.0), _choose(1.0)
-    gains = [np.mean([c.split_db - c.plain_db for c in some]) for some in (outlying, ordinary)]  # type: ignore[attr-defined]
+    gains = [np.mean([c.split_db - c.plain_db for c in some]) for some in (outlying, ordinary)]
     assert gains[0] > gains[1] + 5
-    assert all(choice.chosen for choice in outlying)  # type: ignore[attr-defined]
+    assert all(choice.chosen for choice in outlying)
 
 
 def test_budget_takes_the_best_that_fit() -> None:
     every = _choose(40.0)
-    cheapest = min(choice.cost for choice in every)  # type: ignore[attr-defined]
+    cheapest = min(choice.cost for choice in every)
     some = _choose(40.0, budget=2.5 * cheapest)
-    spent = sum(choice.cost for choice in some if choice.chosen)  # type: ignore[attr-defined]
+    spent = sum(choice.cost for choice in some if choice.chosen)
     assert 0 < spent <= 2.5 * cheapest
-    assert not any(choice.chosen for choice in _choose(40.0, budget=0.0))  # type: ignore[attr-defined]
+    assert not any(choice.chosen for choice in _choose(40.0, budget=0.0))
 
 
 def test_clean_layers_are_left_whole() -> None:
     for choice in _choose(40.0, NEAREST):
-        if choice.plain_db >= CLEAN_DB:  # type: ignore[attr-defined]
-            assert not choice.chosen  # type: ignore[attr-defined]
+        if choice.plain_db >= CLEAN_DB:
+            assert not choice.chosen
 
 
 def test_only_chosen_layers_are_split() -> None:

@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from small_graphs import fingerprint, images, pyramid, relative_error, repvgg_like, run
+from small_graphs import fingerprint, images, pyramid, relative_error, repvgg_like, run, through
 
-from detq.config import RangesConfig, Recipe
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, consumers, nodes_of_type, producer
-from detq.quant.calibration import float_twin
-from detq.quant.placement import decode_nodes, place_quantizers, quiet_nncf
+from detq.quant.observation import FloatNetwork
+from detq.quant.passes.place_quantizers import PlaceQuantizers, decode_nodes, quiet_nncf
 
-RECIPE = Recipe(name="test", ranges=RangesConfig(backbone="minmax", neck="minmax", head="minmax"))
+PLACE = PlaceQuantizers()
 
 
 @pytest.mark.parametrize("build", [repvgg_like, pyramid])
@@ -24,17 +23,17 @@ def test_bypassing_the_quantizers_gives_the_float_function(
 ) -> None:
     graph, inputs = build(), images(2)
     before = fingerprint(graph.model)
-    placed = place_quantizers(graph, RECIPE, inputs[:1])
+    placed = through(graph, PLACE, given=inputs).model
     assert fingerprint(graph.model) == before
     assert nodes_of_type(placed, "FakeQuantize")
-    twin = float_twin(placed)
+    twin = FloatNetwork(placed).model
     assert not nodes_of_type(twin, "FakeQuantize")
     assert nodes_of_type(placed, "FakeQuantize")
     assert relative_error(run(twin, inputs), run(graph.model, inputs)) < 1e-5
 
 
 def test_every_convolution_is_quantized_and_its_weights_stay_float() -> None:
-    placed = place_quantizers(repvgg_like(), RECIPE, images(1))
+    placed = through(repvgg_like(), PLACE, given=images(1)).model
     convolutions = nodes_of_type(placed, "Convolution", "GroupConvolution")
     assert len(convolutions) == 6
     for convolution in convolutions:
@@ -46,11 +45,9 @@ def test_every_convolution_is_quantized_and_its_weights_stay_float() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_weights_have_the_granularity_of_the_recipe(granularity: str) -> None:
-    recipe = RECIPE.model_copy(
-        update={"weights": RECIPE.weights.model_copy(update={"granularity": granularity})}
-    )
-    placed = place_quantizers(repvgg_like(), recipe, images(1))
+def test_weights_have_the_granularity_asked_for(granularity: str) -> None:
+    place = PlaceQuantizers(per_channel=granularity == "channel")
+    placed = through(repvgg_like(), place, given=images(1)).model
     for convolution in nodes_of_type(placed, "Convolution"):
         limits = producer(convolution, 1).input_value(1).get_shape()
         wide = np.prod(limits) > 1
@@ -62,8 +59,8 @@ def test_decode_stays_float_unless_asked(
     golden_graph: Callable[[str], DetectorGraph], quantize_decode: bool
 ) -> None:
     graph = golden_graph("yolov6s_nc3")
-    recipe = RECIPE.model_copy(update={"quantize_decode": quantize_decode})
-    placed = place_quantizers(graph, recipe, images(1, size=160))
+    place = PlaceQuantizers(decode=quantize_decode)
+    placed = through(graph, place, given=images(1, size=160)).model
     decode = set(decode_nodes(graph))
     inside = [
         node
@@ -116,5 +113,5 @@ def test_nncf_is_quiet_and_its_logger_as_before(capsys: pytest.CaptureFixture[st
         sys.stdout.write("a bar of NNCF's own")
         raise GraphError("stopped")
     assert logger.level == level
-    place_quantizers(repvgg_like(), RECIPE, images(1))
+    through(repvgg_like(), PLACE, given=images(1))
     assert capsys.readouterr().out == ""

@@ -23,9 +23,9 @@ from detq.errors import CalibrationError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer, producers
 from detq.numerics.cfws import quantize_weight
-from detq.quant.placement import decode_nodes, quiet_nncf
-from detq.quant.ptq import BIAS_IMAGES, QuantizedDetector, quantize_graph
-from detq.quant.split import COARSE_SUFFIX, SUM_SUFFIX
+from detq.quant.bias_errors import BIAS_IMAGES
+from detq.quant.passes.place_quantizers import decode_nodes, quiet_nncf
+from detq.quant.quantizer import QuantizedDetector, quantize_graph
 from detq.runtime.execution import convolution_macs, executed_convolutions, precision_shares
 
 IMAGES = images(6)
@@ -78,13 +78,13 @@ def test_sum_of_a_split_is_done_inside_the_coarse_convolution(elementwise: bool)
         str(node.get_rt_info()["originalLayersNames"].value).split(",")
         for node in compiled.get_runtime_model().get_ops()
     ]
-    assert result.split_layers
-    for name in result.split_layers:
-        (joined,) = [names for names in together if f"{name}{SUM_SUFFIX}" in names]
-        assert f"{name}{COARSE_SUFFIX}" in joined
+    assert result.unfinished.splits
+    for split in result.unfinished.splits:
+        (joined,) = [names for names in together if split.total in names]
+        assert split.coarse in joined
         (rounding,) = [
             above
-            for above in producers(find_node(result.graph.model, f"{name}{SUM_SUFFIX}"))
+            for above in producers(find_node(result.graph.model, split.total))
             if above.get_type_name() == "FakeQuantize"
         ]
         low, high = limits(result.graph.model)[rounding.get_friendly_name()][:2]
@@ -128,10 +128,8 @@ def test_real_network_splits_its_blocks(real: tuple[DetectorGraph, QuantizedDete
     graph, result = real
     assert result.split_layers == tuple(conv.name for conv in graph.spec.reparameterized)
     assert result.biases_corrected >= len(result.split_layers)
-    assert {decision.method for decision in result.decisions} == {"kl_cfws"}
-    for decision in result.decisions:
-        assert decision.low
-        assert len(decision.low) == len(decision.high)
+    assert {quantizer.rule for quantizer in result.quantizers} == {"kl_cfws"}
+    assert all(quantizer.ranges for quantizer in result.quantizers)
 
 
 def test_weights_are_stored_as_integers() -> None:
@@ -148,7 +146,7 @@ def test_coarse_weights_lose_nothing() -> None:
     model = quantize_graph(graph, CFWS, Source(IMAGES)).graph.model
     whole = constant_value(producer(find_node(graph.model, "backbone.stem"), 1))
     assert whole is not None
-    coarse = producer(find_node(model, f"backbone.stem{COARSE_SUFFIX}"), 1)
+    coarse = producer(find_node(model, "backbone.stem/coarse"), 1)
     stored = run(
         ov.Model([ov.opset15.result(coarse)], model.get_parameters(), "weights"), IMAGES[:1]
     )
@@ -159,11 +157,11 @@ def test_coarse_weights_lose_nothing() -> None:
 
 def test_coarse_branch_is_added_without_rounding_and_the_fine_one_with() -> None:
     result = quantize_graph(repvgg_like(), CFWS, Source(IMAGES))
-    assert result.split_layers
-    for name in result.split_layers:
-        joined = producers(find_node(result.graph.model, f"{name}{SUM_SUFFIX}"))
+    assert result.unfinished.splits
+    for split in result.unfinished.splits:
+        joined = producers(find_node(result.graph.model, split.total))
         quantized = [above for above in joined if above.get_type_name() == "FakeQuantize"]
-        assert [producer(above).get_friendly_name() for above in quantized] == [name]
+        assert [producer(above).get_friendly_name() for above in quantized] == [split.fine]
 
 
 def test_recipe_nncf_is_what_nncf_does_by_default() -> None:
@@ -202,7 +200,7 @@ def test_float_graph_is_untouched(recipe: str) -> None:
 def test_same_images_give_the_same_graph() -> None:
     graph = pyramid()
     results = [quantize_graph(graph, CFWS, Source(IMAGES)) for _ in range(2)]
-    assert results[0].decisions == results[1].decisions
+    assert results[0].quantizers == results[1].quantizers
     first, second = (run(result.graph.model, IMAGES[:1]) for result in results)
     np.testing.assert_array_equal(first, second)
 
@@ -239,7 +237,7 @@ def test_recipes_do_what_they_say(
     assert len(result.split_layers) == split
     assert result.biases_corrected == corrected
     rules = {"cfws_kl": "kl_cfws", "kl": "kl_cfws", "cfws_minmax": "minmax", "nncf": "placement"}
-    assert {decision.method for decision in result.decisions} == {rules.get(name, name)}
+    assert {quantizer.rule for quantizer in result.quantizers} == {rules.get(name, name)}
 
 
 @pytest.mark.parametrize(
@@ -249,7 +247,7 @@ def test_rules_that_clip_give_narrower_ranges(
     by_recipe: dict[str, QuantizedDetector], narrow: str, wide: str
 ) -> None:
     widths = [
-        {d.name: np.array(d.high) - np.array(d.low) for d in by_recipe[name].decisions}
+        {q.name: np.array([r.high - r.low for r in q.ranges]) for q in by_recipe[name].quantizers}
         for name in (narrow, wide)
     ]
     assert widths[0].keys() == widths[1].keys()

@@ -1,0 +1,51 @@
+"""Activation ranges by a rule for each part of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from detq.config import RangesConfig
+from detq.quant.histograms import Histogram, histograms
+from detq.quant.network import PLACED, Network, Stage
+from detq.quant.pipeline import Seen
+from detq.quant.quantizers import write_ranges
+from detq.quant.range_rules import ranges_by
+
+
+@dataclass(frozen=True)
+class ChooseRanges:
+    """Give every quantizer the range that its part's rule finds (:mod:`detq.numerics.ranges`).
+
+    Signed tensors get a symmetric one if ``symmetric``, fine branches always. Parts under
+    ``placement`` keep theirs.
+    """
+
+    rules: RangesConfig
+    symmetric: bool = False
+    name: ClassVar[str] = "choose ranges"
+    stage: ClassVar[Stage] = Stage.ACTIVATIONS
+    keeps_float: ClassVar[bool] = True
+
+    def wants(self, network: Network) -> Sequence[Histogram]:
+        """A histogram for every tensor."""
+        return [*self._histograms(network).values()]
+
+    def apply(self, network: Network, seen: Seen) -> Network:
+        """Choose and write them."""
+        wants = self._histograms(network)
+        found = {want: seen.statistics.take(want) for want in dict.fromkeys(wants.values())}
+        observed = {name: found[want] for name, want in wants.items()}
+        network = replace(network, observed=observed)
+        ranges = ranges_by(self.rules, network, symmetric=self.symmetric)
+        model = network.model.clone()
+        write_ranges(model, ranges)
+        rules = {q.name: getattr(self.rules, q.part) for q in network.quantizers}
+        kept = sum(rule == PLACED for rule in rules.values())
+        used = sorted({rule for rule in rules.values() if rule != PLACED})
+        did = f"{len(ranges)} tensors by {', '.join(used)}" + (f", {kept} kept" if kept else "")
+        return replace(network.with_rules(rules, ranges), model=model, did=did)
+
+    def _histograms(self, network: Network) -> dict[str, Histogram]:
+        return histograms(network.model, network.quantizers, bins=self.rules.bins)

@@ -1,0 +1,85 @@
+"""What a recipe says, as passes in their order."""
+
+from __future__ import annotations
+
+from detq.config import Recipe
+from detq.quant.passes.choose_ranges import ChooseRanges
+from detq.quant.passes.compress_weights import CompressWeights
+from detq.quant.passes.correct_biases import CorrectBiases, MeasureBiasErrors
+from detq.quant.passes.equalize_channels import EqualizeChannels
+from detq.quant.passes.fall_back_to_float import FallBackToFloat
+from detq.quant.passes.fold_zero_points import FoldZeroPoints
+from detq.quant.passes.place_quantizers import PlaceQuantizers
+from detq.quant.passes.prune_quantizers import PruneQuantizers
+from detq.quant.passes.round_weights import RoundWeights
+from detq.quant.passes.set_weight_grids import SetWeightGrids
+from detq.quant.passes.split_weights import SplitWeights
+from detq.quant.passes.tune_ranges import TuneRanges
+from detq.quant.pipeline import Pass
+from detq.quant.range_rules import PROPOSALS
+
+
+def passes_of(recipe: Recipe) -> tuple[Pass, ...]:
+    """All passes of a recipe, from the float graph to the finished one."""
+    return (*_float_passes(recipe), *_placing(recipe), *_ranges(recipe), *finishing_passes(recipe))
+
+
+def finishing_passes(recipe: Recipe) -> tuple[Pass, ...]:
+    """Those behind the last choice of a range or of a tensor that falls back to float."""
+    passes: list[Pass] = []
+    if recipe.bias_correction == "mean_error":
+        passes.append(CorrectBiases())
+    if not recipe.ranges.any_placement:
+        passes.append(FoldZeroPoints())
+    return (*passes, CompressWeights())
+
+
+def _float_passes(recipe: Recipe) -> list[Pass]:
+    weights, passes = recipe.weights, list[Pass]()
+    if recipe.equalize_channels:
+        passes.append(EqualizeChannels(into_weights=weights.granularity == "channel"))
+    if weights.split != "none":
+        limit_pairs = recipe.overflow_fix == "pairs"
+        passes.append(SplitWeights(weights, limit_pairs, recipe.latency_budget))
+    return passes
+
+
+def _placing(recipe: Recipe) -> list[Pass]:
+    weights, limit_pairs = recipe.weights, recipe.overflow_fix == "pairs"
+    corrections = {"nncf": "fast", "nncf_accurate": "accurate"}
+    passes: list[Pass] = [
+        PlaceQuantizers(
+            preset=recipe.placement,
+            decode=recipe.quantize_decode,
+            per_channel=weights.granularity == "channel",
+            keep_ranges=recipe.ranges.any_placement,
+            bias_correction=corrections.get(recipe.bias_correction, "none"),  # type: ignore[arg-type]
+            overflow_fix="disable" if recipe.overflow_fix == "pairs" else recipe.overflow_fix,
+            images=recipe.calibration_images,
+        )
+    ]
+    if weights.split != "none" or not recipe.quantize_elementwise:
+        passes.append(PruneQuantizers(elementwise=recipe.quantize_elementwise))
+    if limit_pairs:
+        passes.append(SetWeightGrids(bits=weights.bits))
+    if weights.rounding == "feedback":
+        passes.append(RoundWeights("gptq", weights.bits, limit_pairs))
+    elif recipe.ranges.is_searched:
+        passes.append(RoundWeights("nearest"))
+    return passes
+
+
+def _ranges(recipe: Recipe) -> list[Pass]:
+    rules, symmetric = recipe.ranges, recipe.placement == "performance"
+    if rules.only_placement:
+        return []
+    if not rules.is_searched:
+        return [ChooseRanges(rules, symmetric)]
+    passes: list[Pass] = [ChooseRanges(rules.all_by(PROPOSALS[0]), symmetric)]
+    if recipe.bias_correction == "mean_error":
+        passes.append(MeasureBiasErrors())
+    return [
+        *passes,
+        FallBackToFloat(rules, symmetric, recipe.latency_budget),
+        TuneRanges(rules, symmetric),
+    ]
