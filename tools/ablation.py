@@ -16,7 +16,12 @@ recipe of a model in turns. ``table`` prints Markdown. CONFIG lists models::
     seeds: [0, 1, 2]
     images: 100
     recipes: [nncf, minmax, cfws_kl, measured]
-    variants: [minmax/tensor, minmax/4]  # weights per tensor, or of fewer bits; first seed
+    variants: [measured/without tune ranges, minmax/equalize_channels=true, minmax/weights.bits=4]
+    variant_seeds: [0, 1, 2]
+
+A variant is a recipe without one of its passes, or with a key changed: ``without`` takes a pass out
+of `measured`, a key brings one into `minmax`. ``everything`` among the variants stands for one
+``measured/without …`` for each pass that it can do without.
 """
 
 from __future__ import annotations
@@ -37,10 +42,12 @@ from detq.config import Recipe
 from detq.data.dataset import load_split
 from detq.evaluation.agreement import agreement
 from detq.evaluation.evaluator import run_detector
+from detq.quant.recipes import NEEDED, passes_of
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import EVALUATION
 
 FLOAT = "float"
+WITHOUT, EVERYTHING = "without ", "everything"
 AGREEMENT_IMAGES = 128
 COLUMNS = (
     "recipe",
@@ -82,8 +89,8 @@ def run(config: Path, results: Path) -> None:
         splits = bool(graph.spec.reparameterized)  # else a split recipe is its plain counterpart
         recipes = [each for each in plan["recipes"] if splits or not each.startswith("cfws")]
         wanted = [(recipe, seed) for seed in plan["seeds"] for recipe in recipes]
-        if splits:
-            wanted += [(recipe, plan["seeds"][0]) for recipe in plan.get("variants", ())]
+        seeds = plan.get("variant_seeds", plan["seeds"][:1])
+        wanted += [(each, seed) for seed in seeds for each in _variants(plan)]
         if (name, FLOAT, 0) not in done:
             _write(results, {"model": name, "recipe": FLOAT, "seed": 0, **_accuracy(graph, entry)})
         saved = {}
@@ -94,7 +101,7 @@ def run(config: Path, results: Path) -> None:
                 _write(results, {"model": name, "recipe": recipe, "seed": seed, **row})
             saved[recipe] = path
         if (name, "latency", 0) not in done:
-            plain = [recipe for recipe in saved if "/" not in recipe]
+            plain = [recipe for recipe in saved if saved[recipe].exists()]
             graphs = [graph, *(_read(saved[recipe], graph) for recipe in plain)]
             measured = api.bench(graphs, rounds=100)
             latency = {
@@ -129,17 +136,26 @@ def _quantize(
 
 def _recipe(name: str, seed: int) -> Recipe:
     base, _, variant = name.partition("/")
-    if base == "nncf_accurate":
-        recipe = api.load_recipe("nncf").model_copy(update={"bias_correction": "nncf_accurate"})
-    else:
-        recipe = api.load_recipe(base)
-    changes: dict[str, Any] = {}
-    if variant == "tensor":
-        changes["granularity"] = "tensor"
+    keys: dict[str, Any] = api.load_recipe(base).model_dump()
+    if variant.startswith(WITHOUT):
+        keys["without"] = (variant.removeprefix(WITHOUT),)
     elif variant:
-        changes["bits"] = int(variant)
-    weights = recipe.weights.model_copy(update=changes)
-    return recipe.model_copy(update={"name": name, "seed": seed, "weights": weights})
+        path, _, value = variant.partition("=")
+        *above, last = path.split(".")
+        section = keys
+        for key in above:
+            section = section[key]
+        section[last] = yaml.safe_load(value)
+    return Recipe.model_validate({**keys, "name": name, "seed": seed})
+
+
+def _variants(plan: dict[str, Any]) -> list[str]:
+    variants = list(plan.get("variants", ()))
+    if EVERYTHING in variants:
+        variants.remove(EVERYTHING)
+        names = dict.fromkeys(one.name for one in passes_of(api.load_recipe("measured")))
+        variants += [f"measured/{WITHOUT}{name}" for name in names if name not in NEEDED]
+    return variants
 
 
 def _accuracy(

@@ -86,7 +86,8 @@ class Recipe(_Strict):
     ``latency_budget`` is what measured choices (split layers, tensors left in float) may cost, as a
     share of the predicted latency of the plain INT8 convolutions. ``quantize_elementwise: false``
     leaves tensors in float that no convolution reads. ``equalize_channels`` brings the channels of
-    tensors to like ranges (:mod:`detq.quant.passes.equalize_channels`).
+    tensors to like ranges (:mod:`detq.quant.passes.equalize_channels`). ``without`` leaves passes
+    out by their names, to see what each of them brings.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Recipe(_Strict):
     latency_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     overflow_fix: Literal["pairs", "disable", "first_layer_only", "enable"] = "pairs"
     bias_correction: Literal["none", "mean_error", "nncf", "nncf_accurate"] = "mean_error"
+    without: tuple[str, ...] = ()
     calibration_images: Annotated[int, Field(ge=1)] = 300
     seed: int = 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from detq.config import Recipe
+from detq.errors import ConfigError
+from detq.quant.network import Stage
 from detq.quant.passes.choose_ranges import ChooseRanges
 from detq.quant.passes.compress_weights import CompressWeights
 from detq.quant.passes.correct_biases import CorrectBiases, MeasureBiasErrors
@@ -18,14 +20,31 @@ from detq.quant.passes.tune_ranges import TuneRanges
 from detq.quant.pipeline import Pass
 from detq.quant.range_rules import PROPOSALS
 
+NEEDED = (PlaceQuantizers.name, CompressWeights.name)
+"""Without these there is no INT8 model."""
+
 
 def passes_of(recipe: Recipe) -> tuple[Pass, ...]:
-    """All passes of a recipe, from the float graph to the finished one."""
-    return (*_float_passes(recipe), *_placing(recipe), *_ranges(recipe), *finishing_passes(recipe))
+    """All passes of a recipe, from the float graph to the finished one.
+
+    Raises ConfigError if ``recipe.without`` names one that it does not have, or cannot do without.
+    """
+    every = (*_float_passes(recipe), *_placing(recipe), *_ranges(recipe), *_finishing(recipe))
+    names = [one.name for one in every if one.name not in NEEDED]
+    unknown = sorted(set(recipe.without) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"recipe {recipe.name}: without: {unknown[0]!r} is none of {', '.join(names)}"
+        )
+    return tuple(one for one in every if one.name not in recipe.without)
 
 
 def finishing_passes(recipe: Recipe) -> tuple[Pass, ...]:
     """Those behind the last choice of a range or of a tensor that falls back to float."""
+    return tuple(one for one in passes_of(recipe) if one.stage == Stage.FINISHED)
+
+
+def _finishing(recipe: Recipe) -> tuple[Pass, ...]:
     passes: list[Pass] = []
     if recipe.bias_correction == "mean_error":
         passes.append(CorrectBiases())

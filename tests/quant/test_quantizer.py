@@ -19,13 +19,14 @@ from small_graphs import (
 
 from detq.api import load_recipe
 from detq.config import RangesConfig, Recipe, WeightsConfig
-from detq.errors import CalibrationError, GraphError
+from detq.errors import CalibrationError, ConfigError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer, producers
 from detq.numerics.cfws import quantize_weight
 from detq.quant.bias_errors import BIAS_IMAGES
 from detq.quant.passes.place_quantizers import decode_nodes, quiet_nncf
 from detq.quant.quantizer import QuantizedDetector, quantize_graph
+from detq.quant.recipes import passes_of
 from detq.runtime.execution import convolution_macs, executed_convolutions, precision_shares
 
 IMAGES = images(6)
@@ -263,3 +264,19 @@ def test_splitting_brings_the_weights_closer(by_recipe: dict[str, QuantizedDetec
         for name in ("minmax", "cfws_minmax")
     }
     assert errors["cfws_minmax"] < errors["minmax"]
+
+
+@pytest.mark.parametrize("name", ["equalize channels", "tune ranges", "correct biases"])
+def test_a_pass_can_be_left_out(name: str) -> None:
+    recipe = load_recipe("measured")
+    whole = quantize_graph(repvgg_like(), recipe, Source(IMAGES))
+    less = recipe.model_copy(update={"without": (name,)})
+    found = quantize_graph(repvgg_like(), less, Source(IMAGES))
+    assert [step.name for step in found.steps] == [s.name for s in whole.steps if s.name != name]
+
+
+@pytest.mark.parametrize("name", ["place quantizers", "equalise channels"])
+def test_a_pass_that_is_not_there_or_needed_is_an_error(name: str) -> None:
+    recipe = load_recipe("minmax").model_copy(update={"without": (name,)})
+    with pytest.raises(ConfigError, match=f"without: '{name}' is none of .*choose ranges"):
+        passes_of(recipe)
