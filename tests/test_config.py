@@ -327,3 +327,8 @@ def test_parts_that_keep_their_placement(
 def test_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe(name="a").name = "b"
+
+
+def test_recipes_from_before_the_names_of_the_field() -> None:
+    old = WeightsConfig.model_validate({"layers": "measured", "rounding": "feedback"})
+    assert (old.layers, old.rounding) == ("chosen", "gptq")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from detq.errors import ConfigError
 from detq.yaml_file import read_yaml
@@ -25,18 +25,25 @@ class WeightsConfig(_Strict):
     ``split: cfws`` writes a re-parameterized convolution as fine 3x3 + coarse 1x1 (paper, section
     3.1);
     ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine
-    kernel. ``layers: measured`` splits only where that pays, within the recipe's
-    ``latency_budget``. ``rounding: feedback`` lets the weights of a layer make up for each other's
+    kernel. ``layers: chosen`` splits only where that pays, within the recipe's
+    ``latency_budget``. ``rounding: gptq`` lets the weights of a layer make up for each other's
     rounding errors (:mod:`detq.numerics.gptq`). With fewer ``bits`` the integers are smaller; the
     runtime still stores and multiplies 8.
     """
 
     split: Literal["none", "cfws", "residual"] = "none"
     parts: tuple[Literal["backbone", "neck", "head"], ...] = ("backbone", "neck")
-    layers: Literal["all", "measured"] = "all"
+    layers: Literal["all", "chosen"] = "all"
     granularity: Literal["channel", "tensor"] = "channel"
     bits: Annotated[int, Field(ge=2, le=8)] = 8
-    rounding: Literal["nearest", "feedback"] = "nearest"
+    rounding: Literal["nearest", "gptq"] = "nearest"
+
+    @field_validator("layers", "rounding", mode="before")
+    @classmethod
+    def _renamed(cls, value: object) -> object:
+        """Recipes that were written before these were called what they are."""
+        names = {"measured": "chosen", "feedback": "gptq"}
+        return names.get(value, value) if isinstance(value, str) else value
 
 
 class RangesConfig(_Strict):

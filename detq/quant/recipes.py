@@ -81,7 +81,7 @@ def _placing(recipe: Recipe) -> list[Pass]:
         passes.append(PruneQuantizers(elementwise=recipe.quantize_elementwise))
     if limit_pairs:
         passes.append(SetWeightGrids(bits=weights.bits))
-    if weights.rounding == "feedback":
+    if weights.rounding == "gptq":
         passes.append(RoundWeights("gptq", weights.bits, limit_pairs))
     elif recipe.ranges.is_searched:
         passes.append(RoundWeights("nearest"))

@@ -164,7 +164,7 @@ def test_without_images_it_says_so() -> None:
 
 @pytest.mark.parametrize("bits", [4, 6])
 def test_fewer_bits_are_smaller_integers(bits: int) -> None:
-    weights = WeightsConfig(bits=bits, rounding="feedback")
+    weights = WeightsConfig(bits=bits, rounding="gptq")
     recipe = Recipe(name="few", weights=weights, ranges=MINMAX)
     model = quantize_graph(_kinds(), recipe, Source(IMAGES)).graph.model
     largest = 0
@@ -176,5 +176,5 @@ def test_fewer_bits_are_smaller_integers(bits: int) -> None:
     assert largest == 2 ** (bits - 1) - 1
 
 
-def test_default_recipe_rounds_with_feedback() -> None:
-    assert load_recipe("measured").weights.rounding == "feedback"
+def test_default_recipe_rounds_by_gptq() -> None:
+    assert load_recipe("measured").weights.rounding == "gptq"

@@ -117,7 +117,7 @@ np.save(sys.argv[2], graph.infer(np.full((1, 32, 32, 3), 255, np.uint8)))
 
 @pytest.mark.parametrize(
     ("overflow_fix", "rounding", "exact"),
-    [("pairs", "nearest", True), ("pairs", "feedback", True), ("disable", "nearest", False)],
+    [("pairs", "nearest", True), ("pairs", "gptq", True), ("disable", "nearest", False)],
 )
 def test_pixels_in_bgr_are_exact_without_vnni(
     overflow_fix: str, rounding: str, exact: bool, tmp_path: Path

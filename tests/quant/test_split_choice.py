@@ -13,7 +13,7 @@ from detq.quant.quantizer import quantize_graph
 from detq.quant.split_choice import CLEAN_DB
 
 IMAGES = images(6)
-NEAREST = WeightsConfig(split="cfws", layers="measured", rounding="nearest")
+NEAREST = WeightsConfig(split="cfws", layers="chosen", rounding="nearest")
 FEW_BITS = NEAREST.model_copy(update={"bits": 4})
 
 

@@ -34,7 +34,7 @@ class SplitWeights:
     """Write ``Convolution(W)`` as ``Convolution(F) + Convolution(C)``, as the configuration says.
 
     The convolutions are those that the spec calls re-parameterized, in ``config.parts``; with
-    ``layers: measured`` only those that gain most per latency, within ``budget``, a share of the
+    ``layers: chosen`` only those that gain most per latency, within ``budget``, a share of the
     latency in plain INT8. ``limit_pairs`` rounds coarse kernels so that they cannot overflow
     (:mod:`detq.numerics.cfws`).
 
@@ -59,7 +59,7 @@ class SplitWeights:
         """Choose and split."""
         candidates = {layer.name: layer for layer in self.candidates(network)}
         chosen: Collection[str] = candidates
-        if self.config.layers == "measured":
+        if self.config.layers == "chosen":
             weighed = []
             for want in self.wants(network):
                 found = seen.statistics.take(want)
