@@ -15,8 +15,7 @@ channel. A 3x3 kernel that reads a zero point takes up to three times as long th
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import ClassVar
@@ -40,6 +39,7 @@ from detq.graph.surgery import (
 from detq.quant.channel_ranges import ChannelRange, ChannelRanges, Vector
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen
+from detq.quant.shared_tensors import HANDED_ON, ReadTensor, tensors_that_share
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Exponents of the channels' ranges: 0 leaves a tensor alone, 1 makes all its channels alike."""
@@ -49,10 +49,6 @@ LEAST_FACTOR = 2.0**-8
 
 _LEVELS = 255
 _WEIGHT_LEVELS = 127
-_CHANNELWISE = {"MaxPool", "Interpolate"}
-"""Operations on each channel alone, which a positive factor passes through."""
-_PASSED = _CHANNELWISE | {"Concat"}
-_CHANNEL_AXES = (1, -3)
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,14 @@ class EqualizeChannels:
 
     def wants(self, network: Network) -> list[ChannelRanges]:
         """The range of every channel of the tensors that share a grid."""
-        groups = _sharing_tensors(network.model)
+        groups = tensors_that_share(network.model)
         return [ChannelRanges(tensor.name) for tensors in groups for tensor in tensors]
 
     def apply(self, network: Network, seen: Seen) -> Network:
         """Choose factors for each group of tensors, and divide."""
         model = network.model.clone()
         changed = 0
-        groups = list(_sharing_tensors(model))
+        groups = list(tensors_that_share(model))
         for tensors in groups:
             factors = _choose_factors(
                 tensors,
@@ -93,92 +89,8 @@ class EqualizeChannels:
         return replace(network, float_model=model, model=model, did=did)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """A convolution that reads a tensor as its input channels from ``offset`` on."""
-
-    convolution: ov.Node
-    offset: int
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """The output of a node that only convolutions read."""
-
-    node: ov.Node
-    readers: tuple[_Reader, ...]
-
-    @property
-    def name(self) -> str:
-        return str(self.node.get_friendly_name())
-
-    @property
-    def channels(self) -> int:
-        return int(self.node.get_output_shape(0)[1])
-
-    @property
-    def reader_names(self) -> set[str]:
-        return {reader.convolution.get_name() for reader in self.readers}
-
-
-def _sharing_tensors(model: ov.Model) -> Iterator[list[_Tensor]]:
-    """Groups of tensors that meet in front of convolutions, and so share one grid.
-
-    Left out are groups that something else is read with, and those that only depthwise
-    convolutions read, which have a grid for every channel anyway.
-    """
-    left = [
-        _Tensor(node, tuple(readers))
-        for node in model.get_ordered_ops()
-        if node.get_type_name() not in _PASSED | {"Constant", "Parameter"}
-        and node.get_output_size() == 1
-        and len(node.get_output_shape(0)) == 4
-        and (readers := _readers(node))
-    ]
-    while left:
-        group, names = [left.pop(0)], set[str]()
-        while names != (names := set[str]().union(*(tensor.reader_names for tensor in group))):
-            group += [tensor for tensor in left if names & tensor.reader_names]
-            left = [tensor for tensor in left if not names & tensor.reader_names]
-        convolutions = [reader.convolution for tensor in group for reader in tensor.readers]
-        if _covers_inputs(group) and any(
-            node.get_type_name() == "Convolution" for node in convolutions
-        ):
-            yield group
-
-
-def _readers(node: ov.Node, offset: int = 0) -> list[_Reader] | None:
-    """The convolutions that read a node's channels; None if anything else does."""
-    found = []
-    for target in node.output(0).get_target_inputs():
-        user, index = target.get_node(), target.get_index()
-        more = None
-        if user.get_type_name() in CONVOLUTIONS and constant_value(producer(user, 1)) is not None:
-            more = [_Reader(user, offset)]
-        elif user.get_type_name() in _CHANNELWISE:
-            more = _readers(user, offset)
-        elif user.get_type_name() == "Concat" and user.get_attributes()["axis"] in _CHANNEL_AXES:
-            before = sum(int(user.get_input_shape(other)[1]) for other in range(index))
-            more = _readers(user, offset + before)
-        if more is None:
-            return None
-        found += more
-    return found
-
-
-def _covers_inputs(group: Sequence[_Tensor]) -> bool:
-    """True if every input channel of every convolution that reads the group is one of its own."""
-    covered, wanted = defaultdict[str, int](int), {}
-    for tensor in group:
-        for reader in tensor.readers:
-            name = reader.convolution.get_name()
-            covered[name] += tensor.channels
-            wanted[name] = int(reader.convolution.get_input_shape(0)[1])
-    return dict(covered) == wanted
-
-
 def _choose_factors(
-    tensors: Sequence[_Tensor], seen: Sequence[ChannelRange], free: Sequence[bool]
+    tensors: Sequence[ReadTensor], seen: Sequence[ChannelRange], free: Sequence[bool]
 ) -> list[Vector]:
     """What to divide the channels of each tensor of a group by; empty if that gains too little.
 
@@ -203,7 +115,7 @@ def _choose_factors(
 
 
 def _noise(
-    tensors: Sequence[_Tensor], seen: Sequence[ChannelRange], factors: Sequence[Vector]
+    tensors: Sequence[ReadTensor], seen: Sequence[ChannelRange], factors: Sequence[Vector]
 ) -> float:
     """Rounding noise in the outputs of a group's readers, relative to their signal, summed.
 
@@ -254,7 +166,7 @@ def _by_input(convolution: ov.Node) -> npt.NDArray[np.float32]:
     return grouped.swapaxes(1, 2).reshape(groups * inputs, outputs, math.prod(kernel))
 
 
-def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: bool) -> None:
+def _divide(tensor: ReadTensor, factor: npt.NDArray[np.float32], *, into_weights: bool) -> None:
     """Divide a tensor's channels and multiply its readers' weights; changes the model."""
     layer = _linear_layer(tensor.node) if into_weights else None
     if layer is not None:
@@ -276,7 +188,7 @@ def _divide(tensor: _Tensor, factor: npt.NDArray[np.float32], *, into_weights: b
         replace_constant_input(reader.convolution, 1, equalized.reshape(shape))
 
 
-def _is_free(tensor: _Tensor) -> bool:
+def _is_free(tensor: ReadTensor) -> bool:
     """False if weights cannot take a division, behind several taps that read a zero point."""
     if _linear_layer(tensor.node) is not None:
         return True
@@ -292,7 +204,7 @@ def _is_free(tensor: _Tensor) -> bool:
 
 def _is_unsigned(node: ov.Node) -> bool:
     """True for the image and for what ReLU makes, also joined or pooled."""
-    if node.get_type_name() in _PASSED:
+    if node.get_type_name() in HANDED_ON:
         inputs = [above for above in producers(node) if constant_value(above) is None]
         return all(map(_is_unsigned, inputs))
     return node.get_type_name() in ("Parameter", "Relu")
