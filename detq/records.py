@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,52 +27,6 @@ class ReparamConvolution:
 
     name: str
     part: Part
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What travels with a detector graph: everything about the model that its tensors do not say.
-
-    ``size_hw`` is the network input in pixels; both sides of a detector's are multiples of the
-    largest stride. ``end_to_end`` detectors give one prediction per object, so that nothing is to
-    be suppressed. ``fit`` is how the network was trained to see images.
-    """
-
-    name: str
-    family: str
-    class_names: tuple[str, ...]
-    strides: tuple[int, ...]
-    size_hw: SizeHW
-    reparameterized: tuple[ReparamConvolution, ...] = ()
-    task: Task = "detect"
-    end_to_end: bool = False
-    fit: Fit = "yolov6"
-
-    def __post_init__(self) -> None:
-        if not self.class_names:
-            raise DetqError(f"{self.name}: a model needs at least one class name, got none")
-        if not self.strides or any(stride <= 0 for stride in self.strides):
-            raise DetqError(f"{self.name}: strides must be positive, got {self.strides}")
-        if self.fit not in get_args(Fit):
-            raise DetqError(
-                f"{self.name}: fit {self.fit!r}: expected one of {', '.join(get_args(Fit))}"
-            )
-        step = max(self.strides) if self.task == "detect" else 1
-        if any(side <= 0 or side % step for side in self.size_hw):
-            raise DetqError(
-                f"{self.name}: image size {self.size_hw[0]}x{self.size_hw[1]} (HxW) must be "
-                f"positive multiples of the largest stride {step}; pass another --imgsz"
-            )
-
-    @property
-    def class_count(self) -> int:
-        """How many classes the model scores."""
-        return len(self.class_names)
-
-    @property
-    def has_placeholder_names(self) -> bool:
-        """True if the model file named no classes, so that only their order is known."""
-        return self.class_names == placeholder_names(self.class_count)
 
 
 def placeholder_names(count: int) -> tuple[str, ...]:

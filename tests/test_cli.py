@@ -19,7 +19,7 @@ from PIL import Image
 from detq import artifact, cli
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec
+from detq.spec import ModelSpec
 
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),

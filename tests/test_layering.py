@@ -29,6 +29,7 @@ ROWS = {
     "crash_report": 1,
     "process": 1,
     "records": 1,
+    "spec": 2,
     "yaml_file": 2,
     "config": 3,
     "models": 4,

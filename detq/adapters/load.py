@@ -27,7 +27,8 @@ from detq.files import text_stem
 from detq.models.branches import fuse_branches
 from detq.models.classifiers import ChainClassifier
 from detq.models.fuse import fuse
-from detq.records import ModelSpec, ReparamConvolution, SizeHW
+from detq.records import ReparamConvolution, SizeHW
+from detq.spec import ModelSpec
 
 
 def _read_safetensors(path: Path) -> StoredModel:

@@ -15,10 +15,11 @@ from detq.evaluation.canonical import ordered_by_content, renumber_categories
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
 from detq.evaluation.protocol import PROTOCOLS, Protocol
-from detq.records import Detections, EvalResult, ModelSpec
+from detq.records import Detections, EvalResult
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
+from detq.spec import ModelSpec
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""

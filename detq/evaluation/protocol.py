@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detq.data.letterbox import Preprocess, official_shrink
-from detq.records import ModelSpec
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions
+from detq.spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import openvino as ov
 from detq.errors import CheckpointError
 from detq.graph.detector_graph import INPUT, DetectorGraph, output_name
 from detq.graph.surgery import nodes_of_type
-from detq.records import ModelSpec, SizeHW, Task
+from detq.records import SizeHW, Task
+from detq.spec import ModelSpec
 
 _TORCH_NAME = re.compile(r"^__module\.(?P<path>[^/]+)/")
 _CONVOLUTION_TYPES = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.records import ModelSpec, Task
+from detq.records import Task
+from detq.spec import ModelSpec
 
 INPUT = "images"
 OUTPUT = "predictions"

@@ -11,7 +11,8 @@ from openvino import opset15 as ops
 
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.surgery import nodes_of_type
-from detq.records import ModelSpec, ReparamConvolution
+from detq.records import ReparamConvolution
+from detq.spec import ModelSpec
 
 Array = npt.NDArray[np.float32]
 
