@@ -28,11 +28,13 @@ from detq.process import (
     restart_in_utf8,
     watched_threads,
 )
+from detq.progress import labelled
 
 if TYPE_CHECKING:
-    from detq.api import Progress, QuantizationResult
+    from detq.api import QuantizationResult
     from detq.config import DatasetConfig
     from detq.graph.detector_graph import DetectorGraph
+    from detq.progress import Progress
     from detq.records import BenchResult, EvalResult, TopResult
 
 app = typer.Typer(
@@ -142,7 +144,7 @@ def quantize(
                     recipe=chosen,
                     calibration_images=calib_images,
                     split=calib_split,
-                    progress=_labelled(report, chosen.name if compare else ""),
+                    progress=labelled(report, chosen.name if compare else ""),
                 )
             except CalibrationError as error:
                 if chosen is recipes[-1]:
@@ -159,7 +161,7 @@ def quantize(
                 preset=preset,
                 limit_s=60 * time_limit,
                 memory=directory.with_name(f"{directory.name}.guard.json"),
-                progress=_labelled(report, recipes[-1].name if compare else ""),
+                progress=labelled(report, recipes[-1].name if compare else ""),
             )
         rows: list[EvalResult | TopResult] = []
         if measurable:
@@ -220,7 +222,7 @@ def evaluate(
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
         doubts = _doubts(dict(zip(models, graphs, strict=True)), dataset, split)
         for model, graph in zip(models, graphs, strict=True):
-            progress = _labelled(report, str(model) if len(models) > 1 else "")
+            progress = labelled(report, str(model) if len(models) > 1 else "")
             rows.append(_evaluate(str(model), graph, dataset, split, preset, progress))
     console.print_scores(rows)
     console.note_left_out(split, rows[0].data)
@@ -629,13 +631,6 @@ def _check_unique(names: list[str]) -> None:
             raise ConfigError(f"{name!r} would be two rows of the table; rename one recipe")
 
 
-def _labelled(report: Progress, label: str) -> Progress:
-    """The same progress with the stage names prefixed, where several models share the screen."""
-    if not label:
-        return report
-    return lambda stage, done, total: report(f"{label}: {stage}", done, total)
-
-
 def _evaluate_all(
     graphs: dict[str, DetectorGraph],
     dataset: DatasetConfig,
@@ -645,7 +640,7 @@ def _evaluate_all(
 ) -> list[EvalResult | TopResult]:
     """The scores of each graph on one split, under the names given."""
     return [
-        _evaluate(label, graph, dataset, split, preset, _labelled(report, label))
+        _evaluate(label, graph, dataset, split, preset, labelled(report, label))
         for label, graph in graphs.items()
     ]
 

@@ -13,23 +13,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich import progress as bars_of
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Table
 
-from detq.api import Progress as ProgressCallback
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
 from detq.files import atomic_write
 from detq.programs import ProgramSpeed
+from detq.progress import Progress
 from detq.quickstart import Quickstart
 from detq.records import (
     BenchResult,
@@ -67,7 +67,7 @@ stderr = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() 
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressCallback]:
+def progress_bars() -> Iterator[Progress]:
     """A callback that shows one bar per stage, made when the stage first reports.
 
     In a log file, where bars cannot move, it is one line per stage.
@@ -81,7 +81,7 @@ def progress_bars() -> Iterator[ProgressCallback]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr) as bars:
+    with bars_of.Progress(*columns, console=stderr) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -92,7 +92,7 @@ def progress_bars() -> Iterator[ProgressCallback]:
         yield report
 
 
-def _one_line_per_stage() -> ProgressCallback:
+def _one_line_per_stage() -> Progress:
     announced: set[str] = set()
 
     def report(stage: str, done: int, total: int) -> None:

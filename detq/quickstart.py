@@ -17,6 +17,7 @@ from detq.data.digits import DEFAULT_IMAGES, write_digits
 from detq.data.images import list_images
 from detq.errors import DataError
 from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress, labelled
 from detq.records import BenchResult, EvalResult, Prediction
 
 MODEL = "digits_yolov6n"
@@ -50,7 +51,7 @@ class Quickstart:
     pictures: Path
 
 
-def quickstart(folder: Path, *, images: int | None = None, progress: api.Progress) -> Quickstart:
+def quickstart(folder: Path, *, images: int | None = None, progress: Progress) -> Quickstart:
     """Run it in ``folder``; scenes of an earlier run there are used again.
 
     ``images`` test scenes are judged, by default those of :data:`DEFAULT_IMAGES`. Raises a
@@ -65,7 +66,7 @@ def quickstart(folder: Path, *, images: int | None = None, progress: api.Progres
             data=data,
             recipe=recipe,
             split=CALIBRATION_SPLIT,
-            progress=_prefixed(progress, recipe),
+            progress=labelled(progress, recipe),
         )
         for recipe in RECIPES
     }
@@ -93,7 +94,7 @@ def _check_own(folder: Path) -> None:
         raise DataError(f"{folder}: holds other files than a quickstart's; pass another --output")
 
 
-def _draw_data(folder: Path, images: int | None, progress: api.Progress) -> Path:
+def _draw_data(folder: Path, images: int | None, progress: Progress) -> Path:
     """Calibration and test scenes; the path of the data set's YAML."""
     counts = {CALIBRATION_SPLIT: None, TEST_SPLIT: images}
     for split, count in counts.items():
@@ -109,10 +110,10 @@ def _draw_data(folder: Path, images: int | None, progress: api.Progress) -> Path
 
 
 def _measure(
-    graphs: dict[str, DetectorGraph], data: Path, progress: api.Progress
+    graphs: dict[str, DetectorGraph], data: Path, progress: Progress
 ) -> list[QuickstartRow]:
     quality = {
-        label: api.evaluate(graph, data=data, split=TEST_SPLIT, progress=_prefixed(progress, label))
+        label: api.evaluate(graph, data=data, split=TEST_SPLIT, progress=labelled(progress, label))
         for label, graph in graphs.items()
     }
     speeds: Sequence[BenchResult] = api.bench(
@@ -124,9 +125,7 @@ def _measure(
     ]
 
 
-def _draw_samples(
-    model: Path, folder: Path, data: Path, progress: api.Progress
-) -> list[Prediction]:
+def _draw_samples(model: Path, folder: Path, data: Path, progress: Progress) -> list[Prediction]:
     """What the exported model finds in some test scenes, and in a photograph of a written page."""
     samples = folder / "samples"
     shutil.rmtree(samples, ignore_errors=True)
@@ -136,7 +135,3 @@ def _draw_samples(
         shutil.copy(scene, samples / scene.name)
     shutil.copy(api.HANDWRITING, samples / api.HANDWRITING.name)
     return api.predict(model, samples, output=folder / "pictures", progress=progress)
-
-
-def _prefixed(progress: api.Progress, label: str) -> api.Progress:
-    return lambda stage, done, total: progress(f"{label}: {stage}", done, total)

@@ -28,6 +28,7 @@ ROWS = {
     "opencv": 1,
     "crash_report": 1,
     "process": 1,
+    "progress": 1,
     "records": 1,
     "spec": 2,
     "yaml_file": 2,

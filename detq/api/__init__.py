@@ -21,7 +21,6 @@ from detq.api.running import (
 from detq.api.sources import (
     EMBEDDED,
     HANDWRITING,
-    Progress,
     adapt,
     builtin_recipes,
     convert,
@@ -32,6 +31,7 @@ from detq.api.sources import (
 from detq.data.images import write_image
 from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress
 from detq.records import Detections
 from detq.report.draw import class_color, draw_detections
 from detq.runtime.classifier import Classifier

@@ -23,12 +23,10 @@ from detq.api.sources import (
     DataSource,
     ImageSize,
     ModelSource,
-    Progress,
     RecipeSource,
     load_recipe,
     open_dataset,
     open_graph,
-    silent,
 )
 from detq.artifact import write_artifact
 from detq.config import DatasetConfig
@@ -43,6 +41,7 @@ from detq.evaluation.evaluator import run_detector
 from detq.evaluation.top_k import run_classifier, same_top1
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
+from detq.progress import Progress, silent
 from detq.quant.guard import GuardMemory, GuardResult, hold_drop
 from detq.quant.noise import tensor_noise
 from detq.quant.observation_store import ObservationStore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,8 @@ from detq.api.sources import (
     DataSource,
     ImageSize,
     ModelSource,
-    Progress,
     open_dataset,
     open_graph,
-    silent,
 )
 from detq.benchmark import DEFAULT_OPTIONS
 from detq.benchmark import bench as measure_speed
@@ -32,6 +30,7 @@ from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.protocol import PROTOCOLS, default_protocol
 from detq.evaluation.top_k import evaluate_classifier as evaluate_top_k
 from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress, Steps, silent
 from detq.records import BenchResult, Classified, EvalResult, Prediction, Task, TopResult
 from detq.report.draw import draw_detections
 from detq.runtime.classifier import Classifier, classify_stream
@@ -194,7 +193,7 @@ def bench(
     rounds: int = 50,
     bursts: int = 0,
     options: RuntimeOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> list[BenchResult]:
     """Latency of several models, and throughput if ``bursts`` of it are wanted, measured in turns.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from detq.errors import CheckpointError, ConfigError, DownloadError
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.resize import resized
+from detq.progress import Progress, silent
 from detq.records import SizeHW, Task
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ EMBEDDED = Path(str(files("detq.weights")))
 """The models that detq brings along, and what belongs to them."""
 HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the number of images done and the number of all."""
 ModelSource = str | Path | DetectorGraph
 DataSource = str | Path | DatasetConfig
 RecipeSource = str | Path | Recipe
@@ -146,7 +145,7 @@ def load_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
     name, path = str(data), Path(data)
     if name not in DATASETS or path.exists():
         return read_data(path)
-    folder = obtain_dataset(name, progress=progress)
+    folder = obtain_dataset(name, progress=progress or silent)
     config = read_dataset(Path(str(files("detq.configs"))) / "data" / f"{name}.yaml")
     return config.model_copy(update={"path": folder})
 
@@ -189,10 +188,6 @@ def size_of(imgsz: ImageSize | None) -> SizeHW | None:
     return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """A :data:`Progress` that tells nobody."""
-
-
 def _graph_file(path: Path) -> Path | None:
     """The ``.onnx``, or the ``.xml`` that a directory holds alone; None for anything else."""
     if path.is_dir():
@@ -212,7 +207,7 @@ def _model_file(model: str | Path, progress: Progress | None) -> Path:
             check_embedded(path)
         return path
     if name in MODELS:
-        return obtain_model(name, progress=progress)
+        return obtain_model(name, progress=progress or silent)
     if path.name == name and not path.suffix:
         known = sorted({*(file.stem for file in EMBEDDED.glob("*.safetensors")), *MODELS})
         raise CheckpointError(f"{name}: no such file, nor a known model: {', '.join(known)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,12 @@ from detq.evaluation.canonical import ordered_by_content, renumber_categories
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
 from detq.evaluation.protocol import PROTOCOLS, Protocol
+from detq.progress import Steps
 from detq.records import Detections, EvalResult
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
 from detq.spec import ModelSpec
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the number of all."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Run:
 
 
 def run_detector(
-    detector: Detector, paths: Sequence[Path], *, progress: Progress | None = None
+    detector: Detector, paths: Sequence[Path], *, progress: Steps | None = None
 ) -> Run:
     """Detections in each image file, in order. Files are decoded while others are inferred.
 
@@ -77,7 +75,7 @@ def evaluate(
     split: Split,
     *,
     protocol: Protocol = PROTOCOLS["yolov6"],
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> EvalResult:
     """COCO mAP of a detector on a split; ``protocol`` says how the ground truth is counted.
 
