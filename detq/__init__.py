@@ -56,7 +56,6 @@ __all__ = [
     "detector",
     "draw_detections",
     "evaluate",
-    "evaluate_classifier",
     "export",
     "frame_rate",
     "load",

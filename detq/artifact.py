@@ -18,14 +18,13 @@ from typing import Any
 import openvino as ov
 import yaml
 
-from detq.data.centre_crop import CROP_SHARE
-from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, shown
 from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.trust import trust
 from detq.spec import ModelSpec, ultralytics_keys
+from detq.tasks import strategy_of
 from detq.yaml_file import read_yaml
 
 METADATA = "metadata.yaml"
@@ -102,9 +101,11 @@ def _recognised(xml: Path, metadata: Mapping[str, str] | None, layout: str | Non
 
 def _obeys_contract(xml: Path, spec: ModelSpec) -> bool:
     """True for [B, 4 + nc, N], which is what most networks of Ultralytics give, and for classes."""
-    shape = read_ir(xml).outputs[0].get_partial_shape()
-    rows = len(shape) == 3 and shape[1].compatible(ov.Dimension(4 + spec.class_count))
-    return rows or spec.task != "detect"
+    shape, contract = read_ir(xml).outputs[0].get_partial_shape(), spec.contract
+    rows = ov.Dimension(contract.begin(spec.class_count)[1])
+    return not contract.has_places or bool(
+        len(shape) == contract.rank and shape[1].compatible(rows)
+    )
 
 
 def read_details(path: Path) -> Mapping[str, Any]:
@@ -163,19 +164,15 @@ def _metadata(spec: ModelSpec, details: Mapping[str, Any]) -> dict[str, Any]:
         "detq": {
             "schema": 1,
             **own,
-            "preprocess": _preprocess_keys(spec),
+            "preprocess": {
+                "colors": "RGB",
+                "scale": "1/255",
+                **strategy_of(spec).preprocess_keys(spec),
+            },
             "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
             **details,
         },
     }
-
-
-def _preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
-    common = {"colors": "RGB", "scale": "1/255"}
-    if spec.task == "classify":
-        return {**common, "resize": "shorter side", "crop": CROP_SHARE}
-    shrink = official_shrink(spec.name, spec.size_hw)
-    return {**common, "padding": FITS[spec.fit].padding, "shrink": shrink, "fit": spec.fit}
 
 
 def _only_xml(directory: Path) -> Path:

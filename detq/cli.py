@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from detq.config import DatasetConfig
     from detq.graph.detector_graph import DetectorGraph
     from detq.progress import Progress
-    from detq.records import BenchResult, EvalResult, TopResult
+    from detq.records import BenchResult, EvalResult
 
 app = typer.Typer(
     name="detq",
@@ -118,6 +118,7 @@ def quantize(
     """Quantize a model to INT8, measure what it lost, and write the exported directory."""
     from detq import api, console
     from detq.artifact import check_writable
+    from detq.tasks import strategy_of
 
     directory = output or Path(f"{model.stem}_int8_openvino_model")
     check_writable(directory)
@@ -129,10 +130,7 @@ def quantize(
         dataset = _dataset(data, report)
         graph = api.load(model, imgsz=size, layout=layout, progress=report)
         judged = split or "val"
-        task = graph.spec.task
-        measurable = (split or dataset.val) is not None and api.has_ground_truth(
-            dataset, judged, task=task
-        )
+        measurable = api.is_measurable(graph, dataset, split)
         doubts = _doubts({model: graph}, dataset, judged if measurable else calib_split)
         # All is quantized before anything is measured: what can go wrong goes wrong first.
         results = []
@@ -163,7 +161,7 @@ def quantize(
                 memory=directory.with_name(f"{directory.name}.guard.json"),
                 progress=labelled(report, recipes[-1].name if compare else ""),
             )
-        rows: list[EvalResult | TopResult] = []
+        rows: list[EvalResult] = []
         if measurable:
             graphs = {each.quantized.recipe.name: each.graph for each in results}
             rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
@@ -177,6 +175,7 @@ def quantize(
     overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
     measured = api.measurement(
         rows,
+        metrics=strategy_of(graph.spec).WORDS.metrics,
         split=judged,
         preset=preset or api.default_preset(graph),
         overlap=overlap,
@@ -211,6 +210,7 @@ def evaluate(
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""
     from detq import api, console
+    from detq.tasks import strategy_of
 
     console.check_file(json_file)
     size = _size(imgsz)
@@ -218,13 +218,14 @@ def evaluate(
     with console.progress_bars() as report:
         dataset = _dataset(data, report)
         graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
-        if len({graph.spec.task for graph in graphs}) > 1:
+        strategy, *others = {strategy_of(graph.spec) for graph in graphs}
+        if others:
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
         doubts = _doubts(dict(zip(models, graphs, strict=True)), dataset, split)
         for model, graph in zip(models, graphs, strict=True):
             progress = labelled(report, str(model) if len(models) > 1 else "")
             rows.append(_evaluate(str(model), graph, dataset, split, preset, progress))
-    console.print_scores(rows)
+    console.print_scores(rows, strategy.COLUMNS)
     console.note_left_out(split, rows[0].data)
     console.write_json(json_file, {**console.scores_document(rows, split), "doubts": doubts})
 
@@ -260,6 +261,7 @@ def bench(
     from detq.runtime.layer_times import layer_times
     from detq.runtime.machine import describe_machine
     from detq.runtime.options import RuntimeOptions
+    from detq.tasks import strategy_of
 
     console.check_file(json_file)
     if peer and source is None:
@@ -268,7 +270,7 @@ def bench(
     size = _size(imgsz)
     with console.progress_bars() as report:
         graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
-        if source is not None and any(graph.spec.task != "detect" for graph in graphs):
+        if source is not None and not all(strategy_of(graph.spec).FROM_FILE for graph in graphs):
             raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
         machine = describe_machine(threads=threads)
         results = api.bench(
@@ -320,26 +322,19 @@ def predict(
 ) -> None:
     """Draw the detections of a model on images; of a classifier, tell the best classes."""
     from detq import api, console
+    from detq.tasks import strategy_of
 
     console.check_file(json_file)
     with console.progress_bars() as report:
         graph = api.load(model, imgsz=_size(imgsz), layout=layout, progress=report)
-        if graph.spec.task == "classify":
-            classified = api.classify(graph, source, progress=report)
-            console.print_classes(classified)
-            console.note("no pictures: a classifier finds no boxes")
-            console.write_json(json_file, {"images": [asdict(each) for each in classified]})
-            return
-        predictions = api.predict(
+        predicted = strategy_of(graph.spec).predict(
             graph, source, output=output, confidence=confidence, iou=iou, progress=report
         )
-    console.print_predictions(predictions)
-    if not any(each.detections for each in predictions):
-        seen = [Path(each.file) for each in predictions]
-        if (doubt := api.blind(graph, seen)) is not None:
-            console.warn(doubt)
-    console.note(f"pictures in {output}")
-    console.write_json(json_file, {"images": [asdict(each) for each in predictions]})
+    console.print_predictions(predicted.images)
+    if predicted.doubt is not None:
+        console.warn(predicted.doubt)
+    console.note(predicted.note)
+    console.write_json(json_file, {"images": [asdict(each) for each in predicted.images]})
 
 
 @app.command()
@@ -637,7 +632,7 @@ def _evaluate_all(
     split: str,
     preset: str | None,
     report: Progress,
-) -> list[EvalResult | TopResult]:
+) -> list[EvalResult]:
     """The scores of each graph on one split, under the names given."""
     return [
         _evaluate(label, graph, dataset, split, preset, labelled(report, label))
@@ -652,30 +647,28 @@ def _evaluate(
     split: str,
     preset: str | None,
     progress: Progress,
-) -> EvalResult | TopResult:
-    """An EvalResult for a detector, a TopResult for a classifier, under the name given."""
+) -> EvalResult:
+    """Its scores, under the name given."""
     from detq import api
 
-    if graph.spec.task == "classify":
-        top = api.evaluate_classifier(graph, data=dataset, split=split, progress=progress)
-        return replace(top, model=label)
     result = api.evaluate(graph, data=dataset, split=split, preset=preset, progress=progress)
     return replace(result, model=label)
 
 
 def _print_quantization(
-    rows: list[EvalResult | TopResult],
+    rows: list[EvalResult],
     speeds: tuple[BenchResult, BenchResult],
     result: QuantizationResult,
     measured: dict[str, Any],
     directory: Path,
 ) -> None:
     from detq import console
+    from detq.tasks import strategy_of
 
-    is_classifier = result.graph.spec.task == "classify"
-    metric = "top-1" if is_classifier else "mAP"
+    strategy = strategy_of(result.graph.spec)
+    metric = strategy.COLUMNS[0][0]
     if rows:
-        console.print_scores(rows)
+        console.print_scores(rows, strategy.COLUMNS)
         console.note_left_out(measured["split"], rows[0].data)
     else:
         console.note(f"split {measured['split']} has no ground truth: {metric} was not measured")

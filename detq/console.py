@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -39,9 +38,9 @@ from detq.records import (
     LayerTime,
     Machine,
     Prediction,
-    TopResult,
 )
 from detq.report.layers import LayerReport
+from detq.report.words import Metric
 
 SCHEMA = 1
 _LEFT_OUT = {
@@ -128,56 +127,25 @@ def note_left_out(split: str, counts: DataCounts) -> None:
         note(f"split {split}, {counts.images} images: {', '.join(said)}")
 
 
-def scores_document(rows: Sequence[EvalResult | TopResult], split: str) -> dict[str, Any]:
+def scores_document(rows: Sequence[EvalResult], split: str) -> dict[str, Any]:
     """The rows of a table of scores, and what of the split they rest on."""
-    models = [asdict(row) for row in rows]
+    models = [row.to_dict() for row in rows]
     counts = [model.pop("data") for model in models]
     return {"models": models, "data": {"split": split, **counts[0]} if counts else {}}
 
 
-def print_scores(results: Sequence[EvalResult | TopResult]) -> None:
-    """The table that suits the task."""
-    accuracies = [result for result in results if isinstance(result, TopResult)]
-    if accuracies:
-        print_accuracies(accuracies)
-    else:
-        print_evaluations([result for result in results if isinstance(result, EvalResult)])
-
-
-def print_accuracies(results: Sequence[TopResult]) -> None:
-    """Top-1 and top-5; with several models also the difference to the first."""
+def print_scores(results: Sequence[EvalResult], columns: Sequence[Metric]) -> None:
+    """One row per model; with several also the difference to the first."""
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
-    for heading in ("top-1", "top-5", "vs first", "images", "precision", "MB"):
+    headings = [heading for heading, _ in columns]
+    for heading in (*headings, "vs first", "images", "precision", "MB"):
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
             escape(result.model),
-            f"{result.top1:.2f}",
-            f"{result.top5:.2f}",
-            f"{result.top1 - results[0].top1:+.2f}",
-            str(result.images),
-            result.precision,
-            f"{result.size_mb:.1f}",
-        )
-    stdout.print(table)
-
-
-def print_evaluations(results: Sequence[EvalResult]) -> None:
-    """mAP table; with several models also the difference to the first."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    for heading in ("mAP", "AP50", "AP75", "small", "medium", "large", "vs first"):
-        table.add_column(heading, justify="right")
-    for heading in ("images", "precision", "MB"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        values = (result.map, result.map50, result.map75)
-        sizes = (result.map_small, result.map_medium, result.map_large)
-        table.add_row(
-            escape(result.model),
-            *(_number(value) for value in (*values, *sizes)),
-            _difference(result.map, results[0].map),
+            *(_number(result.scores[key]) for _, key in columns),
+            _difference(result.score, results[0].score),
             str(result.images),
             result.precision,
             f"{result.size_mb:.1f}",
@@ -337,28 +305,18 @@ def print_layers(reports: Sequence[LayerReport]) -> None:
     stdout.print(table)
 
 
-def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """One line per image: how many objects of which class."""
-    for prediction in predictions:
-        counts = Counter(detection.label for detection in prediction.detections)
-        found = ", ".join(f"{count} {label}" for label, count in counts.most_common())
-        stdout.print(
-            f"{prediction.file}: {found or 'nothing found'}", markup=False, highlight=False
-        )
-
-
-def print_classes(images: Sequence[Classified]) -> None:
-    """One line per image: its best classes with their scores in percent."""
+def print_predictions(images: Sequence[Prediction] | Sequence[Classified]) -> None:
+    """One line per image: what was found in it."""
     for image in images:
-        best = ", ".join(f"{found.label} {100 * found.score:.1f}%" for found in image.classes)
-        stdout.print(f"{image.file}: {best}", markup=False, highlight=False)
+        stdout.print(f"{image.file}: {image.summary}", markup=False, highlight=False)
 
 
 def quickstart_document(outcome: Quickstart) -> dict[str, Any]:
     """The same as :func:`print_quickstart`, as plain values."""
     return {
         "models": [
-            {**asdict(row.speed), **asdict(row.quality), "model": row.label} for row in outcome.rows
+            {**asdict(row.speed), **row.quality.to_dict(), "model": row.label}
+            for row in outcome.rows
         ],
         "agreement": outcome.result.agreement,
         "output": str(outcome.model),

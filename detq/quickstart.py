@@ -19,6 +19,7 @@ from detq.errors import DataError
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, labelled
 from detq.records import BenchResult, EvalResult, Prediction
+from detq.tasks import detection
 
 MODEL = "digits_yolov6n"
 FLOAT = "float"
@@ -76,7 +77,9 @@ def quickstart(folder: Path, *, images: int | None = None, progress: Progress) -
     directory = folder / f"{graph.spec.name}_int8_openvino_model"
     quality = [replace(row.quality, model=row.label) for row in rows]
     speeds = [row.speed for row in rows]
-    result.save(directory, measured=api.measurement(quality, split=TEST_SPLIT, speeds=speeds))
+    metrics = detection.WORDS.metrics
+    measured = api.measurement(quality, metrics=metrics, split=TEST_SPLIT, speeds=speeds)
+    result.save(directory, measured=measured)
     predictions = _draw_samples(directory, folder, data, progress)
     return Quickstart(
         rows=tuple(rows),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ import numpy.typing as npt
 from detq.errors import DetqError
 
 Part = Literal["backbone", "neck", "head"]
-Task = Literal["detect", "classify"]
 SizeHW = tuple[int, int]
 Fit = Literal["yolov6", "ultralytics", "corner", "corner-black", "stretch", "stretch-cubic"]
 """How an image is brought to the network's size (:data:`detq.data.letterbox.FITS`)."""
@@ -82,6 +82,13 @@ class Prediction:
     file: str
     detections: tuple[NamedDetection, ...]
 
+    @property
+    def summary(self) -> str:
+        """How many objects of which class: ``2 cat, 1 dog``."""
+        counts = Counter(detection.label for detection in self.detections)
+        found = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+        return found or "nothing found"
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -124,6 +131,11 @@ class Classified:
     file: str
     classes: tuple[NamedClass, ...]
 
+    @property
+    def summary(self) -> str:
+        """The classes with their scores in percent: ``cat 93.1%, dog 4.0%``."""
+        return ", ".join(f"{found.label} {100 * found.score:.1f}%" for found in self.classes)
+
 
 @dataclass(frozen=True)
 class DataCounts:
@@ -160,43 +172,19 @@ NO_COUNTS = DataCounts()
 
 
 @dataclass(frozen=True)
-class TopResult:
-    """Accuracy of one classifier on one split, in percent.
-
-    ``top5`` counts an image as right if its class is among the five best. The other fields are
-    those of :class:`EvalResult`.
-    """
-
-    model: str
-    top1: float
-    top5: float
-    images: int
-    seconds: float
-    precision: str
-    size_mb: float
-    data: DataCounts = NO_COUNTS
-
-    def __post_init__(self) -> None:
-        if self.images <= 0:
-            raise DetqError(f"TopResult of {self.model}: no images were evaluated")
-
-
-@dataclass(frozen=True)
 class EvalResult:
-    """COCO metrics of one model on one split, in percent; None where pycocotools says -1.
+    """How good one model is on one split.
 
+    ``scores`` are in percent, the one that counts first: of a detector COCO's ``map``, ``map50``,
+    ``map75``, ``map_small``, ``map_medium`` and ``map_large``, None where pycocotools says -1; of a
+    classifier ``top1`` and ``top5``. Each is an attribute of that name, too.
     ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
     ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all
     constants; ``data`` what the figures rest on.
     """
 
     model: str
-    map: float | None
-    map50: float | None
-    map75: float | None
-    map_small: float | None
-    map_medium: float | None
-    map_large: float | None
+    scores: Mapping[str, float | None]
     images: int
     seconds: float
     precision: str
@@ -206,6 +194,25 @@ class EvalResult:
     def __post_init__(self) -> None:
         if self.images <= 0:
             raise DetqError(f"EvalResult of {self.model}: no images were evaluated")
+        if not self.scores:
+            raise DetqError(f"EvalResult of {self.model}: expected at least one score, got none")
+
+    def __getattr__(self, name: str) -> float | None:
+        scores: Mapping[str, float | None] = self.__dict__.get("scores", {})  # none while copied
+        if name not in scores:
+            raise AttributeError(f"EvalResult: no attribute and no score {name!r}: {[*scores]}")
+        return scores[name]
+
+    @property
+    def score(self) -> float | None:
+        """The one that counts: mAP, or top-1."""
+        return next(iter(self.scores.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, each score under its own."""
+        document = asdict(self)
+        scores = document.pop("scores")
+        return {"model": document.pop("model"), **scores, **document}
 
 
 @dataclass(frozen=True)

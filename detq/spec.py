@@ -13,8 +13,9 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from detq.contract import CONTRACTS, Contract, Task
 from detq.errors import CheckpointError, DetqError
-from detq.records import Fit, ReparamConvolution, SizeHW, Task, placeholder_names
+from detq.records import Fit, ReparamConvolution, SizeHW, placeholder_names
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,21 @@ class ModelSpec:
             raise DetqError(
                 f"{self.name}: fit {self.fit!r}: expected one of {', '.join(get_args(Fit))}"
             )
-        step = max(self.strides) if self.task == "detect" else 1
+        if self.task not in CONTRACTS:
+            raise DetqError(
+                f"{self.name}: task {self.task!r}: expected one of {', '.join(CONTRACTS)}"
+            )
+        step = self.contract.size_step(self.strides)
         if any(side <= 0 or side % step for side in self.size_hw):
             raise DetqError(
                 f"{self.name}: image size {self.size_hw[0]}x{self.size_hw[1]} (HxW) must be "
                 f"positive multiples of the largest stride {step}; pass another --imgsz"
             )
+
+    @property
+    def contract(self) -> Contract:
+        """What the graph of such a model gives."""
+        return CONTRACTS[self.task]
 
     @property
     def class_count(self) -> int:

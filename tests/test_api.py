@@ -44,7 +44,6 @@ def test_public_functions_are_all_there() -> None:
         "detector",
         "draw_detections",
         "evaluate",
-        "evaluate_classifier",
         "export",
         "frame_rate",
         "load",

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from openvino import opset15 as ops
 
 from detq.artifact import read_artifact, write_artifact
+from detq.contract import CONTRACTS, INPUT, Task
 from detq.errors import CheckpointError, DetqError
-from detq.graph.detector_graph import INPUT, DetectorGraph, output_name
+from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.onnx_export import write_onnx
-from detq.records import Fit, Part, ReparamConvolution, Task
+from detq.records import Fit, Part, ReparamConvolution
 from detq.spec import ModelSpec
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -68,12 +69,12 @@ def graph_of(spec: ModelSpec) -> DetectorGraph:
     maps = ops.convolution(image, ops.constant(weights), [1, 1], [0, 0], [0, 0], [1, 1])
     maps.set_friendly_name(CONVOLUTION.name)
     rows = ops.reshape(ops.sigmoid(maps), np.array([1, 4 + count, int(size.prod())]), False)
-    if spec.task == "classify":
+    if not spec.contract.has_places:
         means = ops.reduce_mean(rows, np.array([2]), False)
         rows = ops.softmax(ops.slice(means, [4], [4 + count], [1], [1]), 1)
     model = ov.Model([ops.result(rows)], [image], spec.name)
     model.inputs[0].get_tensor().set_names({INPUT})
-    model.outputs[0].get_tensor().set_names({output_name(spec.task)})
+    model.outputs[0].get_tensor().set_names({spec.contract.output})
     return DetectorGraph(model, spec)
 
 
@@ -170,6 +171,12 @@ def test_malformed_document_is_one_error(key: str, value: object, words: str) ->
         del document[key]
     with pytest.raises(CheckpointError, match=rf"key missing or malformed \({words}"):
         ModelSpec.from_dict(document)
+
+
+def test_unknown_task_is_an_error() -> None:
+    with pytest.raises(DetqError, match="task 'segment': expected one of detect, classify"):
+        replace(DETECTOR, task="segment")  # type: ignore[arg-type]
+    assert get_args(Task) == tuple(CONTRACTS)
 
 
 def test_values_that_contradict_each_other_are_an_error() -> None:

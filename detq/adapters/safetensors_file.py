@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER, check_values, fill
+from detq.contract import Task
 from detq.errors import ArtifactError, CheckpointError, DetqError
 from detq.files import atomic_write, text_stem
 from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
 from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
-from detq.records import Task
 from detq.spec import ModelSpec
 
 Kind = Literal["yolov6", "yolov6-lite", "classifier"]
@@ -143,7 +143,7 @@ def _spec(
         spec = ModelSpec.from_dict({**implied, **document})
     except CheckpointError as error:
         raise CheckpointError(f"its description is malformed: {error}; {_NEXT_STEP}") from None
-    if (spec.strides, spec.task) != (architecture.strides, _TASKS[kind]):
+    if spec.strides != architecture.strides:
         raise CheckpointError(f"its description is of another network; {_NEXT_STEP}")
     return spec
 

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from detq.api.doubts import blind, doubt
 from detq.api.own_adapters import register_adapter
 from detq.api.running import (
     bench,
@@ -11,9 +10,9 @@ from detq.api.running import (
     default_preprocess,
     default_preset,
     detector,
+    doubt,
     evaluate,
-    evaluate_classifier,
-    has_ground_truth,
+    is_measurable,
     measurement,
     predict,
     sample_picture,
@@ -41,12 +40,12 @@ from detq.runtime.pipeline import Frame, detect_stream
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
     from detq.api.exporting import export
+    from detq.api.holding import hold_accuracy
+    from detq.api.judging import LEAST_AGREEMENT
     from detq.api.quantization import (
         DEFAULT_RECIPE,
-        LEAST_AGREEMENT,
         QuantizationResult,
         calibration_overlap,
-        hold_accuracy,
         quantize,
     )
 
@@ -65,7 +64,6 @@ __all__ = [
     "RuntimeOptions",
     "adapt",
     "bench",
-    "blind",
     "builtin_recipes",
     "calibration_overlap",
     "class_color",
@@ -79,11 +77,10 @@ __all__ = [
     "doubt",
     "draw_detections",
     "evaluate",
-    "evaluate_classifier",
     "export",
     "frame_rate",
-    "has_ground_truth",
     "hold_accuracy",
+    "is_measurable",
     "load",
     "load_dataset",
     "load_recipe",
@@ -101,6 +98,7 @@ def __getattr__(name: str) -> Any:
     """What quantizes, imported on first use: without it a model runs a quarter sooner."""
     if name not in __all__:
         raise AttributeError(f"module 'detq.api' has no attribute {name!r}")
-    from detq.api import exporting, quantization  # noqa: PLC0415
+    from detq.api import exporting, holding, judging, quantization  # noqa: PLC0415
 
-    return getattr(exporting if name == "export" else quantization, name)
+    where = {"export": exporting, "hold_accuracy": holding, "LEAST_AGREEMENT": judging}
+    return getattr(where.get(name, quantization), name)

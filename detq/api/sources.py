@@ -12,6 +12,7 @@ from detq.api.own_adapters import open_by_adapter
 from detq.api.trial import try_elsewhere
 from detq.artifact import read_artifact
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
+from detq.contract import Task
 from detq.data.layouts import read_data
 from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
@@ -21,7 +22,7 @@ from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.resize import resized
 from detq.progress import Progress, silent
-from detq.records import SizeHW, Task
+from detq.records import SizeHW
 
 if TYPE_CHECKING:
     from torch import nn

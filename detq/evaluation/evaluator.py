@@ -14,13 +14,18 @@ from detq.errors import DataError
 from detq.evaluation.canonical import ordered_by_content, renumber_categories
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
-from detq.evaluation.protocol import PROTOCOLS, Protocol
+from detq.evaluation.protocol import PROTOCOLS, Protocol, default_protocol
+from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
 from detq.records import Detections, EvalResult
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
+from detq.runtime.postprocess import EVALUATION, PostprocessOptions
 from detq.spec import ModelSpec
+
+SCORES = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
+"""What of :class:`CocoScores` is kept of a model; the first counts."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,16 @@ class Run:
     detections: tuple[Detections, ...]
     seconds: float
     damaged: tuple[Path, ...] = ()
+
+
+def evaluation_detector(
+    graph: DetectorGraph, *, postprocess: PostprocessOptions = EVALUATION
+) -> Detector:
+    """With the letterbox of the figures of its family, and every candidate that evaluation counts,
+    or others.
+    """
+    preprocess = default_protocol(graph.spec).preprocess(graph.spec)
+    return Detector(graph, preprocess=preprocess, postprocess=postprocess)
 
 
 def run_detector(
@@ -87,12 +102,7 @@ def evaluate(
     judged = split.without(run.damaged)
     return EvalResult(
         model=detector.spec.name,
-        map=scores.map,
-        map50=scores.map50,
-        map75=scores.map75,
-        map_small=scores.map_small,
-        map_medium=scores.map_medium,
-        map_large=scores.map_large,
+        scores={key: getattr(scores, key) for key in SCORES},
         images=len(judged.images),
         seconds=run.seconds,
         precision=detector.executed_precision,

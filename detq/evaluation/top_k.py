@@ -12,7 +12,7 @@ from detq.data.images import read_sound_images
 from detq.errors import DataError
 from detq.evaluation.classes import map_classes
 from detq.progress import Steps
-from detq.records import Ranking, TopResult
+from detq.records import EvalResult, Ranking
 from detq.runtime.classifier import Classifier, classify_stream
 from detq.runtime.execution import constant_bytes
 
@@ -66,7 +66,7 @@ def same_top1(reference: Sequence[Ranking], candidate: Sequence[Ranking]) -> flo
 
 def evaluate_classifier(
     classifier: Classifier, split: LabelledSplit, *, progress: Steps | None = None
-) -> TopResult:
+) -> EvalResult:
     """Top-1 and top-5 of a classifier on a split.
 
     Raises DataError as :func:`run_classifier` does, and if the model does not know the classes.
@@ -77,10 +77,9 @@ def evaluate_classifier(
     run = run_classifier(classifier, split.paths, progress=progress)
     judged = split.without(run.damaged)
     labels = [model_class[label] for label in judged.labels]
-    return TopResult(
+    return EvalResult(
         model=spec.name,
-        top1=top_percent(run.rankings, labels, best=1),
-        top5=top_percent(run.rankings, labels, best=5),
+        scores={f"top{best}": top_percent(run.rankings, labels, best=best) for best in (1, 5)},
         images=len(judged.paths),
         seconds=run.seconds,
         precision=classifier.executed_precision,

@@ -42,7 +42,7 @@ def as_written(
         graph = DetectorGraph(model, spec)
     except GraphError:
         return None
-    name_ports(model, spec.name, spec.task)
+    name_ports(model, spec.name, spec.contract.output)
     return graph
 
 

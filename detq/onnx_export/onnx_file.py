@@ -17,9 +17,10 @@ import openvino as ov
 from onnx import TensorProto, helper
 from openvino import opset15 as ops
 
+from detq.contract import INPUT
 from detq.errors import ArtifactError, GraphError
 from detq.files import atomic_write
-from detq.graph.detector_graph import INPUT, DetectorGraph, output_name
+from detq.graph.detector_graph import DetectorGraph
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
@@ -38,7 +39,7 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
     writer = OnnxWriter()
     for port in model.inputs:
         writer.bind(port, writer.name(INPUT))
-    output = writer.name(output_name(graph.spec.task))
+    output = writer.name(graph.spec.contract.output)
     for node in model.get_ordered_ops():
         _write(writer, node)
     (result,) = model.get_results()
