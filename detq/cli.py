@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from detq.crash_report import crash_line
-from detq.errors import CalibrationError, ConfigError, DetqError, one_line
+from detq.errors import ConfigError, DetqError, one_line
 from detq.process import (
     ended_by_signals,
     flush_output,
@@ -31,11 +31,10 @@ from detq.process import (
 from detq.progress import labelled
 
 if TYPE_CHECKING:
-    from detq.api import QuantizationResult
     from detq.config import DatasetConfig
     from detq.graph.detector_graph import DetectorGraph
     from detq.progress import Progress
-    from detq.records import BenchResult, EvalResult
+    from detq.records import EvalResult
 
 app = typer.Typer(
     name="detq",
@@ -118,84 +117,35 @@ def quantize(
     """Quantize a model to INT8, measure what it lost, and write the exported directory."""
     from detq import api, console
     from detq.artifact import check_writable
-    from detq.tasks import strategy_of
 
     directory = output or Path(f"{model.stem}_int8_openvino_model")
     check_writable(directory)
     console.check_file(json_file)
-    recipes = [api.load_recipe(name) for name in (*(compare or ()), recipe)]
-    _check_unique(["float", *(each.name for each in recipes)])
+    recipes = api.load_recipes([*(compare or ()), recipe])
     size = _size(imgsz)
+    guard = directory.with_name(f"{directory.name}.guard.json")
     with console.progress_bars() as report:
         dataset = _dataset(data, report)
         graph = api.load(model, imgsz=size, layout=layout, progress=report)
-        judged = split or "val"
         measurable = api.is_measurable(graph, dataset, split)
-        doubts = _doubts({model: graph}, dataset, judged if measurable else calib_split)
-        # All is quantized before anything is measured: what can go wrong goes wrong first.
-        results = []
-        for chosen in recipes:
-            try:
-                quantized = api.quantize(
-                    graph,
-                    data=dataset,
-                    recipe=chosen,
-                    calibration_images=calib_images,
-                    split=calib_split,
-                    progress=labelled(report, chosen.name if compare else ""),
-                )
-            except CalibrationError as error:
-                if chosen is recipes[-1]:
-                    raise
-                console.warn(f"{chosen.name} is left out of the comparison: {error}")
-            else:
-                results.append(quantized)
-        if max_drop is not None:
-            results[-1] = api.hold_accuracy(
-                results[-1],
-                data=dataset,
-                max_drop=max_drop,
-                split=judged,
-                preset=preset,
-                limit_s=60 * time_limit,
-                memory=directory.with_name(f"{directory.name}.guard.json"),
-                progress=labelled(report, recipes[-1].name if compare else ""),
-            )
-        rows: list[EvalResult] = []
-        if measurable:
-            graphs = {each.quantized.recipe.name: each.graph for each in results}
-            rows = _evaluate_all({"float": graph, **graphs}, dataset, judged, preset, report)
-        speeds = api.bench(
-            [graph, *(each.graph for each in results)],
+        doubts = _doubts({model: graph}, dataset, (split or "val") if measurable else calib_split)
+        comparison = api.compare(
+            graph,
+            recipes,
+            data=dataset,
+            split=split,
+            preset=preset,
+            calibration_images=calib_images,
+            calibration_split=calib_split,
+            max_drop=None if max_drop is None else api.MaxDrop(max_drop, 60 * time_limit, guard),
             rounds=LATENCY_ROUNDS,
-            progress=partial(report, "measuring latency"),
+            progress=report,
         )
     _tell_found(model, graph)
-    result = results[-1]
-    overlap = api.calibration_overlap(result, dataset, judged) if measurable else 0
-    measured = api.measurement(
-        rows,
-        metrics=strategy_of(graph.spec).WORDS.metrics,
-        split=judged,
-        preset=preset or api.default_preset(graph),
-        overlap=overlap,
-        speeds=speeds if rows else None,
-    )
-    result.save(directory, measured=measured if measurable else None)
-    _print_quantization(rows, (speeds[0], speeds[-1]), result, measured, directory)
-    summary = {
-        "int8_share": result.int8_share,
-        "agreement": result.agreement,
-        "latency_ms": {"float": speeds[0].latency_ms, "int8": speeds[-1].latency_ms},
-    }
-    scores = console.scores_document(rows, judged)
-    document = {"output": str(directory), **scores, **summary, "doubts": doubts}
-    document["data"] |= {
-        "calibration_split": calib_split,
-        "calibration_images": len(result.calibration),
-        "damaged_calibration_images": len(result.calibration.skipped),
-    }
-    console.write_json(json_file, document)
+    comparison.save(directory)
+    console.print_quantization(comparison, directory, rounds=LATENCY_ROUNDS)
+    document = console.quantization_document(comparison, directory, calib_split)
+    console.write_json(json_file, {**document, "doubts": doubts})
 
 
 @app.command(name="eval")
@@ -620,26 +570,6 @@ def _dataset(data: Path, report: Progress) -> DatasetConfig:
     return dataset
 
 
-def _check_unique(names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{name!r} would be two rows of the table; rename one recipe")
-
-
-def _evaluate_all(
-    graphs: dict[str, DetectorGraph],
-    dataset: DatasetConfig,
-    split: str,
-    preset: str | None,
-    report: Progress,
-) -> list[EvalResult]:
-    """The scores of each graph on one split, under the names given."""
-    return [
-        _evaluate(label, graph, dataset, split, preset, labelled(report, label))
-        for label, graph in graphs.items()
-    ]
-
-
 def _evaluate(
     label: str,
     graph: DetectorGraph,
@@ -653,52 +583,3 @@ def _evaluate(
 
     result = api.evaluate(graph, data=dataset, split=split, preset=preset, progress=progress)
     return replace(result, model=label)
-
-
-def _print_quantization(
-    rows: list[EvalResult],
-    speeds: tuple[BenchResult, BenchResult],
-    result: QuantizationResult,
-    measured: dict[str, Any],
-    directory: Path,
-) -> None:
-    from detq import console
-    from detq.tasks import strategy_of
-
-    strategy = strategy_of(result.graph.spec)
-    metric = strategy.COLUMNS[0][0]
-    if rows:
-        console.print_scores(rows, strategy.COLUMNS)
-        console.note_left_out(measured["split"], rows[0].data)
-    else:
-        console.note(f"split {measured['split']} has no ground truth: {metric} was not measured")
-    console.print_latency(*speeds, LATENCY_ROUNDS)
-    agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
-    quantized = result.quantized
-    split_layers = len(quantized.split_layers)
-    in_float = sum(decision.method == "float" for decision in quantized.decisions)
-    where = f"{len(result.judges)} {'other' if result.held_back else 'calibration'} images"
-    console.stdout.print(
-        f"{split_layers} convolutions split, {in_float} tensors left in float, "
-        f"{100 * result.int8_share:.1f}% of convolution MACs in INT8\n"
-        f"agreement with float {agreement} on {where}, written to {directory}",
-        highlight=False,
-    )
-    if result.guard is not None:
-        console.stdout.print(
-            f"--max-drop: {len(result.guard.returned)} tensors given back to float, "
-            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was "
-            f"{result.guard.drops[0]:.2f}, is {result.guard.drop:.2f}",
-            highlight=False,
-        )
-    recognised = result.float_graph.spec.reparameterized
-    if quantized.recipe.weights.split != "none" and not recognised:
-        console.warn("no re-parameterized convolution was recognised, so no weight was split")
-    if result.calibration.skipped:
-        names = ", ".join(path.name for path in result.calibration.skipped[:3])
-        console.warn(f"{len(result.calibration.skipped)} damaged images skipped: {names}")
-    if overlap := measured["calibration_images_in_split"]:
-        console.warn(
-            f"{overlap} calibration images are also in split {measured['split']}: "
-            f"its {metric} flatters"
-        )

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from detq.api import Comparison, QuantizationResult
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
 from detq.files import atomic_write
@@ -41,6 +42,7 @@ from detq.records import (
 )
 from detq.report.layers import LayerReport
 from detq.report.words import Metric
+from detq.tasks import strategy_of
 
 SCHEMA = 1
 _LEFT_OUT = {
@@ -251,31 +253,100 @@ def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:
     stdout.print(table)
 
 
-def print_latency(exact: BenchResult, int8: BenchResult, rounds: int) -> None:
-    """One line; ``detq bench`` measures longer."""
+def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) -> None:
+    """Scores, latency (medians of ``rounds`` inferences), decisions, and what to be careful of."""
+    strategy = strategy_of(comparison.result.graph.spec)
+    metric, _ = strategy.COLUMNS[0]
+    for recipe, reason in comparison.left_out.items():
+        warn(f"{recipe} is left out of the comparison: {reason}")
+    if comparison.scores:
+        print_scores(comparison.scores, strategy.COLUMNS)
+        note_left_out(comparison.split, comparison.scores[0].data)
+    else:
+        note(f"split {comparison.split} has no ground truth: {metric} was not measured")
+    exact, int8 = comparison.rows[0].speed, comparison.rows[-1].speed
     stdout.print(
         f"latency {exact.latency_ms:.2f} ms in float, {int8.latency_ms:.2f} ms in INT8 "
         f"({int8.speedup:.2f}x, medians of {rounds} inferences in turns)",
         highlight=False,
     )
+    _print_decisions(comparison.result, directory)
+    _warn_of_result(comparison.result)
+    if comparison.overlap:
+        warn(
+            f"{comparison.overlap} calibration images are also in split {comparison.split}: "
+            f"its {metric} flatters"
+        )
+
+
+def _print_decisions(result: QuantizationResult, directory: Path) -> None:
+    quantized = result.quantized
+    in_float = sum(decision.method == "float" for decision in quantized.decisions)
+    agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
+    where = f"{len(result.judges)} {'other' if result.held_back else 'calibration'} images"
+    stdout.print(
+        f"{len(quantized.split_layers)} convolutions split, {in_float} tensors left in float, "
+        f"{100 * result.int8_share:.1f}% of convolution MACs in INT8\n"
+        f"agreement with float {agreement} on {where}, written to {directory}",
+        highlight=False,
+    )
+    if result.guard is not None:
+        stdout.print(
+            f"--max-drop: {len(result.guard.returned)} tensors given back to float, "
+            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was "
+            f"{result.guard.drops[0]:.2f}, is {result.guard.drop:.2f}",
+            highlight=False,
+        )
+
+
+def _warn_of_result(result: QuantizationResult) -> None:
+    recognised = result.float_graph.spec.reparameterized
+    if result.quantized.recipe.weights.split != "none" and not recognised:
+        warn("no re-parameterized convolution was recognised, so no weight was split")
+    if result.calibration.skipped:
+        names = ", ".join(path.name for path in result.calibration.skipped[:3])
+        warn(f"{len(result.calibration.skipped)} damaged images skipped: {names}")
+
+
+def quantization_document(
+    comparison: Comparison, directory: Path, calibration_split: str
+) -> dict[str, Any]:
+    """The same as :func:`print_quantization`, as plain values."""
+    result, rows = comparison.result, comparison.rows
+    scores = scores_document(comparison.scores, comparison.split)
+    return {
+        "output": str(directory),
+        **scores,
+        "data": {
+            **scores["data"],
+            "calibration_split": calibration_split,
+            "calibration_images": len(result.calibration),
+            "damaged_calibration_images": len(result.calibration.skipped),
+        },
+        "int8_share": result.int8_share,
+        "agreement": result.agreement,
+        "latency_ms": {"float": rows[0].speed.latency_ms, "int8": rows[-1].speed.latency_ms},
+    }
 
 
 def print_quickstart(outcome: Quickstart) -> None:
     """What a quickstart measured, and where to look."""
+    comparison = outcome.comparison
     table = Table(box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
-    for heading in ("mAP", "AP50", "AP75", "latency ms", "speed-up", "MB"):
+    metrics = strategy_of(comparison.result.graph.spec).WORDS.metrics
+    for heading in (*(heading for heading, _ in metrics), "latency ms", "speed-up", "MB"):
         table.add_column(heading, justify="right")
-    for row in outcome.rows:
+    for row, quality in zip(comparison.rows, comparison.scores, strict=True):
         table.add_row(
             escape(row.label),
-            *(_number(value) for value in (row.quality.map, row.quality.map50, row.quality.map75)),
+            *(_number(quality.scores[key]) for _, key in metrics),
             f"{row.speed.latency_ms:.2f}",
             f"{row.speed.speedup:.2f}x",
-            f"{row.quality.size_mb:.1f}",
+            f"{quality.size_mb:.1f}",
         )
     stdout.print(table)
-    images, agreement = outcome.rows[0].quality.images, outcome.result.agreement
+    images, agreement = comparison.scores[0].images, comparison.result.agreement
     stdout.print(f"{images} test scenes; INT8 agrees with float to {_number(agreement, 1)}%")
     for label, path in (
         ("INT8 model", outcome.model),
@@ -313,12 +384,13 @@ def print_predictions(images: Sequence[Prediction] | Sequence[Classified]) -> No
 
 def quickstart_document(outcome: Quickstart) -> dict[str, Any]:
     """The same as :func:`print_quickstart`, as plain values."""
+    comparison = outcome.comparison
     return {
         "models": [
-            {**asdict(row.speed), **row.quality.to_dict(), "model": row.label}
-            for row in outcome.rows
+            {**asdict(row.speed), **quality.to_dict(), "model": row.label}
+            for row, quality in zip(comparison.rows, comparison.scores, strict=True)
         ],
-        "agreement": outcome.result.agreement,
+        "agreement": comparison.result.agreement,
         "output": str(outcome.model),
         "report": str(outcome.report),
         "pictures": str(outcome.pictures),

@@ -7,8 +7,7 @@ directory with its report, and draws what the INT8 model finds.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,36 +15,22 @@ from detq import api
 from detq.data.digits import DEFAULT_IMAGES, write_digits
 from detq.data.images import list_images
 from detq.errors import DataError
-from detq.graph.detector_graph import DetectorGraph
-from detq.progress import Progress, labelled
-from detq.records import BenchResult, EvalResult, Prediction
-from detq.tasks import detection
+from detq.progress import Progress
+from detq.records import Prediction
 
 MODEL = "digits_yolov6n"
-FLOAT = "float"
-PLAIN = "minmax"
-PAPER = "cfws_kl"  # seconds; the default recipe searches for minutes
-RECIPES = (PLAIN, PAPER)
+RECIPES = ("minmax", "cfws_kl")
+"""Plain INT8, and the paper's: seconds, where the default recipe searches for minutes."""
 CALIBRATION_SPLIT, TEST_SPLIT = "val", "test"
 SAMPLES = 8
 BENCH_ROUNDS = 100
 
 
 @dataclass(frozen=True)
-class QuickstartRow:
-    """What one model costs and what it finds."""
-
-    label: str
-    quality: EvalResult
-    speed: BenchResult
-
-
-@dataclass(frozen=True)
 class Quickstart:
     """All that a quickstart measured, and where it wrote what it made."""
 
-    rows: tuple[QuickstartRow, ...]
-    result: api.QuantizationResult
+    comparison: api.Comparison
     predictions: tuple[Prediction, ...]
     model: Path
     report: Path
@@ -60,30 +45,20 @@ def quickstart(folder: Path, *, images: int | None = None, progress: Progress) -
     """
     _check_own(folder)
     data = _draw_data(folder / "digits", images, progress)
-    graph = api.load(MODEL)
-    results = {
-        recipe: api.quantize(
-            graph,
-            data=data,
-            recipe=recipe,
-            split=CALIBRATION_SPLIT,
-            progress=labelled(progress, recipe),
-        )
-        for recipe in RECIPES
-    }
-    graphs = {FLOAT: graph, **{recipe: result.graph for recipe, result in results.items()}}
-    rows = _measure(graphs, data, progress)
-    result = results[PAPER]
-    directory = folder / f"{graph.spec.name}_int8_openvino_model"
-    quality = [replace(row.quality, model=row.label) for row in rows]
-    speeds = [row.speed for row in rows]
-    metrics = detection.WORDS.metrics
-    measured = api.measurement(quality, metrics=metrics, split=TEST_SPLIT, speeds=speeds)
-    result.save(directory, measured=measured)
+    comparison = api.compare(
+        MODEL,
+        RECIPES,
+        data=data,
+        split=TEST_SPLIT,
+        calibration_split=CALIBRATION_SPLIT,
+        rounds=BENCH_ROUNDS,
+        progress=progress,
+    )
+    directory = folder / f"{MODEL}_int8_openvino_model"
+    comparison.save(directory)
     predictions = _draw_samples(directory, folder, data, progress)
     return Quickstart(
-        rows=tuple(rows),
-        result=result,
+        comparison=comparison,
         predictions=tuple(predictions),
         model=directory,
         report=directory / "report.html",
@@ -110,22 +85,6 @@ def _draw_data(folder: Path, images: int | None, progress: Progress) -> Path:
         report = partial(progress, f"drawing {split} scenes")
         write_digits(folder, split=split, images=wanted, progress=report)
     return folder / "data.yaml"
-
-
-def _measure(
-    graphs: dict[str, DetectorGraph], data: Path, progress: Progress
-) -> list[QuickstartRow]:
-    quality = {
-        label: api.evaluate(graph, data=data, split=TEST_SPLIT, progress=labelled(progress, label))
-        for label, graph in graphs.items()
-    }
-    speeds: Sequence[BenchResult] = api.bench(
-        list(graphs.values()), rounds=BENCH_ROUNDS, progress=partial(progress, "measuring latency")
-    )
-    return [
-        QuickstartRow(label, quality[label], speed)
-        for label, speed in zip(graphs, speeds, strict=True)
-    ]
 
 
 def _draw_samples(model: Path, folder: Path, data: Path, progress: Progress) -> list[Prediction]:

@@ -40,6 +40,7 @@ def test_public_functions_are_all_there() -> None:
         "class_color",
         "classifier",
         "classify",
+        "compare",
         "detect_stream",
         "detector",
         "draw_detections",

@@ -13,7 +13,6 @@ from detq.api.running import (
     doubt,
     evaluate,
     is_measurable,
-    measurement,
     predict,
     sample_picture,
 )
@@ -26,6 +25,7 @@ from detq.api.sources import (
     load,
     load_dataset,
     load_recipe,
+    load_recipes,
 )
 from detq.data.images import write_image
 from detq.data.video import frame_rate, read_frames
@@ -39,6 +39,7 @@ from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
+    from detq.api.comparison import Compared, Comparison, MaxDrop, compare
     from detq.api.exporting import export
     from detq.api.holding import hold_accuracy
     from detq.api.judging import LEAST_AGREEMENT
@@ -55,10 +56,13 @@ __all__ = [
     "HANDWRITING",
     "LEAST_AGREEMENT",
     "Classifier",
+    "Compared",
+    "Comparison",
     "Detections",
     "Detector",
     "DetectorGraph",
     "Frame",
+    "MaxDrop",
     "Progress",
     "QuantizationResult",
     "RuntimeOptions",
@@ -69,6 +73,7 @@ __all__ = [
     "class_color",
     "classifier",
     "classify",
+    "compare",
     "convert",
     "default_preprocess",
     "default_preset",
@@ -84,7 +89,7 @@ __all__ = [
     "load",
     "load_dataset",
     "load_recipe",
-    "measurement",
+    "load_recipes",
     "predict",
     "quantize",
     "read_frames",
@@ -98,7 +103,7 @@ def __getattr__(name: str) -> Any:
     """What quantizes, imported on first use: without it a model runs a quarter sooner."""
     if name not in __all__:
         raise AttributeError(f"module 'detq.api' has no attribute {name!r}")
-    from detq.api import exporting, holding, judging, quantization  # noqa: PLC0415
+    from detq.api import comparison, exporting, holding, judging, quantization  # noqa: PLC0415
 
-    where = {"export": exporting, "hold_accuracy": holding, "LEAST_AGREEMENT": judging}
-    return getattr(where.get(name, quantization), name)
+    modules = (comparison, exporting, holding, judging, quantization)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

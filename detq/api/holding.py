@@ -7,8 +7,9 @@ from pathlib import Path
 
 from detq.api.judging import agreement
 from detq.api.quantization import QuantizationResult, reported
-from detq.api.running import default_preset, evaluate
+from detq.api.running import evaluate
 from detq.api.sources import DataSource, open_dataset
+from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.progress import Progress, silent
@@ -36,7 +37,7 @@ def hold_accuracy(
     """
     report, float_graph = progress or silent, result.float_graph
     strategy, chosen = strategy_of(float_graph.spec), open_dataset(data)
-    preset = preset or default_preset(float_graph)
+    preset = find_protocol(preset, float_graph.spec).name
     is_named = getattr(chosen, split, None) is not None
     labelled = is_named and strategy.has_ground_truth(chosen, split)
 

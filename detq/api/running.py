@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from detq.api.sources import (
     HANDWRITING,
@@ -22,12 +21,10 @@ from detq.benchmark import bench as measure_speed
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
 from detq.data.digit_scenes import CLASS_NAMES as DIGIT_NAMES
-from detq.errors import ConfigError
-from detq.evaluation.protocol import PROTOCOLS, default_protocol
+from detq.evaluation.protocol import default_protocol, find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps, silent
 from detq.records import BenchResult, Classified, EvalResult, Prediction
-from detq.report.words import Metric
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
@@ -117,18 +114,16 @@ def evaluate(
 ) -> EvalResult:
     """How good a model is on a split of a data set: a detector's COCO mAP, a classifier's top-1.
 
-    ``preset`` names a protocol of :data:`PROTOCOLS` for mAP, by default the one behind the figures
-    of the model's family; a classifier's images lie in one folder per class. Raises a DetqError for
-    bad input.
+    ``preset`` names a protocol for mAP (:data:`detq.evaluation.protocol.PROTOCOLS`), by default the
+    one behind the figures of the model's family; a classifier's images lie in one folder per class.
+    Raises a DetqError for bad input.
     """
-    if preset is not None and preset not in PROTOCOLS:
-        raise ConfigError(f"preset {preset!r}: expected one of {', '.join(PROTOCOLS)}")
     graph = open_graph(model, imgsz)
     return strategy_of(graph.spec).evaluate(
         graph,
         open_dataset(data),
         split,
-        preset=preset,
+        preset=find_protocol(preset, graph.spec).name,
         progress=partial(progress or silent, f"evaluating {graph.spec.name}"),
     )
 
@@ -175,37 +170,6 @@ def bench(
         options=options or DEFAULT_OPTIONS,
         progress=progress,
     )
-
-
-def measurement(
-    rows: Sequence[EvalResult],
-    *,
-    metrics: Sequence[Metric],
-    split: str,
-    preset: str = "yolov6",
-    overlap: int = 0,
-    speeds: Sequence[BenchResult] | None = None,
-) -> dict[str, Any]:
-    """What an exported directory keeps of a measurement; the first row is the float model's.
-
-    ``overlap`` is the number of calibration images that are also in ``split``; ``speeds`` has the
-    latency of each row's model.
-    """
-    latencies: Sequence[BenchResult | None] = speeds or [None] * len(rows)
-    return {
-        "split": split,
-        "preset": preset,
-        "calibration_images_in_split": overlap,
-        "models": {
-            row.model: {
-                **{key: row.scores[key] for _, key in metrics},
-                "size_mb": round(row.size_mb, 3),
-                "latency_ms": None if speed is None else round(speed.latency_ms, 3),
-                "speedup": None if speed is None else round(speed.speedup, 3),
-            }
-            for row, speed in zip(rows, latencies, strict=True)
-        },
-    }
 
 
 def sample_picture(found_by: Detector) -> Path | None:

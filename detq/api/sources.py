@@ -33,6 +33,8 @@ EMBEDDED = Path(str(files("detq.weights")))
 """The models that detq brings along, and what belongs to them."""
 HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
+FLOAT = "float"
+"""What the row of the float model is called in a table."""
 ModelSource = str | Path | DetectorGraph
 DataSource = str | Path | DatasetConfig
 RecipeSource = str | Path | Recipe
@@ -164,6 +166,20 @@ def load_recipe(recipe: RecipeSource) -> Recipe:
             f"recipe {str(recipe)!r}: expected a .yaml file or one of {', '.join(names)}"
         )
     return read_recipe(path)
+
+
+def load_recipes(recipes: Sequence[RecipeSource]) -> list[Recipe]:
+    """Recipes that share a table with the float model. Raises ConfigError as :func:`load_recipe`
+    does, and for two of one name.
+    """
+    if not recipes:
+        raise ConfigError("nothing to compare: expected at least one recipe")
+    chosen = [load_recipe(recipe) for recipe in recipes]
+    names = [FLOAT, *(recipe.name for recipe in chosen)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name!r} would be two rows of the table; rename one recipe")
+    return chosen
 
 
 def builtin_recipes() -> list[Path]:

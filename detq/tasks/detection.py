@@ -18,7 +18,7 @@ from detq.evaluation.agreement import agreement as agreement_of
 from detq.evaluation.classes import with_names_of
 from detq.evaluation.evaluator import Run, evaluation_detector, run_detector
 from detq.evaluation.evaluator import evaluate as evaluate_detector
-from detq.evaluation.protocol import PROTOCOLS, default_protocol
+from detq.evaluation.protocol import default_protocol, find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps
 from detq.records import EvalResult
@@ -113,9 +113,9 @@ def evaluate(
     preset: str | None = None,
     progress: Steps | None = None,
 ) -> EvalResult:
-    """COCO mAP by a protocol of :data:`PROTOCOLS`, by default that of the model's family."""
+    """COCO mAP by the protocol that ``preset`` names, by default that of the model's family."""
     spec = graph.spec
-    protocol = default_protocol(spec) if preset is None else PROTOCOLS[preset]
+    protocol = find_protocol(preset, spec)
     return evaluate_detector(
         Detector(graph, preprocess=protocol.preprocess(spec), postprocess=protocol.postprocess),
         load_split(data, split),

@@ -58,6 +58,12 @@ def test_it_is_judged_and_quantized_and_written(
     assert "both find the same shares" in (tmp_path / "model/report.html").read_text()
 
 
+def test_it_is_compared(graph: DetectorGraph, data: DatasetConfig) -> None:
+    comparison = detq.compare(graph, ["minmax", "nncf"], data=data, rounds=1)
+    assert [row.label for row in comparison.rows] == ["float", "minmax", "nncf"]
+    assert [list(score.scores) for score in comparison.scores] == [["closeness"]] * 3
+
+
 def test_who_runs_it_as_another_is_told_what_it_is(graph: DetectorGraph) -> None:
     with pytest.raises(detq.DetqError, match="colours: measures colours"):
         detq.detector(graph)
