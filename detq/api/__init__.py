@@ -12,7 +12,7 @@ from detq.api.running import (
     detector,
     doubt,
     evaluate,
-    is_measurable,
+    judged_split,
     predict,
     sample_picture,
 )
@@ -39,9 +39,9 @@ from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
-    from detq.api.comparison import Compared, Comparison, MaxDrop, compare
+    from detq.api.comparison import Compared, Comparison, compare
     from detq.api.exporting import export
-    from detq.api.holding import hold_accuracy
+    from detq.api.holding import MaxDrop, hold_accuracy
     from detq.api.judging import LEAST_AGREEMENT
     from detq.api.quantization import (
         DEFAULT_RECIPE,
@@ -85,7 +85,7 @@ __all__ = [
     "export",
     "frame_rate",
     "hold_accuracy",
-    "is_measurable",
+    "judged_split",
     "load",
     "load_dataset",
     "load_recipe",

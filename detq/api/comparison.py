@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detq.api.holding import hold_accuracy
+from detq.api.holding import MaxDrop, hold_accuracy
 from detq.api.quantization import (
     DEFAULT_RECIPE,
     QuantizationResult,
     calibration_overlap,
     quantize,
 )
-from detq.api.running import bench, evaluate, is_measurable
+from detq.api.running import bench, evaluate, judged_split
 from detq.api.sources import (
     FLOAT,
     DataSource,
@@ -33,15 +33,6 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, labelled, silent
 from detq.records import BenchResult, EvalResult
 from detq.tasks import strategy_of
-
-
-@dataclass(frozen=True)
-class MaxDrop:
-    """How much accuracy the chosen recipe may cost, in percent; see :func:`hold_accuracy`."""
-
-    percent: float
-    limit_s: float = 3600.0
-    memory: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,10 +116,9 @@ def compare(
     CalibrationError if the chosen recipe's model disagrees with the float model, AccuracyError.
     """
     chosen = load_recipes(recipes)
-    report, dataset = progress or silent, open_dataset(data)
-    graph, judged = open_graph(model, imgsz), split or "val"
+    report, dataset, graph = progress or silent, open_dataset(data), open_graph(model, imgsz)
     preset = find_protocol(preset, graph.spec).name
-    measurable = is_measurable(graph, dataset, split)
+    measurable, judged = judged_split(graph, dataset, split) is not None, split or "val"
     # All is quantized before anything is measured: what can go wrong goes wrong first.
     results, left_out = _quantized(
         graph,
@@ -142,30 +132,25 @@ def compare(
     if max_drop is not None:
         results[last] = hold_accuracy(
             results[last],
+            max_drop,
             data=dataset,
-            max_drop=max_drop.percent,
             split=judged,
             preset=preset,
-            limit_s=max_drop.limit_s,
-            memory=max_drop.memory,
             progress=labelled(report, last if len(chosen) > 1 else ""),
         )
     graphs = {FLOAT: graph, **{name: result.graph for name, result in results.items()}}
-    scores = _scores(graphs, dataset, judged, preset, report) if measurable else {}
-    speeds = bench(
-        list(graphs.values()), rounds=rounds, progress=partial(report, "measuring latency")
+    scores: Mapping[str, EvalResult] = {}
+    overlap = 0
+    if measurable:
+        scores = _scores(graphs, dataset, judged, preset, report)
+        overlap = calibration_overlap(results[last], dataset, judged)
+    timing = partial(report, "measuring latency")
+    speeds = bench(list(graphs.values()), rounds=rounds, progress=timing)
+    rows = tuple(
+        Compared(name, graphs[name], speed, scores.get(name))
+        for name, speed in zip(graphs, speeds, strict=True)
     )
-    return Comparison(
-        rows=tuple(
-            Compared(name, graphs[name], speed, scores.get(name))
-            for name, speed in zip(graphs, speeds, strict=True)
-        ),
-        result=results[last],
-        split=judged,
-        preset=preset,
-        overlap=calibration_overlap(results[last], dataset, judged) if measurable else 0,
-        left_out=left_out,
-    )
+    return Comparison(rows, results[last], judged, preset, overlap, left_out)
 
 
 def _quantized(

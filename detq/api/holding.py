@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detq.api.judging import agreement
@@ -17,23 +17,32 @@ from detq.quant.guard import GuardMemory, hold_drop
 from detq.tasks import strategy_of
 
 
+@dataclass(frozen=True)
+class MaxDrop:
+    """How much accuracy INT8 may cost: so many ``percent``, found within ``limit_s`` seconds.
+
+    ``memory`` is a file that lets a search cut off by that, or by anything else, go on.
+    """
+
+    percent: float
+    limit_s: float = 3600.0
+    memory: Path | None = None
+
+
 def hold_accuracy(
     result: QuantizationResult,
+    max_drop: MaxDrop,
     *,
     data: DataSource,
-    max_drop: float,
     split: str = "val",
     preset: str | None = None,
-    limit_s: float = 3600.0,
-    memory: str | Path | None = None,
     progress: Progress | None = None,
 ) -> QuantizationResult:
     """Give layers back to float, the most useful first, until INT8 loses at most ``max_drop``.
 
     The drop is float mAP (a classifier's top-1) minus INT8 mAP on ``split``, in percent; for a data
-    set without ground truth there, 100 minus the agreement. ``memory`` is a file that lets a search
-    cut off by ``limit_s`` seconds (or by anything else) go on. Raises AccuracyError if the drop
-    cannot be held.
+    set without ground truth there, 100 minus the agreement. Raises AccuracyError if it cannot be
+    held.
     """
     report, float_graph = progress or silent, result.float_graph
     strategy, chosen = strategy_of(float_graph.spec), open_dataset(data)
@@ -54,9 +63,9 @@ def hold_accuracy(
         result.quantized,
         lambda stage, count: reported(result.calibration, stage, count, report),
         lambda graph: exact - measure(graph),
-        max_drop=max_drop,
-        limit_s=limit_s,
-        memory=GuardMemory(None if memory is None else Path(memory), key),
+        max_drop=max_drop.percent,
+        limit_s=max_drop.limit_s,
+        memory=GuardMemory(max_drop.memory, key),
         progress=report,
     )
     int8 = strategy.compiled(guard.quantized.graph)

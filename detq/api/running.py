@@ -128,14 +128,14 @@ def evaluate(
     )
 
 
-def is_measurable(graph: DetectorGraph, data: DatasetConfig, split: str | None) -> bool:
-    """True if the data set says what is right on a split, by default ``val`` if it has one.
-
-    Raises ConfigError for an unknown split.
+def judged_split(graph: DetectorGraph, data: DatasetConfig, split: str | None) -> str | None:
+    """The split to measure on, by default ``val`` if the data set has one; None if the data set
+    does not say what is right there. Raises ConfigError for an unknown split.
     """
     if split is None and data.val is None:
-        return False
-    return strategy_of(graph.spec).has_ground_truth(data, split or "val")
+        return None
+    judged = split or "val"
+    return judged if strategy_of(graph.spec).has_ground_truth(data, judged) else None
 
 
 def doubt(

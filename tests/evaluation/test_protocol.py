@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from detq.cli import Preset
+from detq.cli.arguments import Preset
 from detq.data.letterbox import Preprocess
 from detq.evaluation.protocol import PROTOCOLS
 from detq.spec import ModelSpec
