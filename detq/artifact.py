@@ -13,23 +13,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import openvino as ov
 import yaml
 
-from detq.data.centre_crop import CROP_SHARE
-from detq.data.letterbox import FITS, official_shrink
 from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, shown
 from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.trust import trust
-from detq.records import Fit, ModelSpec, ReparamConvolution, Task
+from detq.spec import ModelSpec, ultralytics_keys
+from detq.tasks import strategy_of
 from detq.yaml_file import read_yaml
 
 METADATA = "metadata.yaml"
 REPORT = "report.html"
+SAID_ABOVE = ("name", "class_names", "size_hw", "task")
+"""Fields of a spec that the file's name and Ultralytics' keys hold: the section leaves them out."""
 
 
 def write_artifact(
@@ -52,8 +53,7 @@ def write_artifact(
             xml = staging / f"{graph.spec.name}.xml"
             ov.save_model(graph.model, xml, compress_to_fp16=False)
             ov.Core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
-            metadata = {**_ultralytics_keys(graph.spec), "detq": _detq_keys(graph.spec)}
-            metadata["detq"].update(details or {})
+            metadata = _metadata(graph.spec, details or {})
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
             (staging / METADATA).write_text(text, encoding="utf-8")
             if report is not None:
@@ -101,9 +101,11 @@ def _recognised(xml: Path, metadata: Mapping[str, str] | None, layout: str | Non
 
 def _obeys_contract(xml: Path, spec: ModelSpec) -> bool:
     """True for [B, 4 + nc, N], which is what most networks of Ultralytics give, and for classes."""
-    shape = read_ir(xml).outputs[0].get_partial_shape()
-    rows = len(shape) == 3 and shape[1].compatible(ov.Dimension(4 + spec.class_count))
-    return rows or spec.task != "detect"
+    shape, contract = read_ir(xml).outputs[0].get_partial_shape(), spec.contract
+    rows = ov.Dimension(contract.begin(spec.class_count)[1])
+    return not contract.has_places or bool(
+        len(shape) == contract.rank and shape[1].compatible(rows)
+    )
 
 
 def read_details(path: Path) -> Mapping[str, Any]:
@@ -151,46 +153,26 @@ def _replaceable(directory: Path) -> bool:
     return exported or not any(directory.iterdir())
 
 
-def _ultralytics_keys(spec: ModelSpec) -> dict[str, Any]:
+def _metadata(spec: ModelSpec, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Ultralytics' keys, and the section ``detq`` with what they do not say of the spec."""
+    own = {key: value for key, value in spec.to_dict().items() if key not in SAID_ABOVE}
     return {
         "description": f"{spec.name}, exported by detq",
         "author": "detq",
         "version": version("detq"),
-        "task": spec.task,
-        "stride": max(spec.strides),
-        "batch": 1,
-        "imgsz": list(spec.size_hw),
-        "channels": 3,
-        "names": dict(enumerate(spec.class_names)),
+        **ultralytics_keys(spec),
+        "detq": {
+            "schema": 1,
+            **own,
+            "preprocess": {
+                "colors": "RGB",
+                "scale": "1/255",
+                **strategy_of(spec).preprocess_keys(spec),
+            },
+            "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
+            **details,
+        },
     }
-
-
-def _detq_keys(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "family": spec.family,
-        "strides": list(spec.strides),
-        "reparameterized": {conv.name: conv.part for conv in spec.reparameterized},
-        "end_to_end": spec.end_to_end,
-        "preprocess": _preprocess_keys(spec),
-        "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
-    }
-
-
-def _preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
-    common = {"colors": "RGB", "scale": "1/255"}
-    if spec.task == "classify":
-        return {**common, "resize": "shorter side", "crop": CROP_SHARE}
-    shrink = official_shrink(spec.name, spec.size_hw)
-    return {**common, "padding": FITS[spec.fit].padding, "shrink": shrink, "fit": spec.fit}
-
-
-def _fit(details: Mapping[str, Any]) -> Fit:
-    """How images are brought to size; what Ultralytics exported (no details) as it does it."""
-    written = details.get("preprocess", {}).get("fit", "yolov6") if details else "ultralytics"
-    if written not in get_args(Fit):
-        raise ValueError(f"fit {shown(written)}")
-    return cast(Fit, written)
 
 
 def _only_xml(directory: Path) -> Path:
@@ -212,37 +194,40 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{error}; export the model again") from None
 
 
-def _known_task(task: object) -> Task:
-    for known in get_args(Task):
-        if task == known:
-            return cast(Task, known)
-    raise ValueError(f"task {shown(task)} is none of {', '.join(get_args(Task))}")
-
-
 def _spec(xml: Path, metadata: dict[str, Any], source: Path) -> ModelSpec:
-    details = metadata.get("detq") or {}
+    """Ultralytics' keys, which a person may have edited, win over what the section says."""
     try:
-        names = metadata["names"]
-        if isinstance(names, list):
-            names = dict(enumerate(names))
-        if not isinstance(names, dict):
-            raise TypeError(f"names: {shown(names)}")
-        height, width = metadata["imgsz"]
-        return ModelSpec(
-            name=text_stem(xml),
-            family=details.get("family", "ultralytics"),
-            class_names=tuple(names[index] for index in range(len(names))),
-            strides=tuple(details.get("strides", (metadata["stride"],))),
-            size_hw=(int(height), int(width)),
-            reparameterized=tuple(
-                ReparamConvolution(name, part)
-                for name, part in details.get("reparameterized", {}).items()
-            ),
-            task=_known_task(metadata.get("task", "detect")),
-            end_to_end=bool(details.get("end_to_end", False)),
-            fit=_fit(details),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        document = {**_section(metadata), **_from_above(metadata), "name": text_stem(xml)}
+        return ModelSpec.from_dict(document)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}; export the model again") from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{source}: key missing or malformed ({shown(error)}); export the model again"
         ) from None
+
+
+def _section(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``detq``; what Ultralytics' exports mean where there is none.
+
+    Earlier versions of detq kept the fit under ``preprocess`` alone, or none.
+    """
+    theirs = {"family": "ultralytics", "strides": [metadata["stride"]], "fit": "ultralytics"}
+    details = metadata.get("detq")
+    if not details:
+        return theirs
+    return {**theirs, "fit": details.get("preprocess", {}).get("fit", "yolov6"), **details}
+
+
+def _from_above(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields :data:`SAID_ABOVE`, from Ultralytics' keys."""
+    names = metadata["names"]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict):
+        raise TypeError(f"names: {shown(names)}")
+    return {
+        "class_names": [names[index] for index in range(len(names))],
+        "size_hw": metadata["imgsz"],
+        "task": metadata.get("task", "detect"),
+    }

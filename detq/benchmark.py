@@ -11,6 +11,7 @@ import numpy as np
 
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Steps, silent
 from detq.records import BenchResult
 from detq.runtime.detector import CompiledGraph
 from detq.runtime.execution import constant_bytes
@@ -22,7 +23,6 @@ BURST_S = 0.5
 
 DEFAULT_OPTIONS = RuntimeOptions()
 Milliseconds = np.ndarray
-Progress = Callable[[int, int], None]
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     rounds: int = 50,
     bursts: int = 0,
     options: RuntimeOptions = DEFAULT_OPTIONS,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[BenchResult]:
     """Latency of bare inference, one image at a time, model after model in every round.
 
@@ -43,7 +43,7 @@ def bench(
         raise DetqError(f"bench: rounds must be 1 or more, got {rounds}")
     detectors = [CompiledGraph(graph, options=replace(options, requests=1)) for graph in graphs]
     steps = rounds + bursts * len(graphs)
-    tell = progress or _silent
+    tell = progress or silent
     latencies_ms = _latencies(detectors, rounds, lambda done: tell(done, steps))
     results = [
         _result(detector, latencies_ms[:, index], latencies_ms[:, 0])
@@ -118,7 +118,3 @@ def _result(detector: CompiledGraph, own_ms: Milliseconds, first_ms: Millisecond
         macs_per_s=detector.macs / latency_ms * 1000,
         size_mb=constant_bytes(detector.graph.model) / 1e6,
     )
-
-
-def _silent(done: int, total: int) -> None:
-    pass

@@ -7,8 +7,7 @@ directory with its report, and draws what the INT8 model finds.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,41 +15,29 @@ from detq import api
 from detq.data.digits import DEFAULT_IMAGES, write_digits
 from detq.data.images import list_images
 from detq.errors import DataError
-from detq.graph.detector_graph import DetectorGraph
-from detq.records import BenchResult, EvalResult, Prediction
+from detq.progress import Progress
+from detq.records import Prediction
 
 MODEL = "digits_yolov6n"
-FLOAT = "float"
-PLAIN = "minmax"
-PAPER = "cfws_kl"  # seconds; the default recipe searches for minutes
-RECIPES = (PLAIN, PAPER)
+RECIPES = ("minmax", "cfws_kl")
+"""Plain INT8, and the paper's: seconds, where the default recipe searches for minutes."""
 CALIBRATION_SPLIT, TEST_SPLIT = "val", "test"
 SAMPLES = 8
 BENCH_ROUNDS = 100
 
 
 @dataclass(frozen=True)
-class QuickstartRow:
-    """What one model costs and what it finds."""
-
-    label: str
-    quality: EvalResult
-    speed: BenchResult
-
-
-@dataclass(frozen=True)
 class Quickstart:
     """All that a quickstart measured, and where it wrote what it made."""
 
-    rows: tuple[QuickstartRow, ...]
-    result: api.QuantizationResult
+    comparison: api.Comparison
     predictions: tuple[Prediction, ...]
     model: Path
     report: Path
     pictures: Path
 
 
-def quickstart(folder: Path, *, images: int | None = None, progress: api.Progress) -> Quickstart:
+def quickstart(folder: Path, *, images: int | None = None, progress: Progress) -> Quickstart:
     """Run it in ``folder``; scenes of an earlier run there are used again.
 
     ``images`` test scenes are judged, by default those of :data:`DEFAULT_IMAGES`. Raises a
@@ -58,28 +45,20 @@ def quickstart(folder: Path, *, images: int | None = None, progress: api.Progres
     """
     _check_own(folder)
     data = _draw_data(folder / "digits", images, progress)
-    graph = api.load(MODEL)
-    results = {
-        recipe: api.quantize(
-            graph,
-            data=data,
-            recipe=recipe,
-            split=CALIBRATION_SPLIT,
-            progress=_prefixed(progress, recipe),
-        )
-        for recipe in RECIPES
-    }
-    graphs = {FLOAT: graph, **{recipe: result.graph for recipe, result in results.items()}}
-    rows = _measure(graphs, data, progress)
-    result = results[PAPER]
-    directory = folder / f"{graph.spec.name}_int8_openvino_model"
-    quality = [replace(row.quality, model=row.label) for row in rows]
-    speeds = [row.speed for row in rows]
-    result.save(directory, measured=api.measurement(quality, split=TEST_SPLIT, speeds=speeds))
+    comparison = api.compare(
+        MODEL,
+        RECIPES,
+        data=data,
+        split=TEST_SPLIT,
+        calibration_split=CALIBRATION_SPLIT,
+        rounds=BENCH_ROUNDS,
+        progress=progress,
+    )
+    directory = folder / f"{MODEL}_int8_openvino_model"
+    comparison.save(directory)
     predictions = _draw_samples(directory, folder, data, progress)
     return Quickstart(
-        rows=tuple(rows),
-        result=result,
+        comparison=comparison,
         predictions=tuple(predictions),
         model=directory,
         report=directory / "report.html",
@@ -93,7 +72,7 @@ def _check_own(folder: Path) -> None:
         raise DataError(f"{folder}: holds other files than a quickstart's; pass another --output")
 
 
-def _draw_data(folder: Path, images: int | None, progress: api.Progress) -> Path:
+def _draw_data(folder: Path, images: int | None, progress: Progress) -> Path:
     """Calibration and test scenes; the path of the data set's YAML."""
     counts = {CALIBRATION_SPLIT: None, TEST_SPLIT: images}
     for split, count in counts.items():
@@ -108,25 +87,7 @@ def _draw_data(folder: Path, images: int | None, progress: api.Progress) -> Path
     return folder / "data.yaml"
 
 
-def _measure(
-    graphs: dict[str, DetectorGraph], data: Path, progress: api.Progress
-) -> list[QuickstartRow]:
-    quality = {
-        label: api.evaluate(graph, data=data, split=TEST_SPLIT, progress=_prefixed(progress, label))
-        for label, graph in graphs.items()
-    }
-    speeds: Sequence[BenchResult] = api.bench(
-        list(graphs.values()), rounds=BENCH_ROUNDS, progress=partial(progress, "measuring latency")
-    )
-    return [
-        QuickstartRow(label, quality[label], speed)
-        for label, speed in zip(graphs, speeds, strict=True)
-    ]
-
-
-def _draw_samples(
-    model: Path, folder: Path, data: Path, progress: api.Progress
-) -> list[Prediction]:
+def _draw_samples(model: Path, folder: Path, data: Path, progress: Progress) -> list[Prediction]:
     """What the exported model finds in some test scenes, and in a photograph of a written page."""
     samples = folder / "samples"
     shutil.rmtree(samples, ignore_errors=True)
@@ -136,7 +97,3 @@ def _draw_samples(
         shutil.copy(scene, samples / scene.name)
     shutil.copy(api.HANDWRITING, samples / api.HANDWRITING.name)
     return api.predict(model, samples, output=folder / "pictures", progress=progress)
-
-
-def _prefixed(progress: api.Progress, label: str) -> api.Progress:
-    return lambda stage, done, total: progress(f"{label}: {stage}", done, total)

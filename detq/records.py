@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ import numpy.typing as npt
 from detq.errors import DetqError
 
 Part = Literal["backbone", "neck", "head"]
-Task = Literal["detect", "classify"]
 SizeHW = tuple[int, int]
 Fit = Literal["yolov6", "ultralytics", "corner", "corner-black", "stretch", "stretch-cubic"]
 """How an image is brought to the network's size (:data:`detq.data.letterbox.FITS`)."""
@@ -27,52 +27,6 @@ class ReparamConvolution:
 
     name: str
     part: Part
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What travels with a detector graph: everything about the model that its tensors do not say.
-
-    ``size_hw`` is the network input in pixels; both sides of a detector's are multiples of the
-    largest stride. ``end_to_end`` detectors give one prediction per object, so that nothing is to
-    be suppressed. ``fit`` is how the network was trained to see images.
-    """
-
-    name: str
-    family: str
-    class_names: tuple[str, ...]
-    strides: tuple[int, ...]
-    size_hw: SizeHW
-    reparameterized: tuple[ReparamConvolution, ...] = ()
-    task: Task = "detect"
-    end_to_end: bool = False
-    fit: Fit = "yolov6"
-
-    def __post_init__(self) -> None:
-        if not self.class_names:
-            raise DetqError(f"{self.name}: a model needs at least one class name, got none")
-        if not self.strides or any(stride <= 0 for stride in self.strides):
-            raise DetqError(f"{self.name}: strides must be positive, got {self.strides}")
-        if self.fit not in get_args(Fit):
-            raise DetqError(
-                f"{self.name}: fit {self.fit!r}: expected one of {', '.join(get_args(Fit))}"
-            )
-        step = max(self.strides) if self.task == "detect" else 1
-        if any(side <= 0 or side % step for side in self.size_hw):
-            raise DetqError(
-                f"{self.name}: image size {self.size_hw[0]}x{self.size_hw[1]} (HxW) must be "
-                f"positive multiples of the largest stride {step}; pass another --imgsz"
-            )
-
-    @property
-    def class_count(self) -> int:
-        """How many classes the model scores."""
-        return len(self.class_names)
-
-    @property
-    def has_placeholder_names(self) -> bool:
-        """True if the model file named no classes, so that only their order is known."""
-        return self.class_names == placeholder_names(self.class_count)
 
 
 def placeholder_names(count: int) -> tuple[str, ...]:
@@ -128,6 +82,13 @@ class Prediction:
     file: str
     detections: tuple[NamedDetection, ...]
 
+    @property
+    def summary(self) -> str:
+        """How many objects of which class: ``2 cat, 1 dog``."""
+        counts = Counter(detection.label for detection in self.detections)
+        found = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+        return found or "nothing found"
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -170,6 +131,11 @@ class Classified:
     file: str
     classes: tuple[NamedClass, ...]
 
+    @property
+    def summary(self) -> str:
+        """The classes with their scores in percent: ``cat 93.1%, dog 4.0%``."""
+        return ", ".join(f"{found.label} {100 * found.score:.1f}%" for found in self.classes)
+
 
 @dataclass(frozen=True)
 class DataCounts:
@@ -206,43 +172,19 @@ NO_COUNTS = DataCounts()
 
 
 @dataclass(frozen=True)
-class TopResult:
-    """Accuracy of one classifier on one split, in percent.
-
-    ``top5`` counts an image as right if its class is among the five best. The other fields are
-    those of :class:`EvalResult`.
-    """
-
-    model: str
-    top1: float
-    top5: float
-    images: int
-    seconds: float
-    precision: str
-    size_mb: float
-    data: DataCounts = NO_COUNTS
-
-    def __post_init__(self) -> None:
-        if self.images <= 0:
-            raise DetqError(f"TopResult of {self.model}: no images were evaluated")
-
-
-@dataclass(frozen=True)
 class EvalResult:
-    """COCO metrics of one model on one split, in percent; None where pycocotools says -1.
+    """How good one model is on one split.
 
+    ``scores`` are in percent, the one that counts first: of a detector COCO's ``map``, ``map50``,
+    ``map75``, ``map_small``, ``map_medium`` and ``map_large``, None where pycocotools says -1; of a
+    classifier ``top1`` and ``top5``. Each is an attribute of that name, too.
     ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
     ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all
     constants; ``data`` what the figures rest on.
     """
 
     model: str
-    map: float | None
-    map50: float | None
-    map75: float | None
-    map_small: float | None
-    map_medium: float | None
-    map_large: float | None
+    scores: Mapping[str, float | None]
     images: int
     seconds: float
     precision: str
@@ -252,6 +194,25 @@ class EvalResult:
     def __post_init__(self) -> None:
         if self.images <= 0:
             raise DetqError(f"EvalResult of {self.model}: no images were evaluated")
+        if not self.scores:
+            raise DetqError(f"EvalResult of {self.model}: expected at least one score, got none")
+
+    def __getattr__(self, name: str) -> float | None:
+        scores: Mapping[str, float | None] = self.__dict__.get("scores", {})  # none while copied
+        if name not in scores:
+            raise AttributeError(f"EvalResult: no attribute and no score {name!r}: {[*scores]}")
+        return scores[name]
+
+    @property
+    def score(self) -> float | None:
+        """The one that counts: mAP, or top-1."""
+        return next(iter(self.scores.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, each score under its own."""
+        document = asdict(self)
+        scores = document.pop("scores")
+        return {"model": document.pop("model"), **scores, **document}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from detq.config import DatasetConfig, Recipe
 from detq.data.images import read_image_bgr
 from detq.errors import CalibrationError, CheckpointError, ConfigError, DataError, DetqError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec
+from detq.spec import ModelSpec
 
 
 def _config(folder: Path, **splits: str) -> DatasetConfig:
@@ -40,11 +40,11 @@ def test_public_functions_are_all_there() -> None:
         "class_color",
         "classifier",
         "classify",
+        "compare",
         "detect_stream",
         "detector",
         "draw_detections",
         "evaluate",
-        "evaluate_classifier",
         "export",
         "frame_rate",
         "load",

@@ -16,8 +16,9 @@ from detq.artifact import check_creatable, check_writable, read_artifact, read_d
 from detq.artifact import write_artifact as write
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import Fit, ModelSpec, ReparamConvolution
+from detq.records import Fit, ReparamConvolution
 from detq.runtime.detector import Detector
+from detq.spec import ModelSpec
 
 
 @pytest.fixture
@@ -64,6 +65,32 @@ def test_fit_is_kept(tmp_path: Path, graph: DetectorGraph, fit: Fit) -> None:
     moved = DetectorGraph(graph.model, replace(graph.spec, fit=fit))
     write(moved, tmp_path / "model")
     assert read_artifact(tmp_path / "model").spec == moved.spec
+
+
+@pytest.mark.parametrize("fit", ["corner", None])
+def test_directory_of_an_earlier_version_is_read(
+    tmp_path: Path, graph: DetectorGraph, fit: Fit | None
+) -> None:
+    """It kept the fit with the other preprocessing, and before that there was only one."""
+    moved = DetectorGraph(graph.model, replace(graph.spec, fit=fit or "yolov6"))
+    write(moved, tmp_path / "model")
+    metadata = _metadata(tmp_path / "model")
+    known = ("schema", "family", "strides", "reparameterized", "preprocess", "versions")
+    metadata["detq"] = {key: metadata["detq"][key] for key in known}
+    if fit is None:
+        del metadata["detq"]["preprocess"]["fit"]
+    (tmp_path / "model/metadata.yaml").write_text(yaml.safe_dump(metadata), encoding="utf-8")
+    assert read_artifact(tmp_path / "model").spec == moved.spec
+
+
+def test_what_a_person_changed_in_the_keys_of_ultralytics_counts(
+    tmp_path: Path, graph: DetectorGraph
+) -> None:
+    write(graph, tmp_path / "model")
+    metadata = _metadata(tmp_path / "model")
+    metadata["names"] = {0: "a", 1: "b", 2: "c"}
+    (tmp_path / "model/metadata.yaml").write_text(yaml.safe_dump(metadata))
+    assert read_artifact(tmp_path / "model").spec.class_names == ("a", "b", "c")
 
 
 def test_float_weights_are_kept_to_the_bit(tmp_path: Path, graph: DetectorGraph) -> None:
@@ -132,6 +159,9 @@ def test_missing_file_is_named(
         ("imgsz", ["a", "b"]),
         ("stride", "many"),
         ("detq", ["family"]),
+        ("detq", {"reparameterized": {"a": "tail"}}),
+        ("detq", {"preprocess": "none"}),
+        ("task", "segment"),
     ],
 )
 def test_malformed_metadata_is_an_error(

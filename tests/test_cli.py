@@ -16,10 +16,11 @@ import yaml
 from command_line import COMMAND, Command, Exported
 from PIL import Image
 
-from detq import artifact, cli
+from detq import artifact
+from detq.cli.arguments import image_size
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec
+from detq.spec import ModelSpec
 
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
@@ -442,4 +443,4 @@ def test_disk_that_fails_is_an_error_and_no_traceback(
     [("640", 640), ("384x640", (384, 640)), ("384X640", (384, 640)), (None, None)],
 )
 def test_image_size(text: str | None, size: object) -> None:
-    assert cli._size(text) == size
+    assert image_size(text) == size

@@ -28,7 +28,10 @@ ROWS = {
     "opencv": 1,
     "crash_report": 1,
     "process": 1,
+    "progress": 1,
+    "contract": 1,
     "records": 1,
+    "spec": 2,
     "yaml_file": 2,
     "config": 3,
     "models": 4,
@@ -39,21 +42,22 @@ ROWS = {
     "adapters": 5,
     "quant": 6,
     "runtime": 6,
-    "artifact": 7,
     "evaluation": 7,
     "benchmark": 7,
     "onnx_export": 7,
     "report": 7,
-    "api": 8,
-    "quickstart": 9,
-    "programs": 9,
-    "console": 10,
-    "detq": 12,  # the package itself re-exports what api offers
-    "programs.worker": 13,  # users of the package, in processes of their own
-    "programs.trial": 13,
-    "demo": 13,  # another one
-    "cli": 14,
-    "demo.webcam": 15,  # the command line under another name
+    "tasks": 8,
+    "artifact": 9,
+    "api": 10,
+    "quickstart": 11,
+    "programs": 11,
+    "console": 12,
+    "detq": 13,  # the package itself re-exports what api offers
+    "programs.worker": 14,  # users of the package, in processes of their own
+    "programs.trial": 14,
+    "demo": 14,  # another one
+    "cli": 15,
+    "demo.webcam": 16,  # the command line under another name
 }
 TORCH_ROOMS = {"models", "adapters"}
 NEVER = {"torchvision", "yolov6"}

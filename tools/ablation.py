@@ -38,6 +38,7 @@ import yaml
 from scipy.stats import spearmanr
 
 from detq import api
+from detq.api import judging
 from detq.config import Recipe
 from detq.data.dataset import load_split
 from detq.evaluation.agreement import agreement
@@ -79,7 +80,7 @@ def main() -> None:
 
 def run(config: Path, results: Path) -> None:
     """Measure what is missing."""
-    api.LEAST_AGREEMENT = 0.0  # the figures of broken models are wanted too
+    judging.LEAST_AGREEMENT = 0.0  # the figures of broken models are wanted too
     plan = yaml.safe_load(config.read_text())
     results.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["model"], row["recipe"], row["seed"]) for row in _rows(results)}

@@ -20,7 +20,7 @@ import numpy as np
 import detq
 from detq.api import load_recipe
 from detq.config import Recipe
-from detq.records import TopResult
+from detq.records import EvalResult
 from detq.report.layers import layer_reports
 
 
@@ -67,7 +67,7 @@ def ratios(model: Path) -> str:
     return f"centre/surround of {len(found)} layers: {low:.1f} to {high:.1f}, median {middle:.1f}"
 
 
-def measure(model: Path, data: Path, chosen: list[str], images: int, seed: int) -> list[TopResult]:
+def measure(model: Path, data: Path, chosen: list[str], images: int, seed: int) -> list[EvalResult]:
     """Float first, then every recipe; each line is printed when it is there."""
     print(f"{model}: {ratios(model)}", flush=True)
     exact = detq.load(model)
@@ -78,7 +78,7 @@ def measure(model: Path, data: Path, chosen: list[str], images: int, seed: int) 
             recipe = recipes()[label].model_copy(update={"seed": seed})
             result = detq.quantize(exact, data=data, recipe=recipe, calibration_images=images)
             graph, agreement = result.graph, result.agreement
-        row = detq.evaluate_classifier(graph, data=data, split="test")
+        row = detq.evaluate(graph, data=data, split="test")
         rows.append(row)
         print(
             f"  {label:<40} top-1 {row.top1:6.2f} ({row.top1 - rows[0].top1:+.2f})  "

@@ -35,7 +35,8 @@ from detq.graph.convert import from_torch
 from detq.models import build, official
 from detq.quant.observation_store import ObservationStore
 from detq.quant.quantizer import quantize_graph
-from detq.records import ModelSpec, placeholder_names
+from detq.records import placeholder_names
+from detq.spec import ModelSpec
 
 WARM_UP_IMAGES = 8
 

@@ -27,7 +27,8 @@ from detq.files import text_stem
 from detq.models.branches import fuse_branches
 from detq.models.classifiers import ChainClassifier
 from detq.models.fuse import fuse
-from detq.records import ModelSpec, ReparamConvolution, SizeHW
+from detq.records import ReparamConvolution, SizeHW
+from detq.spec import ModelSpec
 
 
 def _read_safetensors(path: Path) -> StoredModel:
@@ -187,20 +188,18 @@ def checked_output(module: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor
         raise GraphError(
             f"{spec.name}: fails on an image of {height}x{width} ({reason}); pass another imgsz"
         ) from None
-    classifies = spec.task == "classify"
-    rows = spec.class_count if classifies else 4 + spec.class_count
+    contract = spec.contract
     if not isinstance(output, Tensor):
         found = type(output).__name__
-    elif output.dim() == (2 if classifies else 3) and output.shape[:2] == (1, rows):
-        if not classifies or _are_probabilities(output):
+    elif output.dim() == contract.rank and output.shape[:2] == contract.begin(spec.class_count):
+        if contract.has_places or _are_probabilities(output):
             return output
         found = "numbers that are no probabilities (softmax is missing)"
     else:
         found = str(list(output.shape))
-    wanted = f"scores [1, {rows}]" if classifies else f"predictions [1, {rows}, N]"
     raise GraphError(
-        f"{spec.name}: forward() must return {wanted} for {spec.class_count} "
-        f"classes, found {found}; see docs/adapters.md"
+        f"{spec.name}: forward() must return {contract.described(spec.class_count)} for "
+        f"{spec.class_count} classes, found {found}; see docs/adapters.md"
     )
 
 

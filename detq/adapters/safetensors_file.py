@@ -1,7 +1,7 @@
 """detq's own model file: a network in training form as safetensors, its description in the header.
 
 Tensors only, nothing to execute. The header's entry ``detq`` is a JSON document: the architecture
-with every width and depth, the class names, the image size. A tensor whose every value is a half
+with every width and depth, and the model's :class:`ModelSpec`. A tensor whose every value is a half
 precision number is stored as one: a converted YOLOv6 checkpoint is no larger, and loses nothing.
 """
 
@@ -21,13 +21,20 @@ from torch import Tensor, nn
 
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER, check_values, fill
+from detq.contract import Task
 from detq.errors import ArtifactError, CheckpointError, DetqError
-from detq.files import atomic_write
+from detq.files import atomic_write, text_stem
 from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
 from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
-from detq.records import SizeHW
+from detq.spec import ModelSpec
 
+Kind = Literal["yolov6", "yolov6-lite", "classifier"]
+_TASKS: Mapping[Kind, Task] = {
+    "yolov6": "detect",
+    "yolov6-lite": "detect",
+    "classifier": "classify",
+}
 SUFFIX = ".safetensors"
 HEADER_KEY = "detq"
 SCHEMA: Literal[1] = 1
@@ -36,13 +43,11 @@ _NEXT_STEP = "pass a file that `detq convert` wrote"
 
 @dataclass(frozen=True)
 class Header:
-    """What the tensors do not say."""
+    """What the tensors do not say of the network. Beside its keys lie those of a spec."""
 
     schema: Literal[1]
-    kind: Literal["yolov6", "yolov6-lite", "classifier"]
+    kind: Kind
     architecture: dict[str, Any]
-    class_names: tuple[str, ...]
-    size_hw: SizeHW
 
     def read_architecture(self) -> AnyArchitecture | ClassifierArchitecture:
         """The architecture as a checked value. Raises ValidationError or DetqError."""
@@ -64,20 +69,23 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
         raise ArtifactError(
             f"{path}: networks of Ultralytics are not written as {SUFFIX}; keep the checkpoint"
         )
-    header = Header(
-        schema=SCHEMA,
-        kind=_kind(model.architecture),
-        architecture=asdict(model.architecture),
+    header = Header(SCHEMA, _kind(model.architecture), asdict(model.architecture))
+    spec = ModelSpec(
+        name=text_stem(path),
+        family=model.family,
         class_names=model.class_names,
+        strides=model.architecture.strides,
         size_hw=model.size_hw,
+        task=model.task,
     )
+    document = json.dumps({**asdict(header), **spec.to_dict()})
     tensors = {
         key: _compact(tensor)
         for key, tensor in model.module.state_dict().items()
         if not key.endswith(COUNTER)
     }
     try:
-        atomic_write(path, save(tensors, metadata={HEADER_KEY: json.dumps(asdict(header))}))
+        atomic_write(path, save(tensors, metadata={HEADER_KEY: document}))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path}: cannot be written ({error}); pass another path") from None
 
@@ -89,14 +97,16 @@ def read_safetensors(path: Path) -> StoredModel:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = _parse(file.metadata() or {})
+            document = _document(file.metadata() or {})
+            header = TypeAdapter(Header).validate_json(document)
             architecture = header.read_architecture()
+            spec = _spec(json.loads(document), header.kind, architecture)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         return StoredModel(
-            module=_network(architecture, header, tensors),
+            module=_network(architecture, spec, tensors),
             architecture=architecture,
-            class_names=header.class_names,
-            size_hw=header.size_hw,
+            class_names=spec.class_names,
+            size_hw=spec.size_hw,
         )
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); check the path") from None
@@ -112,28 +122,40 @@ def read_safetensors(path: Path) -> StoredModel:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _kind(
-    architecture: AnyArchitecture | ClassifierArchitecture,
-) -> Literal["yolov6", "yolov6-lite", "classifier"]:
+def _kind(architecture: AnyArchitecture | ClassifierArchitecture) -> Kind:
     if isinstance(architecture, ClassifierArchitecture):
         return "classifier"
     return "yolov6-lite" if isinstance(architecture, LiteArchitecture) else "yolov6"
 
 
-def _parse(metadata: Mapping[str, str]) -> Header:
+def _document(metadata: Mapping[str, str]) -> str:
     if HEADER_KEY not in metadata:
         raise CheckpointError(f"does not say what network its tensors are of; {_NEXT_STEP}")
-    return TypeAdapter(Header).validate_json(metadata[HEADER_KEY])
+    return metadata[HEADER_KEY]
+
+
+def _spec(
+    document: Mapping[str, Any], kind: Kind, architecture: AnyArchitecture | ClassifierArchitecture
+) -> ModelSpec:
+    """The spec in a header; earlier versions of detq wrote class names and size alone."""
+    implied = {"name": kind, "family": kind, "strides": architecture.strides, "task": _TASKS[kind]}
+    try:
+        spec = ModelSpec.from_dict({**implied, **document})
+    except CheckpointError as error:
+        raise CheckpointError(f"its description is malformed: {error}; {_NEXT_STEP}") from None
+    if spec.strides != architecture.strides:
+        raise CheckpointError(f"its description is of another network; {_NEXT_STEP}")
+    return spec
 
 
 def _network(
     architecture: AnyArchitecture | ClassifierArchitecture,
-    header: Header,
+    spec: ModelSpec,
     tensors: Mapping[str, Tensor],
 ) -> nn.Module:
-    if len(header.class_names) != architecture.class_count:
+    if spec.class_count != architecture.class_count:
         raise CheckpointError(
-            f"{len(header.class_names)} class names for {architecture.class_count} classes"
+            f"{spec.class_count} class names for {architecture.class_count} classes"
         )
     if _depth(architecture) > len(tensors):  # building so many blocks would take for ever
         raise CheckpointError("the description has more blocks than the file has tensors")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from detq.contract import Task
 from detq.models.architecture import AnyArchitecture
 from detq.models.classifiers import ClassifierArchitecture
-from detq.records import SizeHW, Task
+from detq.records import SizeHW
 
 if TYPE_CHECKING:
     from detq.adapters.ultralytics import UltralyticsArchitecture

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from detq.api.doubts import blind, doubt
 from detq.api.own_adapters import register_adapter
 from detq.api.running import (
     bench,
@@ -11,27 +10,27 @@ from detq.api.running import (
     default_preprocess,
     default_preset,
     detector,
+    doubt,
     evaluate,
-    evaluate_classifier,
-    has_ground_truth,
-    measurement,
+    judged_split,
     predict,
     sample_picture,
 )
 from detq.api.sources import (
     EMBEDDED,
     HANDWRITING,
-    Progress,
     adapt,
     builtin_recipes,
     convert,
     load,
     load_dataset,
     load_recipe,
+    load_recipes,
 )
 from detq.data.images import write_image
 from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress
 from detq.records import Detections
 from detq.report.draw import class_color, draw_detections
 from detq.runtime.classifier import Classifier
@@ -40,13 +39,14 @@ from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
+    from detq.api.comparison import Compared, Comparison, compare
     from detq.api.exporting import export
+    from detq.api.holding import MaxDrop, hold_accuracy
+    from detq.api.judging import LEAST_AGREEMENT
     from detq.api.quantization import (
         DEFAULT_RECIPE,
-        LEAST_AGREEMENT,
         QuantizationResult,
         calibration_overlap,
-        hold_accuracy,
         quantize,
     )
 
@@ -56,21 +56,24 @@ __all__ = [
     "HANDWRITING",
     "LEAST_AGREEMENT",
     "Classifier",
+    "Compared",
+    "Comparison",
     "Detections",
     "Detector",
     "DetectorGraph",
     "Frame",
+    "MaxDrop",
     "Progress",
     "QuantizationResult",
     "RuntimeOptions",
     "adapt",
     "bench",
-    "blind",
     "builtin_recipes",
     "calibration_overlap",
     "class_color",
     "classifier",
     "classify",
+    "compare",
     "convert",
     "default_preprocess",
     "default_preset",
@@ -79,15 +82,14 @@ __all__ = [
     "doubt",
     "draw_detections",
     "evaluate",
-    "evaluate_classifier",
     "export",
     "frame_rate",
-    "has_ground_truth",
     "hold_accuracy",
+    "judged_split",
     "load",
     "load_dataset",
     "load_recipe",
-    "measurement",
+    "load_recipes",
     "predict",
     "quantize",
     "read_frames",
@@ -101,6 +103,7 @@ def __getattr__(name: str) -> Any:
     """What quantizes, imported on first use: without it a model runs a quarter sooner."""
     if name not in __all__:
         raise AttributeError(f"module 'detq.api' has no attribute {name!r}")
-    from detq.api import exporting, quantization  # noqa: PLC0415
+    from detq.api import comparison, exporting, holding, judging, quantization  # noqa: PLC0415
 
-    return getattr(exporting if name == "export" else quantization, name)
+    modules = (comparison, exporting, holding, judging, quantization)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

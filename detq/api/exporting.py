@@ -10,7 +10,6 @@ from detq.api.sources import (
     DataSource,
     ImageSize,
     ModelSource,
-    Progress,
     RecipeSource,
     load,
     load_recipe,
@@ -21,6 +20,7 @@ from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import nodes_of_type
 from detq.onnx_export import write_onnx
+from detq.progress import Progress
 from detq.quant.quantizer import split_graph
 
 Format = Literal["onnx", "onnx-qdq", "openvino"]

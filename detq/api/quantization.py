@@ -1,71 +1,47 @@
-"""Quantizing a model, and holding what that may cost."""
+"""Quantizing a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detq.api.running import (
-    default_preprocess,
-    default_preset,
-    evaluate,
-    evaluate_classifier,
-    evaluation_detector,
-    has_ground_truth,
-)
+from detq.api.judging import agreement
 from detq.api.sources import (
     DataSource,
     ImageSize,
     ModelSource,
-    Progress,
     RecipeSource,
     load_recipe,
     open_dataset,
     open_graph,
-    silent,
 )
 from detq.artifact import write_artifact
-from detq.config import DatasetConfig
 from detq.data.calibration import CalibrationImages, readable_images
 from detq.data.dataset import load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.downloads.cache import cache_folder
-from detq.errors import CalibrationError, DataError, DownloadError, one_line
-from detq.evaluation.agreement import MIN_SCORE, agreement
-from detq.evaluation.classes import with_names_of
-from detq.evaluation.evaluator import run_detector
-from detq.evaluation.top_k import run_classifier, same_top1
+from detq.errors import DownloadError, one_line
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.digest import digest
-from detq.quant.accuracy_control import GuardMemory, GuardResult, hold_drop
+from detq.progress import Progress, silent
+from detq.quant.accuracy_control import GuardResult
 from detq.quant.noise import tensor_noise
 from detq.quant.observation_store import ObservationStore
 from detq.quant.quantizer import QuantizedDetector, quantize_graph
-from detq.report.disagreement import (
-    ChangedClass,
-    Disagreement,
-    changed_classes,
-    worst_disagreements,
-)
 from detq.report.figures import ObservedTensor
 from detq.report.page import Evidence, render_report
-from detq.runtime.classifier import Classifier
-from detq.runtime.detector import CompiledGraph, Detector
-from detq.runtime.postprocess import PREDICTION
+from detq.tasks import strategy_of
 
 DEFAULT_RECIPE = "measured"
 AGREEMENT_IMAGES = 32
 NOISE_IMAGES = 4
 LEAST_HELD_BACK = 16
 """With fewer images beside those to calibrate on, agreement is measured on these."""
-LEAST_AGREEMENT = 20.0
-"""Below this mAP against the float model, the INT8 model is broken and not handed out."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +70,43 @@ class QuantizationResult:
         """The INT8 detector graph."""
         return self.quantized.graph
 
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Where INT8 departs from float: along the network, in its tensors, on images.
+
+        Both models run for it when it is first asked for.
+        """
+        tensors = [
+            ObservedTensor(
+                name=quantizer.name,
+                part=quantizer.part,
+                method=quantizer.rule,
+                statistics=self.quantized.statistics[quantizer.name][0],
+                low=quantizer.ranges[0].low if quantizer.ranges else None,
+                high=quantizer.ranges[0].high if quantizer.ranges else None,
+            )
+            for quantizer in self.quantized.quantizers
+            if len(self.quantized.statistics.get(quantizer.name, ())) == 1
+        ]
+        strategy = strategy_of(self.graph.spec)
+        return Evidence(
+            noise=tensor_noise(self.quantized, self.calibration.inputs(NOISE_IMAGES)),
+            tensors=tensors,
+            disagreements=strategy.differences(self.float_graph, self.graph, self.judges),
+            judged=len(self.judges),
+        )
+
     def save(self, directory: str | Path, *, measured: dict[str, Any] | None = None) -> None:
         """Write the exported directory (:mod:`detq.artifact`); ``measured`` joins its metadata."""
         details = self._details(measured)
-        report = render_report(self.float_graph, details, self._evidence())
+        words = strategy_of(self.graph.spec).WORDS
+        report = render_report(self.float_graph, details, self.evidence, words)
         write_artifact(self.graph, Path(directory), details=details, report=report)
 
     def _details(self, measured: dict[str, Any] | None) -> dict[str, Any]:
         details: dict[str, Any] = {
             "recipe": self.quantized.recipe.model_dump(mode="json"),
+            "passes": [{"name": step.name, "did": step.did} for step in self.quantized.steps],
             "calibration": {
                 "images": len(self.calibration),
                 "skipped": [one_line(path.name) for path in self.calibration.skipped],
@@ -129,39 +133,6 @@ class QuantizationResult:
             "agreement_images_held_back": self.held_back,
         }
         return {**details, "measured": measured} if measured else details
-
-    def _evidence(self) -> Evidence:
-        """Where INT8 departs from float: along the network, in its tensors, on images."""
-        tensors = [
-            ObservedTensor(
-                name=quantizer.name,
-                part=quantizer.part,
-                method=quantizer.rule,
-                statistics=self.quantized.statistics[quantizer.name][0],
-                low=quantizer.ranges[0].low if quantizer.ranges else None,
-                high=quantizer.ranges[0].high if quantizer.ranges else None,
-            )
-            for quantizer in self.quantized.quantizers
-            if len(self.quantized.statistics.get(quantizer.name, ())) == 1
-        ]
-        return Evidence(
-            noise=tensor_noise(self.quantized, self.calibration.inputs(NOISE_IMAGES)),
-            tensors=tensors,
-            disagreements=self._disagreements(),
-            judged=len(self.judges),
-        )
-
-    def _disagreements(self) -> Sequence[Disagreement] | Sequence[ChangedClass]:
-        """The images that both models see most differently."""
-        graphs, names = (self.float_graph, self.graph), self.graph.spec.class_names
-        if self.graph.spec.task == "classify":
-            runs = [run_classifier(Classifier(graph), self.judges) for graph in graphs]
-            return changed_classes(self.judges, runs[0].rankings, runs[1].rankings, names)
-        exact, rounded = (
-            run_detector(evaluation_detector(graph, postprocess=PREDICTION), self.judges)
-            for graph in graphs
-        )
-        return worst_disagreements(self.judges, exact.detections, rounded.detections, names)
 
     def _search(self) -> dict[str, Any] | None:
         search = self.quantized.search
@@ -201,7 +172,9 @@ def quantize(
     for bad input, CalibrationError if the result disagrees with the float model.
     """
     dataset = open_dataset(data)
-    graph = _named(open_graph(model, imgsz), dataset)
+    graph = open_graph(model, imgsz)
+    strategy = strategy_of(graph.spec)
+    graph = replace(graph, spec=strategy.named(graph.spec, dataset))
     chosen = load_recipe(recipe)
     if calibration_images is not None:
         chosen = chosen.model_copy(update={"calibration_images": calibration_images})
@@ -211,26 +184,27 @@ def quantize(
     paths = sample_images(images_of, count, chosen.seed)
     more = sample_images(images_of, count + AGREEMENT_IMAGES, chosen.seed)
     kept = sorted(set(more) - set(paths))
-    calibration = readable_images(
-        paths, default_preprocess(graph), progress=partial(report, "reading images")
-    )
+    preprocess = strategy.preprocess(graph.spec)
+    calibration = readable_images(paths, preprocess, progress=partial(report, "reading images"))
     held_back = len(kept) >= LEAST_HELD_BACK
-    judges = _readable(kept, graph) if held_back else calibration.paths[:AGREEMENT_IMAGES]
+    judges = calibration.paths[:AGREEMENT_IMAGES]
+    if held_back:
+        judges = readable_images(kept, preprocess).paths
     seen = fingerprint(calibration.paths)
     quantized = quantize_graph(
         graph,
         chosen,
-        lambda stage, count: _reported(calibration, stage, count, report),
+        lambda stage, count: reported(calibration, stage, count, report),
         report,
         _observation_store(f"{seen} {calibration.preprocess}"),
     )
-    int8 = _judge(quantized.graph)
+    int8 = strategy.compiled(quantized.graph)
     return QuantizationResult(
         float_graph=graph,
         quantized=quantized,
         calibration=calibration,
         calibration_fingerprint=seen,
-        agreement=_checked_agreement(_judge(graph), int8, judges, report),
+        agreement=agreement(graph, int8, judges, report, must_hold=True),
         judges=judges,
         held_back=held_back,
         int8_share=int8.int8_share,
@@ -245,146 +219,16 @@ def _observation_store(images: str) -> ObservationStore | None:
         return None
 
 
-def hold_accuracy(
-    result: QuantizationResult,
-    *,
-    data: DataSource,
-    max_drop: float,
-    split: str = "val",
-    preset: str | None = None,
-    limit_s: float = 3600.0,
-    memory: str | Path | None = None,
-    progress: Progress | None = None,
-) -> QuantizationResult:
-    """Give layers back to float, the most useful first, until INT8 loses at most ``max_drop``.
-
-    The drop is float mAP (a classifier's top-1) minus INT8 mAP on ``split``, in percent; for a data
-    set without ground truth there, 100 minus the agreement. ``memory`` is a file that lets a search
-    cut off by ``limit_s`` seconds (or by anything else) go on. Raises AccuracyError if the drop
-    cannot be held.
-    """
-    report, float_graph = progress or silent, result.float_graph
-    chosen = open_dataset(data)
-    task = float_graph.spec.task
-    preset = preset or default_preset(float_graph)
-    labelled = getattr(chosen, split, None) is not None and has_ground_truth(
-        chosen, split, task=task
-    )
-
-    def measure(graph: DetectorGraph) -> float:
-        if labelled and task == "classify":
-            return evaluate_classifier(graph, data=chosen, split=split, progress=report).top1
-        if labelled:
-            found = evaluate(graph, data=chosen, split=split, preset=preset, progress=report)
-            return found.map or 0.0
-        found_alike = _agreement(_judge(float_graph), _judge(graph), result.judges, report)
-        return 0.0 if found_alike is None else found_alike
-
-    exact = measure(float_graph) if labelled else 100.0
-    recipe = result.quantized.recipe.model_dump_json()
-    key = f"{recipe} {result.calibration_fingerprint} {split} {preset} {digest(float_graph.model)}"
-    guard = hold_drop(
-        result.quantized,
-        lambda stage, count: _reported(result.calibration, stage, count, report),
-        lambda graph: exact - measure(graph),
-        max_drop=max_drop,
-        limit_s=limit_s,
-        memory=GuardMemory(None if memory is None else Path(memory), key),
-        progress=report,
-    )
-    int8 = _judge(guard.quantized.graph)
-    return replace(
-        result,
-        quantized=guard.quantized,
-        agreement=_agreement(_judge(float_graph), int8, result.judges, report),
-        int8_share=int8.int8_share,
-        guard=guard,
-    )
-
-
 def calibration_overlap(result: QuantizationResult, data: DataSource, split: str) -> int:
     """How many calibration images, by content, are also in ``split``: there the mAP flatters."""
     images = load_split(open_dataset(data), split, with_annotations=False)
     return len(content_overlap(result.calibration.paths, images.paths))
 
 
-def _named(graph: DetectorGraph, dataset: DatasetConfig) -> DetectorGraph:
-    """The graph with the data set's class names in place of placeholders."""
-    if dataset.names_are_folders and graph.spec.task == "detect":
-        return graph
-    return replace(graph, spec=with_names_of(graph.spec, dataset.class_names))
-
-
-def _readable(paths: Sequence[Path], graph: DetectorGraph) -> tuple[Path, ...]:
-    return readable_images(paths, default_preprocess(graph)).paths
-
-
-def _judge(graph: DetectorGraph) -> Detector | Classifier:
-    """The graph at work, as evaluation has it."""
-    return Classifier(graph) if graph.spec.task == "classify" else evaluation_detector(graph)
-
-
-def _checked_agreement(
-    reference: Detector | Classifier,
-    candidate: Detector | Classifier,
-    paths: Sequence[Path],
-    report: Progress,
-) -> float | None:
-    """As :func:`_agreement`.
-
-    Raises CalibrationError if a float model that is certain of what it sees is contradicted.
-    """
-    percent = _agreement(reference, candidate, paths, report)
-    if percent is None or percent >= LEAST_AGREEMENT:
-        return percent
-    if _is_certain(reference, paths):
-        raise CalibrationError(
-            f"{reference.spec.name}: INT8 agrees with float to {percent:.1f}% only: it is broken; "
-            "try another --recipe, or calibration images closer to the real ones"
-        )
-    return percent
-
-
-def _is_certain(reference: CompiledGraph, paths: Sequence[Path]) -> bool:
-    """False for a network that sees objects everywhere, or no class before the others."""
-    if isinstance(reference, Classifier):
-        rankings = run_classifier(reference, paths).rankings
-        return bool(np.median([ranking.scores[0] for ranking in rankings]) >= MIN_SCORE)
-    if not isinstance(reference, Detector):
-        return False
-    expected = run_detector(reference, paths)
-    counts = [int((found.scores >= MIN_SCORE).sum()) for found in expected.detections]
-    return bool(np.median(counts) < reference.postprocess.max_detections)
-
-
-def _agreement(
-    reference: Detector | Classifier,
-    candidate: Detector | Classifier,
-    paths: Sequence[Path],
-    report: Progress,
-) -> float | None:
-    """mAP of the candidate's detections against the reference's, None if that found nothing; the
-    share of images that two classifiers take for the same.
-    """
-    if isinstance(reference, Classifier) and isinstance(candidate, Classifier):
-        wanted = run_classifier(reference, paths, progress=partial(report, "running float"))
-        found = run_classifier(candidate, paths, progress=partial(report, "running INT8"))
-        return same_top1(wanted.rankings, found.rankings)
-    if not isinstance(reference, Detector) or not isinstance(candidate, Detector):
-        raise DataError("a detector and a classifier cannot agree")
-    expected = run_detector(reference, paths, progress=partial(report, "running float"))
-    actual = run_detector(candidate, paths, progress=partial(report, "running INT8"))
-    try:
-        return agreement(
-            expected.detections, actual.detections, class_count=reference.spec.class_count
-        )
-    except DataError:
-        return None
-
-
-def _reported(
+def reported(
     images: CalibrationImages, stage: str, count: int | None, report: Progress
 ) -> Iterator[npt.NDArray[np.float32]]:
+    """The first ``count`` network inputs, all if None; ``report`` hears of each."""
     total = min(len(images), count or len(images))
     report(stage, 0, total)
     for done, image in enumerate(images.inputs(count), start=1):

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from detq.api.sources import (
     HANDWRITING,
     DataSource,
     ImageSize,
     ModelSource,
-    Progress,
+    load_untried,
     open_dataset,
     open_graph,
-    silent,
 )
 from detq.benchmark import DEFAULT_OPTIONS
 from detq.benchmark import bench as measure_speed
+from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
-from detq.data.centre_crop import CentreCrop
-from detq.data.class_folders import has_class_folders, load_labelled_split
-from detq.data.dataset import load_split
 from detq.data.digit_scenes import CLASS_NAMES as DIGIT_NAMES
-from detq.data.images import list_images, read_images, write_image
-from detq.data.letterbox import Preprocess
-from detq.errors import ConfigError, DataError
-from detq.evaluation.evaluator import evaluate as evaluate_detector
-from detq.evaluation.protocol import PROTOCOLS, default_protocol
-from detq.evaluation.top_k import evaluate_classifier as evaluate_top_k
+from detq.evaluation.protocol import default_protocol, find_protocol
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import BenchResult, Classified, EvalResult, Prediction, Task, TopResult
-from detq.report.draw import draw_detections
-from detq.runtime.classifier import Classifier, classify_stream
+from detq.progress import Progress, Steps, silent
+from detq.records import BenchResult, Classified, EvalResult, Prediction
+from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
-from detq.runtime.pipeline import detect_stream
-from detq.runtime.postprocess import EVALUATION, PREDICTION, PostprocessOptions
+from detq.runtime.postprocess import PREDICTION
+from detq.tasks import strategy_of
+from detq.tasks.classification import classify_images
+from detq.tasks.pictures import draw_pictures, plan_pictures
 
 
 def detector(
@@ -87,14 +80,7 @@ def classify(
 
     Raises a DetqError for a damaged image.
     """
-    paths = list_images(Path(source))
-    judge = classifier(model, imgsz=imgsz)
-    found = []
-    report = progress or silent
-    for path, ranking in zip(paths, classify_stream(judge, read_images(paths)), strict=True):
-        found.append(Classified(str(path), ranking.named(judge.spec.class_names)))
-        report("classifying", len(found), len(paths))
-    return found
+    return classify_images(classifier(model, imgsz=imgsz), Path(source), progress or silent)
 
 
 def predict(
@@ -112,18 +98,9 @@ def predict(
     Pictures keep their file names and their folders below ``source``. Raises a DetqError for a
     damaged image, or if a picture cannot be written or would replace an image of ``source``.
     """
-    paths = _images_outside(Path(source), Path(output))
-    pictures = _picture_paths(Path(source), paths, Path(output))
+    planned = plan_pictures(Path(source), Path(output))
     found_by = detector(model, imgsz=imgsz, confidence=confidence, iou=iou)
-    predictions = []
-    report = progress or silent
-    names = found_by.spec.class_names
-    frames = detect_stream(found_by, read_images(paths))
-    for path, picture, frame in zip(paths, pictures, frames, strict=True):
-        write_image(picture, draw_detections(frame.image, frame.detections, names))
-        predictions.append(Prediction(str(path), frame.detections.named(names)))
-        report("detecting", len(predictions), len(paths))
-    return predictions
+    return draw_pictures(found_by, planned, progress or silent)
 
 
 def evaluate(
@@ -135,56 +112,41 @@ def evaluate(
     preset: str | None = None,
     progress: Progress | None = None,
 ) -> EvalResult:
-    """COCO mAP of a model on a split of a data set, by a protocol of :data:`PROTOCOLS`.
+    """How good a model is on a split of a data set: a detector's COCO mAP, a classifier's top-1.
 
-    ``preset`` is by default the protocol behind the figures of the model's family. Raises a
-    DetqError for bad input.
-    """
-    if preset is not None and preset not in PROTOCOLS:
-        raise ConfigError(f"preset {preset!r}: expected one of {', '.join(PROTOCOLS)}")
-    graph = open_graph(model, imgsz)
-    protocol = PROTOCOLS[preset or default_preset(graph)]
-    report = progress or silent
-    return evaluate_detector(
-        Detector(
-            graph, preprocess=protocol.preprocess(graph.spec), postprocess=protocol.postprocess
-        ),
-        load_split(open_dataset(data), split),
-        protocol=protocol,
-        progress=partial(report, f"evaluating {graph.spec.name}"),
-    )
-
-
-def evaluate_classifier(
-    model: ModelSource,
-    *,
-    data: DataSource,
-    split: str = "val",
-    imgsz: ImageSize | None = None,
-    progress: Progress | None = None,
-) -> TopResult:
-    """Top-1 and top-5 of a classifier on a split whose images lie in one folder per class.
-
+    ``preset`` names a protocol for mAP (:data:`detq.evaluation.protocol.PROTOCOLS`), by default the
+    one behind the figures of the model's family; a classifier's images lie in one folder per class.
     Raises a DetqError for bad input.
     """
-    judge = classifier(model, imgsz=imgsz)
-    return evaluate_top_k(
-        judge,
-        load_labelled_split(open_dataset(data), split),
-        progress=partial(progress or silent, f"evaluating {judge.spec.name}"),
+    graph = open_graph(model, imgsz)
+    return strategy_of(graph.spec).evaluate(
+        graph,
+        open_dataset(data),
+        split,
+        preset=find_protocol(preset, graph.spec).name,
+        progress=partial(progress or silent, f"evaluating {graph.spec.name}"),
     )
 
 
-def has_ground_truth(data: DataSource, split: str, *, task: Task = "detect") -> bool:
-    """True if the data set says for the split what is right: objects, or class folders.
-
-    Without a single object there is no mAP. Raises ConfigError for an unknown split.
+def judged_split(graph: DetectorGraph, data: DatasetConfig, split: str | None) -> str | None:
+    """The split to measure on, by default ``val`` if the data set has one; None if the data set
+    does not say what is right there. Raises ConfigError for an unknown split.
     """
-    config = open_dataset(data)
-    if task == "classify":
-        load_split(config, split, with_annotations=False)
-        return has_class_folders(config, split)
-    return bool(load_split(config, split).annotations)
+    if split is None and data.val is None:
+        return None
+    judged = split or "val"
+    return judged if strategy_of(graph.spec).has_ground_truth(data, judged) else None
+
+
+def doubt(
+    graph: DetectorGraph, *, data: DatasetConfig, split: str, model: Path | None = None
+) -> str | None:
+    """Why figures of a model on a split would mean nothing, in one line; None if all is well.
+
+    ``model`` is the file that it was read from, which may be readable in another layout
+    (:mod:`detq.tasks.doubts`).
+    """
+    return strategy_of(graph.spec).doubt(graph, data, split, model=model, read=load_untried)
 
 
 def bench(
@@ -194,7 +156,7 @@ def bench(
     rounds: int = 50,
     bursts: int = 0,
     options: RuntimeOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> list[BenchResult]:
     """Latency of several models, and throughput if ``bursts`` of it are wanted, measured in turns.
 
@@ -208,42 +170,6 @@ def bench(
         options=options or DEFAULT_OPTIONS,
         progress=progress,
     )
-
-
-def measurement(
-    rows: Sequence[EvalResult | TopResult],
-    *,
-    split: str,
-    preset: str = "yolov6",
-    overlap: int = 0,
-    speeds: Sequence[BenchResult] | None = None,
-) -> dict[str, Any]:
-    """What an exported directory keeps of a measurement; the first row is the float model's.
-
-    ``overlap`` is the number of calibration images that are also in ``split``; ``speeds`` has the
-    latency of each row's model.
-    """
-    latencies: Sequence[BenchResult | None] = speeds or [None] * len(rows)
-    return {
-        "split": split,
-        "preset": preset,
-        "calibration_images_in_split": overlap,
-        "models": {
-            row.model: {
-                **_scores(row),
-                "size_mb": round(row.size_mb, 3),
-                "latency_ms": None if speed is None else round(speed.latency_ms, 3),
-                "speedup": None if speed is None else round(speed.speedup, 3),
-            }
-            for row, speed in zip(rows, latencies, strict=True)
-        },
-    }
-
-
-def _scores(row: EvalResult | TopResult) -> dict[str, float | None]:
-    if isinstance(row, TopResult):
-        return {"top1": row.top1, "top5": row.top5}
-    return {"map": row.map, "map50": row.map50, "map75": row.map75}
 
 
 def sample_picture(found_by: Detector) -> Path | None:
@@ -260,39 +186,4 @@ def default_preprocess(graph: DetectorGraph) -> Preprocessing:
     """What images go through before the network: the letterbox that a detector was published with,
     a classifier's centre crop.
     """
-    if graph.spec.task == "classify":
-        return CentreCrop(graph.spec.size_hw)
-    return _letterbox(graph)
-
-
-def evaluation_detector(
-    graph: DetectorGraph, *, postprocess: PostprocessOptions = EVALUATION
-) -> Detector:
-    """A detector that reports every candidate that evaluation counts, or others."""
-    return Detector(graph, preprocess=_letterbox(graph), postprocess=postprocess)
-
-
-def _letterbox(graph: DetectorGraph) -> Preprocess:
-    return default_protocol(graph.spec).preprocess(graph.spec)
-
-
-def _images_outside(source: Path, directory: Path) -> Sequence[Path]:
-    """The images of ``source`` without an earlier run's pictures in a folder inside it."""
-    paths, pictures = list_images(source), directory.resolve()
-    if source.resolve() not in pictures.parents:
-        return paths
-    outside = [path for path in paths if pictures not in path.resolve().parents]
-    if not outside:
-        raise DataError(f"{source}: no images but the pictures in {directory}")
-    return outside
-
-
-def _picture_paths(source: Path, paths: Sequence[Path], directory: Path) -> list[Path]:
-    """Where the picture of each image goes: the same names and folders, below ``directory``."""
-    base = source if source.is_dir() else source.parent
-    pictures = [directory / path.relative_to(base) for path in paths]
-    originals = {path.resolve() for path in paths}
-    for picture in pictures:
-        if picture.resolve() in originals:
-            raise DataError(f"{picture}: is an image of {source}; pass another --output")
-    return pictures
+    return strategy_of(graph.spec).preprocess(graph.spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from detq.api.own_adapters import open_by_adapter
 from detq.api.trial import try_elsewhere
 from detq.artifact import read_artifact
 from detq.config import DatasetConfig, Recipe, read_dataset, read_recipe
+from detq.contract import Task
 from detq.data.layouts import read_data
 from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
@@ -20,7 +21,8 @@ from detq.errors import CheckpointError, ConfigError, DownloadError
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.resize import resized
-from detq.records import SizeHW, Task
+from detq.progress import Progress, silent
+from detq.records import SizeHW
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,8 +33,8 @@ EMBEDDED = Path(str(files("detq.weights")))
 """The models that detq brings along, and what belongs to them."""
 HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the number of images done and the number of all."""
+FLOAT = "float"
+"""What the row of the float model is called in a table."""
 ModelSource = str | Path | DetectorGraph
 DataSource = str | Path | DatasetConfig
 RecipeSource = str | Path | Recipe
@@ -146,7 +148,7 @@ def load_dataset(data: str | Path, *, progress: Progress | None = None) -> Datas
     name, path = str(data), Path(data)
     if name not in DATASETS or path.exists():
         return read_data(path)
-    folder = obtain_dataset(name, progress=progress)
+    folder = obtain_dataset(name, progress=progress or silent)
     config = read_dataset(Path(str(files("detq.configs"))) / "data" / f"{name}.yaml")
     return config.model_copy(update={"path": folder})
 
@@ -164,6 +166,20 @@ def load_recipe(recipe: RecipeSource) -> Recipe:
             f"recipe {str(recipe)!r}: expected a .yaml file or one of {', '.join(names)}"
         )
     return read_recipe(path)
+
+
+def load_recipes(recipes: Sequence[RecipeSource]) -> list[Recipe]:
+    """Recipes that share a table with the float model. Raises ConfigError as :func:`load_recipe`
+    does, and for two of one name.
+    """
+    if not recipes:
+        raise ConfigError("nothing to compare: expected at least one recipe")
+    chosen = [load_recipe(recipe) for recipe in recipes]
+    names = [FLOAT, *(recipe.name for recipe in chosen)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name!r} would be two rows of the table; rename one recipe")
+    return chosen
 
 
 def builtin_recipes() -> list[Path]:
@@ -189,10 +205,6 @@ def size_of(imgsz: ImageSize | None) -> SizeHW | None:
     return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """A :data:`Progress` that tells nobody."""
-
-
 def _graph_file(path: Path) -> Path | None:
     """The ``.onnx``, or the ``.xml`` that a directory holds alone; None for anything else."""
     if path.is_dir():
@@ -212,7 +224,7 @@ def _model_file(model: str | Path, progress: Progress | None) -> Path:
             check_embedded(path)
         return path
     if name in MODELS:
-        return obtain_model(name, progress=progress)
+        return obtain_model(name, progress=progress or silent)
     if path.name == name and not path.suffix:
         known = sorted({*(file.stem for file in EMBEDDED.glob("*.safetensors")), *MODELS})
         raise CheckpointError(f"{name}: no such file, nor a known model: {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from detq.data.images import ImageBGR, read_image_bgr, read_images
 from detq.errors import CalibrationError, DamagedImageError
+from detq.progress import Steps
 
 
 class Preprocessing(Protocol):
@@ -50,7 +51,7 @@ def readable_images(
     paths: Sequence[Path],
     preprocess: Preprocessing,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> CalibrationImages:
     """Decode every file once, and keep those that decode.
 

@@ -9,7 +9,7 @@ split shows was never trained or calibrated on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from detq.data.images import ImageBGR
 from detq.errors import DataError
 from detq.files import scratch_folder
 from detq.opencv import cv2
+from detq.progress import Steps
 
 SIZE_PX = 256
 DEFAULT_IMAGES: Mapping[str, int] = {"train": 12000, "val": 300, "test": 500}
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.15, "test": 0.25}
 """Of the handwriting, and of the width of every photograph, per split."""
 JPEG_QUALITY = 92
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the number of all."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def write_digits(
     images: int | None = None,
     seed: int = 0,
     size_px: int = SIZE_PX,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> Path:
     """Make one split in ``folder``, beside others that are there already; the path of its YAML.
 
@@ -104,7 +102,7 @@ def _portion(split: str, length: int) -> slice:
 
 
 def _write_split(
-    folder: Path, split: str, count: int, seed: int, size_px: int, progress: Progress | None
+    folder: Path, split: str, count: int, seed: int, size_px: int, progress: Steps | None
 ) -> None:
     material = sources(split)
     for part in ("images", "labels"):

@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from detq.downloads.catalog import Archive, file_name, find_dataset, find_model
 from detq.downloads.digests import check_arrived, is_intact, record_of
 from detq.downloads.lock import exclusive
-from detq.downloads.resumable import ByteProgress, download, not_writable
+from detq.downloads.resumable import download, not_writable
 from detq.downloads.unpack import unpack
 from detq.errors import DownloadError
 from detq.files import clear_place
-
-StageProgress = Callable[[str, int, int], None]
-"""Called with what is going on (``downloading yolov6s``), the bytes done and the bytes in all."""
+from detq.progress import Progress, silent
 
 
 def cache_folder() -> Path:
@@ -52,7 +50,7 @@ def _platform_folder() -> Path:
     return base if base.is_absolute() else Path.home() / ".cache"
 
 
-def obtain_model(name: str, *, progress: StageProgress | None = None) -> Path:
+def obtain_model(name: str, *, progress: Progress = silent) -> Path:
     """Name -> checkpoint file, downloaded unless the cache has it undamaged.
 
     Raises DownloadError.
@@ -72,7 +70,7 @@ def obtain_model(name: str, *, progress: StageProgress | None = None) -> Path:
     return path
 
 
-def obtain_dataset(name: str, *, progress: StageProgress | None = None) -> Path:
+def obtain_dataset(name: str, *, progress: Progress = silent) -> Path:
     """Name -> folder, downloaded and unpacked unless the cache has it. Raises DownloadError.
 
     The folder appears by a rename when all of it is there. A stopped run keeps the archives that it
@@ -119,7 +117,7 @@ def _remove(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _assemble(archives: tuple[Archive, ...], folder: Path, progress: StageProgress | None) -> None:
+def _assemble(archives: tuple[Archive, ...], folder: Path, progress: Progress) -> None:
     """Download and unpack one archive after the other, so that they never lie here all at once."""
     staging = folder.with_name(f".{folder.name}.unpacking")
     for archive in archives:
@@ -129,20 +127,14 @@ def _assemble(archives: tuple[Archive, ...], folder: Path, progress: StageProgre
             clear_place(path)
             _fetch(archive.url, path, progress, path.name)
             check_arrived(path, archive.digest, archive.url)
-            report = _in_stage(progress, f"unpacking {path.name}")
+            report = partial(progress, f"unpacking {path.name}")
             unpack(path, archive.holds, part, scratch=staging / "archive", progress=report)
         path.unlink(missing_ok=True)
     (staging / "dataset").replace(folder)
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _fetch(url: str, path: Path, progress: StageProgress | None, what: str) -> None:
+def _fetch(url: str, path: Path, progress: Progress, what: str) -> None:
     mirror = os.environ.get("DETQ_MIRROR")
     address = f"{mirror.rstrip('/')}/{file_name(url)}" if mirror else url
-    download(address, path, progress=_in_stage(progress, f"downloading {what}"))
-
-
-def _in_stage(progress: StageProgress | None, stage: str) -> ByteProgress | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(stage, done, total)
+    download(address, path, progress=partial(progress, f"downloading {what}"))

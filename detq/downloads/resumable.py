@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
@@ -25,9 +24,7 @@ from urllib.parse import urlsplit
 from detq.downloads.lock import exclusive
 from detq.errors import DownloadError
 from detq.files import atomic_write, clear_place, read_text
-
-ByteProgress = Callable[[int, int], None]
-"""Called with the bytes that are there and the bytes of the whole file."""
+from detq.progress import Steps
 
 _BLOCK_BYTES = 1 << 20
 _MOST_NOTE_BYTES = 1 << 16
@@ -47,7 +44,7 @@ def download(
     url: str,
     target: Path,
     *,
-    progress: ByteProgress | None = None,
+    progress: Steps | None = None,
     attempts: int = 4,
     timeout_s: float = 30,
     pause_s: float = 1,
@@ -145,7 +142,7 @@ class _Partial:
 
 def _repeat(
     partial: _Partial,
-    progress: ByteProgress | None,
+    progress: Steps | None,
     *,
     attempts: int,
     timeout_s: float,
@@ -168,7 +165,7 @@ def _repeat(
     raise ValueError(f"attempts must be at least 1, got {attempts}")
 
 
-def _attempt(partial: _Partial, progress: ByteProgress | None, timeout_s: float) -> None:
+def _attempt(partial: _Partial, progress: Steps | None, timeout_s: float) -> None:
     """One request, for what is missing. Raises _TryAgainError if something still is after it."""
     start = partial.byte_count()
     with closing(_ask(partial, start, timeout_s)) as response:
@@ -214,9 +211,7 @@ def _opener() -> request.OpenerDirector:
     return opener
 
 
-def _receive(
-    partial: _Partial, response: HTTPResponse, start: int, progress: ByteProgress | None
-) -> None:
+def _receive(partial: _Partial, response: HTTPResponse, start: int, progress: Steps | None) -> None:
     """Write the body behind the first ``start`` bytes, or afresh if the server sends it all."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":

@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from detq.downloads.resumable import ByteProgress, require_space
+from detq.downloads.resumable import require_space
 from detq.errors import DownloadError
+from detq.progress import Steps
 
 _BLOCK_BYTES = 1 << 20
 _BROKEN_ZIP = (
@@ -31,7 +32,7 @@ class _UselessError(Exception):
 
 
 def unpack(
-    path: Path, holds: str, becomes: Path, *, scratch: Path, progress: ByteProgress | None = None
+    path: Path, holds: str, becomes: Path, *, scratch: Path, progress: Steps | None = None
 ) -> None:
     """The folder ``holds`` of the zip at ``path`` -> ``becomes``, by a rename at the end.
 
@@ -57,7 +58,7 @@ def unpack(
         _remove(scratch)
 
 
-def _extract(path: Path, folder: Path, progress: ByteProgress | None) -> None:
+def _extract(path: Path, folder: Path, progress: Steps | None) -> None:
     try:
         archive = zipfile.ZipFile(path)
     except _BROKEN_ZIP as error:

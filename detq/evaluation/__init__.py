@@ -3,7 +3,7 @@
 from detq.evaluation.agreement import agreement
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
-from detq.evaluation.evaluator import Progress, Run, evaluate, run_detector, score_run
+from detq.evaluation.evaluator import Run, evaluate, run_detector, score_run
 from detq.evaluation.protocol import PROTOCOLS, Protocol
 from detq.evaluation.top_k import (
     ClassifierRun,
@@ -17,7 +17,6 @@ __all__ = [
     "PROTOCOLS",
     "ClassifierRun",
     "CocoScores",
-    "Progress",
     "Protocol",
     "Run",
     "agreement",

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from detq.errors import DataError
-from detq.records import ModelSpec, placeholder_names
+from detq.records import placeholder_names
+from detq.spec import ModelSpec
 
 
 def map_classes(

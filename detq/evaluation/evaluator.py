@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from detq.errors import DataError
 from detq.evaluation.canonical import ordered_by_content, renumber_categories
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
-from detq.evaluation.protocol import PROTOCOLS, Protocol
-from detq.records import Detections, EvalResult, ModelSpec
+from detq.evaluation.protocol import PROTOCOLS, Protocol, default_protocol
+from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Steps
+from detq.records import Detections, EvalResult
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
+from detq.runtime.postprocess import EVALUATION, PostprocessOptions
+from detq.spec import ModelSpec
 
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and the number of all."""
+SCORES = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
+"""What of :class:`CocoScores` is kept of a model; the first counts."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,18 @@ class Run:
     damaged: tuple[Path, ...] = ()
 
 
+def evaluation_detector(
+    graph: DetectorGraph, *, postprocess: PostprocessOptions = EVALUATION
+) -> Detector:
+    """With the letterbox of the figures of its family, and every candidate that evaluation counts,
+    or others.
+    """
+    preprocess = default_protocol(graph.spec).preprocess(graph.spec)
+    return Detector(graph, preprocess=preprocess, postprocess=postprocess)
+
+
 def run_detector(
-    detector: Detector, paths: Sequence[Path], *, progress: Progress | None = None
+    detector: Detector, paths: Sequence[Path], *, progress: Steps | None = None
 ) -> Run:
     """Detections in each image file, in order. Files are decoded while others are inferred.
 
@@ -76,7 +90,7 @@ def evaluate(
     split: Split,
     *,
     protocol: Protocol = PROTOCOLS["yolov6"],
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> EvalResult:
     """COCO mAP of a detector on a split; ``protocol`` says how the ground truth is counted.
 
@@ -88,12 +102,7 @@ def evaluate(
     judged = split.without(run.damaged)
     return EvalResult(
         model=detector.spec.name,
-        map=scores.map,
-        map50=scores.map50,
-        map75=scores.map75,
-        map_small=scores.map_small,
-        map_medium=scores.map_medium,
-        map_large=scores.map_large,
+        scores={key: getattr(scores, key) for key in SCORES},
         images=len(judged.images),
         seconds=run.seconds,
         precision=detector.executed_precision,

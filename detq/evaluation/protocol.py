@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detq.data.letterbox import Preprocess, official_shrink
-from detq.records import ModelSpec
+from detq.errors import ConfigError
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions
+from detq.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,15 @@ PROTOCOLS = {
         ),
     )
 }
+
+
+def find_protocol(name: str | None, spec: ModelSpec) -> Protocol:
+    """The protocol of that name, by default the model's own. Raises ConfigError."""
+    if name is None:
+        return default_protocol(spec)
+    if name not in PROTOCOLS:
+        raise ConfigError(f"preset {name!r}: expected one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
 
 
 def default_protocol(spec: ModelSpec) -> Protocol:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +11,10 @@ from detq.data.class_folders import LabelledSplit
 from detq.data.images import read_sound_images
 from detq.errors import DataError
 from detq.evaluation.classes import map_classes
-from detq.records import Ranking, TopResult
+from detq.progress import Steps
+from detq.records import EvalResult, Ranking
 from detq.runtime.classifier import Classifier, classify_stream
 from detq.runtime.execution import constant_bytes
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ClassifierRun:
 
 
 def run_classifier(
-    classifier: Classifier, paths: Sequence[Path], *, progress: Progress | None = None
+    classifier: Classifier, paths: Sequence[Path], *, progress: Steps | None = None
 ) -> ClassifierRun:
     """The best classes of each image file, in order. Files are decoded while others are inferred.
 
@@ -66,8 +65,8 @@ def same_top1(reference: Sequence[Ranking], candidate: Sequence[Ranking]) -> flo
 
 
 def evaluate_classifier(
-    classifier: Classifier, split: LabelledSplit, *, progress: Progress | None = None
-) -> TopResult:
+    classifier: Classifier, split: LabelledSplit, *, progress: Steps | None = None
+) -> EvalResult:
     """Top-1 and top-5 of a classifier on a split.
 
     Raises DataError as :func:`run_classifier` does, and if the model does not know the classes.
@@ -78,10 +77,9 @@ def evaluate_classifier(
     run = run_classifier(classifier, split.paths, progress=progress)
     judged = split.without(run.damaged)
     labels = [model_class[label] for label in judged.labels]
-    return TopResult(
+    return EvalResult(
         model=spec.name,
-        top1=top_percent(run.rankings, labels, best=1),
-        top5=top_percent(run.rankings, labels, best=5),
+        scores={f"top{best}": top_percent(run.rankings, labels, best=best) for best in (1, 5)},
         images=len(judged.paths),
         seconds=run.seconds,
         precision=classifier.executed_precision,

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from detq.contract import INPUT, OUTPUT
 from detq.errors import CheckpointError
-from detq.graph.detector_graph import INPUT, DetectorGraph, output_name
+from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import nodes_of_type
-from detq.records import ModelSpec, SizeHW, Task
+from detq.records import SizeHW
+from detq.spec import ModelSpec
 
 _TORCH_NAME = re.compile(r"^__module\.(?P<path>[^/]+)/")
 _CONVOLUTION_TYPES = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -29,7 +31,7 @@ def from_torch(module: Any, spec: ModelSpec) -> DetectorGraph:
     for node in nodes_of_type(model, *_CONVOLUTION_TYPES):
         if match := _TORCH_NAME.match(node.get_friendly_name()):
             node.set_friendly_name(match["path"])
-    name_ports(model, spec.name, spec.task)
+    name_ports(model, spec.name, spec.contract.output)
     return DetectorGraph(model, spec)
 
 
@@ -41,7 +43,7 @@ def from_ir(path: Path, spec: ModelSpec) -> DetectorGraph:
     if not model.inputs or not model.outputs:
         raise CheckpointError(f"{path}: has no input or no output; export the model again")
     make_static(model, spec.size_hw, path)
-    name_ports(model, spec.name, spec.task)
+    name_ports(model, spec.name, spec.contract.output)
     return DetectorGraph(model, spec)
 
 
@@ -86,10 +88,9 @@ def make_static(
         ) from None
 
 
-def name_ports(model: ov.Model, name: str, task: Task = "detect") -> None:
+def name_ports(model: ov.Model, name: str, output: str = OUTPUT) -> None:
     """Give input and output the names of the contract; changes the model."""
     model.set_friendly_name(name)
-    output = output_name(task)
     for port, port_name in ((model.inputs[0], INPUT), (model.outputs[0], output)):
         port.get_tensor().set_names({port_name})
     model.get_parameters()[0].set_friendly_name(INPUT)

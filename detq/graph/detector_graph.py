@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 import openvino as ov
 
+from detq.contract import INPUT, OUTPUT
 from detq.errors import GraphError
-from detq.records import ModelSpec, Task
+from detq.spec import ModelSpec
 
-INPUT = "images"
-OUTPUT = "predictions"
-SCORES = "scores"
+__all__ = ["INPUT", "OUTPUT", "DetectorGraph"]
 
 
 @dataclass(frozen=True)
 class DetectorGraph:
     """An ``openvino.Model`` that obeys detq's contract, with the spec that travels with it.
 
-    Input ``images`` float32 [B, 3, H, W], RGB, 0..1. Output ``predictions`` float32 [B, 4 + nc, N]:
-    centre x, centre y, width, height in input pixels, then ``nc`` class scores after sigmoid.
-    A classifier's (``spec.task``) output is ``scores`` float32 [B, nc] after softmax.
+    Input ``images`` float32 [B, 3, H, W], RGB, 0..1. A detector's output is ``predictions`` float32
+    [B, 4 + nc, N]: centre x, centre y, width, height in input pixels, then ``nc`` class scores
+    after sigmoid. A classifier's is ``scores`` float32 [B, nc] after softmax
+    (:data:`detq.contract.CONTRACTS`).
     The batch is 1 and every shape static, unless a caller reshapes a copy.
     """
 
@@ -29,16 +29,9 @@ class DetectorGraph:
 
     def __post_init__(self) -> None:
         _check_port(self.spec, "input", self.model.inputs, INPUT, (1, 3, *self.spec.size_hw))
-        expected = (1, 4 + self.spec.class_count)
-        if self.spec.task == "classify":
-            expected = (1, self.spec.class_count)
-        name = output_name(self.spec.task)
-        _check_port(self.spec, "output", self.model.outputs, name, expected)
-
-
-def output_name(task: Task) -> str:
-    """What the contract calls the output of a graph for that task."""
-    return SCORES if task == "classify" else OUTPUT
+        contract = self.spec.contract
+        expected = contract.begin(self.spec.class_count)
+        _check_port(self.spec, "output", self.model.outputs, contract.output, expected)
 
 
 def _check_port(

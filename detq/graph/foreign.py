@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -22,19 +19,22 @@ from detq.graph.decode import boxes_and_scores
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.float32 import in_float32, one_image_at_a_time
 from detq.graph.layouts import Layout, Outputs, Pixels, prediction_counts, read_outputs
+from detq.graph.metadata import embedded_metadata, stored_details, stored_names
 from detq.graph.onnx_nms import (
     constant_inputs,
     cut_before_selection,
     cut_before_suppression,
     join_table,
 )
-from detq.graph.onnx_reading import check_onnx, read_onnx
+from detq.graph.onnx_reading import check_onnx, converted, metadata_of, read_onnx
+from detq.graph.own_onnx import as_written
 from detq.graph.parts import name_parts, reparameterized_convolutions
 from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork
 from detq.graph.recognition import Evidence, plausible_layouts, recognise
 from detq.graph.resize import resized
-from detq.records import Fit, ModelSpec, SizeHW, placeholder_names
+from detq.records import Fit, SizeHW, placeholder_names
+from detq.spec import ModelSpec
 
 _USUAL_SIDE = 640
 
@@ -52,9 +52,16 @@ def from_onnx(
     what it makes of made-up images, unless ``layout`` says it. Colour order and scale of its input
     become part of the graph. ``class_names`` default to those in the file, else to placeholders.
 
+    A file that detq wrote says what it is, of whatever task, and is taken at its word unless
+    ``layout`` is given or another program has changed its ports since.
+
     Raises CheckpointError for a file that is no ONNX model, or whose layout is unknown or open.
     """
-    return _understood(_read_onnx(path, size_hw), layout, class_names, size_hw)
+    proto = read_onnx(path)
+    own = None if layout else as_written(proto, path, class_names)
+    if own is not None:
+        return resized(own, size_hw or own.spec.size_hw)
+    return _understood(_examined_onnx(proto, path, size_hw), layout, class_names, size_hw)
 
 
 def from_bare_ir(
@@ -75,7 +82,10 @@ def from_bare_ir(
 def possible_layouts(path: Path, size_hw: SizeHW | None) -> tuple[str, ...]:
     """The layouts in which an ``.onnx`` or ``.xml`` gives boxes. Raises CheckpointError."""
     is_onnx = path.suffix.lower() == ".onnx"
-    found = _read_onnx(path, size_hw) if is_onnx else _read_bare_ir(path, None, size_hw)
+    if is_onnx:
+        found = _examined_onnx(read_onnx(path), path, size_hw)
+    else:
+        found = _read_bare_ir(path, None, size_hw)
     return tuple(name for name, doubt in found.doubts.items() if doubt is None)
 
 
@@ -93,13 +103,12 @@ class _Foreign:
     metadata: Mapping[str, str]
 
 
-def _read_onnx(path: Path, size_hw: SizeHW | None) -> _Foreign:
-    proto = read_onnx(path)
+def _examined_onnx(proto: onnx.ModelProto, path: Path, size_hw: SizeHW | None) -> _Foreign:
     cut = cut_before_suppression(proto, str(path))
     kept = proto if cut is None else cut.proto
     check_onnx(kept, path)
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    model, built_in = _converted(kept, path)
+    metadata = metadata_of(proto)
+    model, built_in = converted(kept, path)
     return _examined(
         model,
         built_in,
@@ -114,7 +123,7 @@ def _read_bare_ir(
     path: Path, metadata: Mapping[str, str] | None, size_hw: SizeHW | None
 ) -> _Foreign:
     model = read_ir(path)
-    known = metadata or _embedded_metadata(model)
+    known = metadata or embedded_metadata(model)
     return _examined(model, preparation(model), path, known, size_hw, suppressed=None)
 
 
@@ -148,7 +157,7 @@ def _examined(
     cut = suppressed is not None
     outputs = replace(read_outputs(model, own, where), end_to_end=end_to_end, cut=cut)
     probed = ProbedNetwork(model, outputs, own, built_in)
-    stored = _stored_names(metadata)
+    stored = stored_names(metadata)
     evidence = Evidence(
         scale_factor=scale_factor,
         objectness_is_one=probed.objectness_is_one,
@@ -171,19 +180,8 @@ def _understood(
         found.model, found.outputs, found.evidence, layout, found.doubts, str(found.path)
     )
     take_rgb(found.model, found.built_in.left(chosen.pixels))
-    names = class_names or _stored_names(found.metadata)
+    names = class_names or stored_names(found.metadata)
     return resized(_in_contract(found, chosen, names), size_hw or found.size_hw)
-
-
-def _converted(proto: onnx.ModelProto, path: Path) -> tuple[ov.Model, Preparation]:
-    """The graph, and what it does to its input, which the conversion may hide in weights."""
-    content = proto.SerializeToString()
-    try:
-        built_in = preparation(ov.Core().read_model(io.BytesIO(content)))
-        return ov.convert_model(io.BytesIO(content)), built_in
-    except Exception as error:  # the converter's errors have no common root
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: not a readable ONNX model ({lines[-1]})") from None
 
 
 def _image_input(model: ov.Model, path: Path) -> ov.Output:
@@ -232,7 +230,7 @@ def _in_contract(
     final = ov.Model([ops.result(output)], found.model.get_parameters(), text_stem(path))
     name_ports(final, text_stem(path))
     name_parts(final)
-    stored = _stored_details(found.metadata)
+    stored = stored_details(found.metadata)
     fit = next((known for known in get_args(Fit) if known == stored.get("fit")), layout.fit)
     try:
         spec = ModelSpec(
@@ -266,34 +264,3 @@ def take_rgb(model: ov.Model, pixels: Pixels) -> None:
         value = ops.add(value, shift).output(0)
     for target in targets:
         target.replace_source_output(value)
-
-
-def _embedded_metadata(model: ov.Model) -> dict[str, str]:
-    """Class names as OpenVINO's Model API keeps them: words, spaces inside them underlined."""
-    if not model.has_rt_info(["model_info", "labels"]):
-        return {}
-    labels = str(model.get_rt_info(["model_info", "labels"]).astype(str)).split()
-    return {"names": repr([label.replace("_", " ") for label in labels])}
-
-
-def _stored_names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Class names as Ultralytics and detq write them: a Python dictionary, or a JSON one."""
-    try:
-        names = ast.literal_eval(metadata.get("names", "None"))
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return None
-    if isinstance(names, dict):
-        names = [names.get(index) for index in range(len(names))]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names)
-
-
-def _stored_details(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What detq wrote about a model of its own that its tensors do not say."""
-    try:
-        details: Any = json.loads(metadata.get("detq", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    known = details if isinstance(details, dict) else {}
-    return {key: known[key] for key in ("family", "fit") if isinstance(known.get(key), str)}

@@ -1,4 +1,4 @@
-"""An ONNX file -> a protobuf that is safe to hand on: bounded, complete, and valid by ONNX's rules.
+"""An ONNX file -> a protobuf that is safe to convert: bounded, complete, and valid by ONNX's rules.
 
 OpenVINO trusts what it converts: a convolution without weights ends its process, a node that reads
 its own output keeps it busy for ever. So the file is checked before it gets there. Data outside the
@@ -7,17 +7,20 @@ file is read by us, through symbolic links too, as model hubs keep it.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import onnx
+import openvino as ov
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
 from detq.errors import CheckpointError, shown
 from detq.files import in_place_of, open_regular, read_bytes
+from detq.graph.preparation import Preparation, preparation
 
 MAX_FILE_BYTES = (2 << 30) - 1
 """What protobuf can hold."""
@@ -81,6 +84,24 @@ def check_onnx(proto: onnx.ModelProto, path: Path) -> None:
     finally:
         for kind in open_ended:
             kind.ClearField("shape")
+
+
+def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
+    """What the file says about itself beside its graph."""
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def converted(proto: onnx.ModelProto, path: Path) -> tuple[ov.Model, Preparation]:
+    """A checked graph as OpenVINO has it, and what it does to its input, which the conversion may
+    hide in weights. Raises CheckpointError.
+    """
+    content = proto.SerializeToString()
+    try:
+        built_in = preparation(ov.Core().read_model(io.BytesIO(content)))
+        return ov.convert_model(io.BytesIO(content)), built_in
+    except Exception as error:  # the converter's errors have no common root
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: not a readable ONNX model ({lines[-1]})") from None
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:

@@ -17,13 +17,15 @@ import openvino as ov
 from onnx import TensorProto, helper
 from openvino import opset15 as ops
 
+from detq.contract import INPUT
 from detq.errors import ArtifactError, GraphError
 from detq.files import atomic_write
-from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.graph.detector_graph import DetectorGraph
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 from detq.quant.passes.fold_zero_points import restore_zero_points
+from detq.spec import ModelSpec, ultralytics_keys
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
@@ -37,19 +39,19 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
     writer = OnnxWriter()
     for port in model.inputs:
         writer.bind(port, writer.name(INPUT))
-    writer.name(OUTPUT)
+    output = writer.name(graph.spec.contract.output)
     for node in model.get_ordered_ops():
         _write(writer, node)
     (result,) = model.get_results()
     writer.nodes.append(
-        helper.make_node("Identity", [writer.value(result.input_value(0))], [OUTPUT], OUTPUT)
+        helper.make_node("Identity", [writer.value(result.input_value(0))], [output], output)
     )
     proto = helper.make_model(
         helper.make_graph(
             writer.nodes,
             graph.spec.name,
             [_port(INPUT, graph.model.inputs[0])],
-            [_port(OUTPUT, graph.model.outputs[0])],
+            [_port(output, graph.model.outputs[0])],
             writer.initializers,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -57,7 +59,7 @@ def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
         producer_name="detq",
         producer_version=version("detq"),
     )
-    helper.set_model_props(proto, _metadata(graph))
+    helper.set_model_props(proto, _metadata(graph.spec))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
@@ -129,19 +131,7 @@ def _port(name: str, port: ov.Output) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(port.get_shape()))
 
 
-def _metadata(graph: DetectorGraph) -> dict[str, str]:
-    """What Ultralytics' files call by these keys, and the rest of the specification."""
-    spec = graph.spec
-    return {
-        "task": "detect",
-        "stride": str(max(spec.strides)),
-        "imgsz": str(list(spec.size_hw)),
-        "batch": "1",
-        "names": str(dict(enumerate(spec.class_names))),
-        "detq": json.dumps(
-            {
-                "family": spec.family,
-                "fit": spec.fit,
-            }
-        ),
-    }
+def _metadata(spec: ModelSpec) -> dict[str, str]:
+    """What Ultralytics' files call by these keys, and the whole specification."""
+    theirs = {key: str(value) for key, value in ultralytics_keys(spec).items()}
+    return {**theirs, "detq": json.dumps(spec.to_dict())}

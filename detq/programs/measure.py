@@ -23,6 +23,7 @@ from detq.errors import ConfigError, DetqError
 from detq.files import scratch_folder
 from detq.graph.detector_graph import DetectorGraph
 from detq.onnx_export import write_onnx
+from detq.progress import Steps, silent
 from detq.runtime.options import RuntimeOptions
 
 PEERS: Mapping[str, str] = {
@@ -59,7 +60,7 @@ def measure_programs(
     peers: Sequence[str] = (),
     rounds: int = 3,
     options: RuntimeOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> list[ProgramSpeed]:
     """Every model through detq, and through each peer that can run it, in turns.
 
@@ -67,7 +68,7 @@ def measure_programs(
     image or a folder of images. Raises ConfigError for a peer that is unknown, not installed, or
     that can run none of the models; DataError for the source; DetqError if a program fails.
     """
-    tell, chosen = progress or _silent, options or RuntimeOptions()
+    tell, chosen = progress or silent, options or RuntimeOptions()
     next(iter(read_frames(source)))  # what is wrong with it is said before the long run
     jobs = list(_jobs(models, peers))
     with ExitStack() as stack:
@@ -225,7 +226,3 @@ def _median(values: Iterable[float | None]) -> float | None:
 def _plain(options: RuntimeOptions) -> dict[str, Any]:
     directory = options.cache_dir
     return {**asdict(options), "cache_dir": None if directory is None else str(directory)}
-
-
-def _silent(done: int, total: int) -> None:
-    pass

@@ -19,10 +19,11 @@ from pathlib import Path
 from detq.errors import AccuracyError
 from detq.files import atomic_write, read_text
 from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress
 from detq.quant.fallback import QuantizerGroup, quantizer_groups
 from detq.quant.histograms import histograms
 from detq.quant.network import Image, Network
-from detq.quant.observation import Images, Progress, Statistics
+from detq.quant.observation import Images, Statistics
 from detq.quant.passes.correct_biases import MeasureBiasErrors
 from detq.quant.pipeline import run_passes
 from detq.quant.quantizer import QuantizedDetector, fall_back_to_float

@@ -27,8 +27,6 @@ Result = TypeVar("Result")
 Arrays = dict[str, npt.NDArray[np.float64]]
 Images = Callable[[str, int | None], Iterable[Image]]
 """(what for, at most so many) -> calibration images, float32 [1, 3, H, W], afresh each time."""
-Progress = Callable[[str, int, int], None]
-"""Called with the name of what is done, the number of steps done and the number of all."""
 
 RUN_BYTES = 512 * 2**20
 """What the statistics of one run may take in memory; where they take more there are several."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, cast
 
+from detq.progress import Progress, silent
 from detq.quant.network import Network, Stage
-from detq.quant.observation import Images, Progress, Statistics, Want
+from detq.quant.observation import Images, Statistics, Want
 from detq.quant.observation_store import ObservationStore
 
 
@@ -62,7 +63,7 @@ def run_passes(
     images: Images,
     *,
     store: ObservationStore | None = None,
-    report: Progress = lambda stage, done, total: None,
+    report: Progress = silent,
 ) -> tuple[Network, tuple[Step, ...]]:
     """The network behind all passes, and what each of them did.
 

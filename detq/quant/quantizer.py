@@ -10,9 +10,10 @@ from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import nodes_of_type
 from detq.numerics.histogram import ActivationStatistics
+from detq.progress import Progress, silent
 from detq.quant.fallback import fall_back
 from detq.quant.network import ActivationQuantizer, Network, SearchResult, SplitChoice, Stage
-from detq.quant.observation import Images, Progress
+from detq.quant.observation import Images
 from detq.quant.observation_store import ObservationStore
 from detq.quant.passes.split_weights import SplitWeights
 from detq.quant.pipeline import Pass, Step, run_passes
@@ -63,7 +64,7 @@ def quantize_graph(
     graph: DetectorGraph,
     recipe: Recipe,
     images: Images,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
     store: ObservationStore | None = None,
 ) -> QuantizedDetector:
     """Float detector graph -> INT8 detector graph; the one given is not changed.
@@ -81,7 +82,7 @@ def quantize_by(
     recipe: Recipe,
     passes: Sequence[Pass],
     images: Images,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
     store: ObservationStore | None = None,
 ) -> QuantizedDetector:
     """As :func:`quantize_graph`, by other passes than the recipe's own."""

@@ -21,6 +21,7 @@ from detq.graph.surgery import bypass, find_node, nodes_of_type
 from detq.numerics.histogram import ActivationStatistics
 from detq.numerics.output_error import output_error
 from detq.numerics.ranges import Range
+from detq.progress import silent
 from detq.quant.fallback import QuantizerGroup, exact_constants, nodes_by_name
 from detq.quant.network import Image, Network, Ranges
 from detq.quant.quantizers import activation_nodes, readers
@@ -99,7 +100,7 @@ class TrialNetwork:
         groups: Sequence[QuantizerGroup],
         *,
         before: float | None = None,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = silent,
     ) -> dict[QuantizerGroup, float]:
         """How much less the error is without each group's grid, on the first few images."""
         if before is None:

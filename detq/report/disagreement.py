@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,22 @@ from detq.report.draw import draw_detections
 
 WIDTH_PX = 480
 """Of each picture; what is larger is made smaller."""
+
+
+class Difference(Protocol):
+    """One image in which two models find different things."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+
+    @property
+    def jpeg(self) -> bytes:
+        """The image, with whatever can be shown in it."""
+
+    @property
+    def caption(self) -> str:
+        """What differs, in words."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import jinja2
 
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.noise import TensorNoise
-from detq.records import Task
-from detq.report.disagreement import ChangedClass, Disagreement
+from detq.report.disagreement import Difference
 from detq.report.figures import (
     ObservedTensor,
     noise_png,
@@ -22,13 +21,9 @@ from detq.report.figures import (
     weight_histograms_png,
 )
 from detq.report.layers import layer_reports
+from detq.report.words import Words
 
 TENSORS_SHOWN = 4
-METRICS: Mapping[Task, Sequence[tuple[str, str]]] = {
-    "detect": (("mAP", "map"), ("AP50", "map50"), ("AP75", "map75")),
-    "classify": (("top-1", "top1"), ("top-5", "top5")),
-}
-"""What is measured: heading and key, the one that counts first."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,12 @@ class Evidence:
 
     noise: Sequence[TensorNoise]
     tensors: Sequence[ObservedTensor]
-    disagreements: Sequence[Disagreement] | Sequence[ChangedClass]
+    disagreements: Sequence[Difference]
     judged: int
 
 
 def render_report(
-    float_graph: DetectorGraph, details: Mapping[str, Any], evidence: Evidence
+    float_graph: DetectorGraph, details: Mapping[str, Any], evidence: Evidence, words: Words
 ) -> str:
     """The page for an exported directory whose ``detq`` metadata section is ``details``.
 
@@ -52,7 +47,6 @@ def render_report(
     steepest = sorted(_drops(evidence.noise), key=lambda pair: -pair[1])[:3]
     shown = [tensor for tensor in evidence.tensors if tensor.name in noise]
     shown = sorted(shown, key=lambda tensor: noise[tensor.name])[:TENSORS_SHOWN]
-    metrics = METRICS[float_graph.spec.task]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("detq.report", "."),
         autoescape=True,
@@ -60,10 +54,10 @@ def render_report(
     )
     return environment.get_template("report.html.j2").render(
         name=float_graph.spec.name,
-        task=float_graph.spec.task,
-        metric=metrics[0][0],
-        metrics=metrics,
-        measured=_measured(details.get("measured"), metrics[0][1]),
+        words=words,
+        metric=words.metrics[0][0],
+        metrics=words.metrics,
+        measured=_measured(details.get("measured"), words.metrics[0][1]),
         agreement=details["agreement_with_float"],
         judged=evidence.judged,
         held_back=details["agreement_images_held_back"],

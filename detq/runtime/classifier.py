@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from detq.contract import SCORES
 from detq.data.centre_crop import CentreCrop
 from detq.data.images import ImageBGR
 from detq.errors import DetqError
@@ -28,8 +29,8 @@ class Classifier(CompiledGraph):
     """
 
     def __init__(self, graph: DetectorGraph, *, options: RuntimeOptions | None = None) -> None:
-        if graph.spec.task != "classify":
-            raise DetqError(f"{graph.spec.name}: is a detector, no classifier; use detq.detector")
+        if graph.spec.contract.output != SCORES:
+            raise DetqError(f"{graph.spec.name}: {graph.spec.contract.use}")
         super().__init__(graph, options=options)
         self.preprocess = CentreCrop(graph.spec.size_hw)
 

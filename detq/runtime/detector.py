@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
+from detq.contract import OUTPUT
 from detq.data.images import ImageBGR
 from detq.data.letterbox import Letterbox, Preprocess
 from detq.errors import DataError, DetqError, GraphError, RuntimeTimeoutError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import Detections, ModelSpec
+from detq.records import Detections
 from detq.runtime.execution import (
     ExecutedConvolution,
     convolution_macs,
@@ -25,6 +26,7 @@ from detq.runtime.execution import (
 )
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
+from detq.spec import ModelSpec
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -111,10 +113,8 @@ class Detector(CompiledGraph):
         self.postprocess = postprocess
         if graph.spec.end_to_end:
             self.postprocess = replace(postprocess, iou=None, multi_label=True)
-        if graph.spec.task != "detect":
-            raise DetqError(
-                f"{graph.spec.name}: classifies images, it finds no boxes; use detq.classifier"
-            )
+        if graph.spec.contract.output != OUTPUT:
+            raise DetqError(f"{graph.spec.name}: {graph.spec.contract.use}")
         if self.preprocess.size_hw != graph.spec.size_hw:
             raise DetqError(
                 f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,14 @@ from detq.adapters import (
 )
 from detq.errors import ArtifactError, CheckpointError
 from detq.models import OFFICIAL_NAMES, build, official
+from detq.spec import ModelSpec
 
 
 def _model(name: str = "yolov6n", *, classes: int = 3) -> StoredModel:
     architecture = shrink(official(name, class_count=classes))
     network = randomize(build(architecture)).requires_grad_(False)
     names = tuple(f"thing {index}" for index in range(classes))
-    return StoredModel(network, architecture, names, (96, 128))
+    return StoredModel(network, architecture, names, (128, 192))
 
 
 @pytest.fixture
@@ -65,8 +67,30 @@ def test_converted_checkpoint_predicts_the_same(name: str, shared: Path, tmp_pat
 
 
 def test_size_of_the_file_is_the_default_size(written: Path) -> None:
-    assert load_checkpoint(written).spec.size_hw == (96, 128)
+    assert load_checkpoint(written).spec.size_hw == (128, 192)
     assert load_checkpoint(written, size_hw=(64, 64)).spec.size_hw == (64, 64)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(json.loads(file.read(length))["__metadata__"]["detq"])
+    return header
+
+
+def test_header_holds_the_spec(written: Path) -> None:
+    spec = load_checkpoint(written).spec
+    assert ModelSpec.from_dict(_header(written)) == spec
+    assert (spec.name, spec.class_names) == ("small", ("thing 0", "thing 1", "thing 2"))
+
+
+def test_file_of_an_earlier_version_is_read(written: Path) -> None:
+    """It held class names and size alone."""
+    spec, header = load_checkpoint(written).spec, _header(written)
+    known = ("schema", "kind", "architecture", "class_names", "size_hw")
+    old = {key: header[key] for key in known}
+    save_file(load_file(written), written, metadata={"detq": json.dumps(old)})
+    assert load_checkpoint(written).spec == spec
 
 
 def test_half_precision_only_where_it_is_exact(tmp_path: Path) -> None:
@@ -79,11 +103,17 @@ def test_half_precision_only_where_it_is_exact(tmp_path: Path) -> None:
     assert stored["backbone.stem.rbr_1x1.conv.weight"].dtype == torch.float16
 
 
+EDITS: dict[str, dict[str, Any]] = {
+    "names": {"class_names": ["one"]},
+    "kind": {"kind": "resnet"},
+    "schema": {"schema": 2},
+    "size": {"size_hw": [64]},
+    "strides": {"strides": [8, 16]},
+}
+
+
 def _rewritten(path: Path, edit: str) -> None:
-    tensors = load_file(path)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(json.loads(file.read(length))["__metadata__"]["detq"])
+    tensors, header = load_file(path), _header(path)
     first = "backbone.stem.rbr_dense.conv.weight"
     if edit == "missing":
         del tensors[first]
@@ -97,16 +127,12 @@ def _rewritten(path: Path, edit: str) -> None:
         tensors[first] = tensors[first].to(torch.int32)
     elif edit == "variance":
         tensors["backbone.stem.rbr_dense.bn.running_var"][0] = -1
-    elif edit == "names":
-        header["class_names"] = ["one"]
     elif edit == "depth":
         header["architecture"]["backbone"][0]["depth"] = 60_000
     elif edit == "width":
         header["architecture"]["stem_channels"] = -8
-    elif edit == "kind":
-        header["kind"] = "resnet"
-    elif edit == "schema":
-        header["schema"] = 2
+    else:
+        header |= EDITS[edit]
     save_file(tensors, path, metadata={"detq": json.dumps(header)})
 
 
@@ -124,6 +150,8 @@ def _rewritten(path: Path, edit: str) -> None:
         ("width", "must be in 1.."),
         ("kind", "description is malformed"),
         ("schema", "description is malformed"),
+        ("size", "description is malformed"),
+        ("strides", "description is of another network"),
     ],
 )
 def test_file_that_contradicts_itself_is_refused(written: Path, edit: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import socket
@@ -499,3 +500,15 @@ def test_lock_has_one_holder_though_its_file_comes_and_goes(target: Path) -> Non
         thread.join()
     assert (most, turns) == ([1], [80])
     assert names(target) == set()
+
+
+def test_file_system_without_locks_is_no_obstacle(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with exclusive(target):
+        target.write_bytes(b"made")
+    assert names(target) == {target.name}

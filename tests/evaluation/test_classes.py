@@ -4,7 +4,8 @@ import pytest
 
 from detq.errors import DataError
 from detq.evaluation.classes import map_classes, with_names_of
-from detq.records import ModelSpec, placeholder_names
+from detq.records import placeholder_names
+from detq.spec import ModelSpec
 
 
 def _spec(*names: str) -> ModelSpec:

@@ -4,10 +4,10 @@ from typing import get_args
 
 import pytest
 
-from detq.cli import Preset
+from detq.cli.arguments import Preset
 from detq.data.letterbox import Preprocess
 from detq.evaluation.protocol import PROTOCOLS
-from detq.records import ModelSpec
+from detq.spec import ModelSpec
 
 
 def _spec(name: str, size_hw: tuple[int, int]) -> ModelSpec:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
 import detq
-from detq.api.doubts import doubt
+from detq.api import doubt
 from detq.config import read_dataset
 from detq.errors import CheckpointError
 from detq.graph.foreign import from_bare_ir, from_onnx, possible_layouts

@@ -11,7 +11,7 @@ import pytest
 from detq import api
 from detq.data.images import write_image
 from detq.errors import ConfigError, DataError, DetqError
-from detq.programs import measure_programs
+from detq.programs.measure import measure_programs
 from detq.runtime.options import RuntimeOptions
 
 

@@ -13,7 +13,8 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.surgery import nodes_of_type
 from detq.quant.network import Network
 from detq.quant.pipeline import Pass, run_passes
-from detq.records import ModelSpec, ReparamConvolution
+from detq.records import ReparamConvolution
+from detq.spec import ModelSpec
 
 Array = npt.NDArray[np.float32]
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detq.api.running import evaluation_detector
-from detq.api.sources import load_untried
 from detq.config import DatasetConfig
 from detq.data.dataset import Split, load_split
-from detq.evaluation.evaluator import run_detector
+from detq.evaluation.evaluator import evaluation_detector, run_detector
 from detq.evaluation.sight import IMAGES, Sight, look
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.layouts import LAYOUTS, Pixels
 from detq.graph.preparation import Preparation
 from detq.graph.probing import stem_response
 from detq.runtime.postprocess import EVALUATION
+from detq.tasks.strategy import Reader
 
 LEAST_OBJECTS = 5
 BLIND = 0.05
@@ -42,18 +41,17 @@ USUAL_STEM = (0.01, 200.0)
 
 def doubt(
     graph: DetectorGraph,
-    *,
     data: DatasetConfig,
     split: str,
-    model: Path | None = None,
+    *,
+    model: Path | None,
+    read: Reader,
 ) -> str | None:
     """Why figures of a detector on a split would mean nothing, in one line; None if all is well.
 
     It finds next to nothing of what the labels hold on the first images; without labels, nothing at
     all. Or ``model``, its file, can be read in another layout whose boxes fit the labels better.
     """
-    if graph.spec.task != "detect":
-        return None
     labelled = load_split(data, split)
     if labelled.annotations is None:
         return blind(graph, labelled.paths)
@@ -64,7 +62,7 @@ def doubt(
         f"{graph.spec.name}: finds {sight.found} of {sight.objects} labelled objects in "
         f"{sight.images} images of split {split}"
     )
-    better = _better_layout(graph, model, labelled, sight)
+    better = _better_layout(graph, model, labelled, sight, read)
     if better is not None:
         return f"{what}, as layout {better} they fit better: pass --layout {better}"
     pixels = _better_pixels(graph, model, labelled, sight)
@@ -90,8 +88,6 @@ def blind(graph: DetectorGraph, paths: Sequence[Path]) -> str | None:
     """Why a detector that sees nothing in the first of these images may be read wrongly, in one
     line; None if it sees something.
     """
-    if graph.spec.task != "detect":
-        return None
     seen = paths[:IMAGES]
     run = run_detector(evaluation_detector(graph), seen)
     if not run.detections or any(map(len, run.detections)):
@@ -115,7 +111,7 @@ def _causes(graph: DetectorGraph) -> str:
 
 
 def _better_layout(
-    graph: DetectorGraph, model: Path | None, labelled: Split, sight: Sight
+    graph: DetectorGraph, model: Path | None, labelled: Split, sight: Sight, read: Reader
 ) -> str | None:
     """The layout that the file also has boxes in, and in which they fit the labels best, if that is
     another one.
@@ -128,7 +124,7 @@ def _better_layout(
     others = possible_layouts(model, graph.spec.size_hw) if graph.spec.family in LAYOUTS else ()
     for layout in others:
         if layout != graph.spec.family:
-            other = load_untried(model, graph.spec.size_hw, layout)
+            other = read(model, graph.spec.size_hw, layout)
             seen = look(evaluation_detector(other), labelled)
             if seen is not None and seen.overlap > most:
                 best, most = layout, seen.overlap

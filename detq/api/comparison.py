@@ -1,0 +1,198 @@
+"""Several recipes side by side: what each makes of a model, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detq.api.holding import MaxDrop, hold_accuracy
+from detq.api.quantization import (
+    DEFAULT_RECIPE,
+    QuantizationResult,
+    calibration_overlap,
+    quantize,
+)
+from detq.api.running import bench, evaluate, judged_split
+from detq.api.sources import (
+    FLOAT,
+    DataSource,
+    ImageSize,
+    ModelSource,
+    RecipeSource,
+    load_recipes,
+    open_dataset,
+    open_graph,
+)
+from detq.config import DatasetConfig, Recipe
+from detq.errors import CalibrationError
+from detq.evaluation.protocol import find_protocol
+from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress, labelled, silent
+from detq.records import BenchResult, EvalResult
+from detq.tasks import strategy_of
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The float model, or what one recipe made of it.
+
+    ``quality`` is None where the data set does not say what is right; ``speed`` is against the
+    float model's.
+    """
+
+    label: str
+    graph: DetectorGraph
+    speed: BenchResult
+    quality: EvalResult | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The float model, then what each recipe made of it, the chosen one's last: that is ``result``.
+
+    Scores are those on ``split`` by the protocol ``preset``; ``overlap`` is the number of
+    calibration images that are also in it. ``left_out`` says of each recipe without a row why.
+    """
+
+    rows: tuple[Compared, ...]
+    result: QuantizationResult
+    split: str
+    preset: str
+    overlap: int
+    left_out: Mapping[str, str]
+
+    @property
+    def scores(self) -> list[EvalResult]:
+        """Of every row; empty where nothing could be measured."""
+        return [row.quality for row in self.rows if row.quality is not None]
+
+    def measured(self) -> dict[str, Any] | None:
+        """What an exported directory keeps of this, as plain values; None without scores."""
+        if not self.scores:
+            return None
+        metrics = strategy_of(self.result.graph.spec).WORDS.metrics
+        return {
+            "split": self.split,
+            "preset": self.preset,
+            "calibration_images_in_split": self.overlap,
+            "models": {
+                row.label: {
+                    **{key: quality.scores[key] for _, key in metrics},
+                    "size_mb": round(quality.size_mb, 3),
+                    "latency_ms": round(row.speed.latency_ms, 3),
+                    "speedup": round(row.speed.speedup, 3),
+                }
+                for row, quality in zip(self.rows, self.scores, strict=True)
+            },
+        }
+
+    def save(self, directory: str | Path) -> None:
+        """Write the chosen recipe's exported directory, with what was measured."""
+        self.result.save(directory, measured=self.measured())
+
+
+def compare(
+    model: ModelSource,
+    recipes: Sequence[RecipeSource] = (DEFAULT_RECIPE,),
+    *,
+    data: DataSource,
+    split: str | None = None,
+    preset: str | None = None,
+    imgsz: ImageSize | None = None,
+    calibration_images: int | None = None,
+    calibration_split: str = "train",
+    max_drop: MaxDrop | None = None,
+    rounds: int = 20,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Quantize a float model by every recipe, and measure accuracy, latency and size of them all.
+
+    The last recipe is the chosen one: ``max_drop`` holds for it, and the others are left out if
+    what they make is broken. Scores are those on ``split``, by default ``val`` if the data set has
+    it; latencies are medians of ``rounds`` inferences in turns. Raises a DetqError for bad input,
+    CalibrationError if the chosen recipe's model disagrees with the float model, AccuracyError.
+    """
+    chosen = load_recipes(recipes)
+    report, dataset, graph = progress or silent, open_dataset(data), open_graph(model, imgsz)
+    preset = find_protocol(preset, graph.spec).name
+    measurable, judged = judged_split(graph, dataset, split) is not None, split or "val"
+    # All is quantized before anything is measured: what can go wrong goes wrong first.
+    results, left_out = _quantized(
+        graph,
+        chosen,
+        dataset,
+        images=calibration_images,
+        split=calibration_split,
+        report=report,
+    )
+    last = chosen[-1].name
+    if max_drop is not None:
+        results[last] = hold_accuracy(
+            results[last],
+            max_drop,
+            data=dataset,
+            split=judged,
+            preset=preset,
+            progress=labelled(report, last if len(chosen) > 1 else ""),
+        )
+    graphs = {FLOAT: graph, **{name: result.graph for name, result in results.items()}}
+    scores: Mapping[str, EvalResult] = {}
+    overlap = 0
+    if measurable:
+        scores = _scores(graphs, dataset, judged, preset, report)
+        overlap = calibration_overlap(results[last], dataset, judged)
+    timing = partial(report, "measuring latency")
+    speeds = bench(list(graphs.values()), rounds=rounds, progress=timing)
+    rows = tuple(
+        Compared(name, graphs[name], speed, scores.get(name))
+        for name, speed in zip(graphs, speeds, strict=True)
+    )
+    return Comparison(rows, results[last], judged, preset, overlap, left_out)
+
+
+def _quantized(
+    graph: DetectorGraph,
+    recipes: Sequence[Recipe],
+    data: DatasetConfig,
+    *,
+    images: int | None,
+    split: str,
+    report: Progress,
+) -> tuple[dict[str, QuantizationResult], dict[str, str]]:
+    """What each recipe made, by its name, and why what another one made is broken."""
+    results: dict[str, QuantizationResult] = {}
+    left_out: dict[str, str] = {}
+    for recipe in recipes:
+        try:
+            results[recipe.name] = quantize(
+                graph,
+                data=data,
+                recipe=recipe,
+                calibration_images=images,
+                split=split,
+                progress=labelled(report, recipe.name if len(recipes) > 1 else ""),
+            )
+        except CalibrationError as error:
+            if recipe is recipes[-1]:
+                raise
+            left_out[recipe.name] = str(error)
+    return results, left_out
+
+
+def _scores(
+    graphs: Mapping[str, DetectorGraph],
+    data: DatasetConfig,
+    split: str,
+    preset: str,
+    report: Progress,
+) -> dict[str, EvalResult]:
+    """Of each graph, under its label."""
+    found = {}
+    for label, graph in graphs.items():
+        progress = labelled(report, label)
+        result = evaluate(graph, data=data, split=split, preset=preset, progress=progress)
+        found[label] = replace(result, model=label)
+    return found

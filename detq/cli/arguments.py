@@ -1,0 +1,55 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from detq.errors import ConfigError
+
+MODEL_HELP = (
+    "A checkpoint (.pt, .pth, .safetensors), an .onnx, an exported directory or its .xml; or a "
+    "known name: digits_yolov6n, or an official release such as yolov6s, which is downloaded."
+)
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help=MODEL_HELP)]
+Data = Annotated[
+    Path,
+    typer.Option(
+        help="A YAML, a COCO JSON or a folder (docs/data.md); or coco128 or coco to download."
+    ),
+]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="N|HxW", help="Network input size in pixels.")
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Of an .onnx or .xml that leaves it open; the error then lists them."),
+]
+CalibrationImages = Annotated[
+    int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
+]
+CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
+]
+Preset = Annotated[
+    Literal["yolov6", "coco", "ultralytics"] | None,
+    typer.Option(help="Evaluation protocol; by default that of the model's official figures."),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
+
+
+def image_size(text: str | None) -> int | tuple[int, int] | None:
+    """``640`` or ``384x640`` (height first). Raises ConfigError."""
+    if text is None:
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -1,0 +1,65 @@
+"""``detq bench``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detq.cli.arguments import ImageSize, Json, Layout, Models, Threads, image_size
+
+
+def bench(
+    models: Models,
+    imgsz: ImageSize = None,
+    layout: Layout = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Inferences per model.")] = 50,
+    bursts: Annotated[
+        int, typer.Option(min=0, help="Bursts of half a second to measure throughput with.")
+    ] = 3,
+    threads: Threads = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images that compute side by side; OpenVINO's choice."),
+    ] = None,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--no-pin", help="Tie threads to cores; OpenVINO's choice.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="A video or images: also measure from file to boxes, start-up, memory."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="With --source: ultralytics, onnxruntime or benchmark_app beside detq."),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also show where each model spends its time.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Speed of one or more models, measured in turns so that the comparison is fair."""
+    from detq import api
+    from detq.console.files import check_file, write_json
+    from detq.console.speed import print_speeds
+    from detq.console.terminal import progress_bars
+    from detq.programs.speeds import check_peers, measure_speeds
+
+    check_file(json_file)
+    check_peers(peer or (), source)
+    size = image_size(imgsz)
+    with progress_bars() as report:
+        graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
+        speeds = measure_speeds(
+            list(zip(models, graphs, strict=True)),
+            rounds=rounds,
+            bursts=bursts,
+            source=source,
+            peers=peer or (),
+            layers=layers,
+            options=api.RuntimeOptions(threads=threads, streams=streams, pinning=pin),
+            progress=report,
+        )
+    print_speeds(speeds)
+    write_json(json_file, speeds.to_dict())

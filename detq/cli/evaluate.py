@@ -1,0 +1,53 @@
+"""``detq eval``"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from detq.cli.arguments import Data, ImageSize, Json, Layout, Models, Preset, image_size
+from detq.errors import ConfigError
+from detq.progress import labelled
+
+
+def evaluate(
+    models: Models,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
+    imgsz: ImageSize = None,
+    layout: Layout = None,
+    preset: Preset = None,
+    json_file: Json = None,
+) -> None:
+    """COCO mAP, or top-1 and top-5, of one or more models on one split."""
+    from detq import api
+    from detq.cli.opening import open_data, warn_of_doubts
+    from detq.console.files import check_file, write_json
+    from detq.console.scores import note_left_out, print_scores, scores_document
+    from detq.console.terminal import progress_bars
+    from detq.tasks import strategy_of
+
+    check_file(json_file)
+    size = image_size(imgsz)
+    rows = []
+    with progress_bars() as report:
+        dataset = open_data(data, report)
+        graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
+        strategy, *others = {strategy_of(graph.spec) for graph in graphs}
+        if others:
+            raise ConfigError("detectors and classifiers share no table: evaluate them apart")
+        doubts = warn_of_doubts(dict(zip(models, graphs, strict=True)), dataset, split)
+        for model, graph in zip(models, graphs, strict=True):
+            result = api.evaluate(
+                graph,
+                data=dataset,
+                split=split,
+                preset=preset,
+                progress=labelled(report, str(model) if len(models) > 1 else ""),
+            )
+            rows.append(replace(result, model=str(model)))
+    print_scores(rows, strategy.COLUMNS)
+    note_left_out(split, rows[0].data)
+    write_json(json_file, {**scores_document(rows, split), "doubts": doubts})

@@ -1,0 +1,43 @@
+"""Opening what a command names, with what there is to say about it on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from detq import api
+from detq.config import DatasetConfig
+from detq.console.terminal import note, warn
+from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress
+
+
+def open_data(data: Path, report: Progress) -> DatasetConfig:
+    """The data set, with its reader's notes."""
+    dataset = api.load_dataset(data, progress=report)
+    for line in dataset.notes:
+        note(line)
+    return dataset
+
+
+def tell_found(model: Path, graph: DetectorGraph) -> None:
+    """What was read out of an ONNX file, which says little by itself."""
+    if model.suffix == ".onnx":
+        spec = graph.spec
+        note(
+            f"{model}: layout {spec.family}, {spec.class_count} classes, "
+            f"{len(spec.reparameterized)} re-parameterized convolutions found"
+        )
+
+
+def warn_of_doubts(
+    graphs: Mapping[Path, DetectorGraph], dataset: DatasetConfig, split: str
+) -> list[str]:
+    """Warn of models whose figures would mean nothing; the warnings."""
+    doubts = [
+        api.doubt(graph, data=dataset, split=split, model=model) for model, graph in graphs.items()
+    ]
+    found = [doubt for doubt in doubts if doubt is not None]
+    for doubt in found:
+        warn(doubt)
+    return found

@@ -1,0 +1,103 @@
+"""``detq quantize``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detq.cli.arguments import (
+    CalibrationImages,
+    CalibrationSplit,
+    Data,
+    ImageSize,
+    Json,
+    Layout,
+    Model,
+    Preset,
+    image_size,
+)
+
+LATENCY_ROUNDS = 20
+
+Recipe = Annotated[str, typer.Option(help="Built-in name or YAML file.")]
+Split = Annotated[
+    str | None, typer.Option(help="Split to measure mAP on; val if the data set has it.")
+]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(min=0, help="Give layers back to float until INT8 loses at most this much mAP."),
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Print what every pass did, cost and gained.")
+]
+TimeLimit = Annotated[
+    float, typer.Option(min=0, help="Minutes that --max-drop may take; a rerun goes on.")
+]
+
+
+def quantize(
+    model: Model,
+    data: Data,
+    recipe: Recipe = "measured",
+    imgsz: ImageSize = None,
+    layout: Layout = None,
+    calib_images: CalibrationImages = None,
+    calib_split: CalibrationSplit = "train",
+    split: Split = None,
+    compare: Compare = None,
+    preset: Preset = None,
+    max_drop: MaxDrop = None,
+    time_limit: TimeLimit = 60.0,
+    explain: Explain = False,
+    output: Annotated[Path | None, typer.Option(help="Directory to write.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Quantize a model to INT8, measure what it lost, and write the exported directory."""
+    from detq import api
+    from detq.artifact import check_writable
+    from detq.cli.opening import open_data, tell_found, warn_of_doubts
+    from detq.console.files import check_file, write_json
+    from detq.console.quantization import (
+        print_passes,
+        print_quantization,
+        quantization_document,
+    )
+    from detq.console.terminal import progress_bars
+
+    directory = output or Path(f"{model.stem}_int8_openvino_model")
+    check_writable(directory)
+    check_file(json_file)
+    recipes, size = api.load_recipes([*(compare or ()), recipe]), image_size(imgsz)
+    limit = None
+    if max_drop is not None:
+        memory = directory.with_name(f"{directory.name}.guard.json")
+        limit = api.MaxDrop(max_drop, limit_s=60 * time_limit, memory=memory)
+    with progress_bars() as report:
+        dataset = open_data(data, report)
+        graph = api.load(model, imgsz=size, layout=layout, progress=report)
+        judged = api.judged_split(graph, dataset, split) or calib_split
+        doubts = warn_of_doubts({model: graph}, dataset, judged)
+        comparison = api.compare(
+            graph,
+            recipes,
+            data=dataset,
+            split=split,
+            preset=preset,
+            calibration_images=calib_images,
+            calibration_split=calib_split,
+            max_drop=limit,
+            rounds=LATENCY_ROUNDS,
+            progress=report,
+        )
+    tell_found(model, graph)
+    comparison.save(directory)
+    if explain:
+        print_passes(comparison.result)
+    print_quantization(comparison, directory, rounds=LATENCY_ROUNDS)
+    write_json(json_file, quantization_document(comparison, directory, calib_split, doubts))

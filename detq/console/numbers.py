@@ -1,0 +1,13 @@
+"""Numbers in a table."""
+
+from __future__ import annotations
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """With so many decimals; ``-`` for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def difference(value: float | None, first: float | None) -> str:
+    """To the first, with its sign; ``-`` where one of them is None."""
+    return "-" if value is None or first is None else f"{value - first:+.2f}"

@@ -1,0 +1,147 @@
+"""What quantization made of a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from detq.api import Comparison, QuantizationResult
+from detq.console.numbers import number
+from detq.console.scores import note_left_out, print_scores, scores_document
+from detq.console.terminal import note, stdout, warn
+from detq.quickstart import Quickstart
+from detq.tasks import strategy_of
+
+
+def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) -> None:
+    """Scores, latency (medians of ``rounds`` inferences), decisions, and what to be careful of."""
+    strategy = strategy_of(comparison.result.graph.spec)
+    metric, _ = strategy.COLUMNS[0]
+    for recipe, reason in comparison.left_out.items():
+        warn(f"{recipe} is left out of the comparison: {reason}")
+    if comparison.scores:
+        print_scores(comparison.scores, strategy.COLUMNS)
+        note_left_out(comparison.split, comparison.scores[0].data)
+    else:
+        note(f"split {comparison.split} has no ground truth: {metric} was not measured")
+    exact, int8 = comparison.rows[0].speed, comparison.rows[-1].speed
+    stdout.print(
+        f"latency {exact.latency_ms:.2f} ms in float, {int8.latency_ms:.2f} ms in INT8 "
+        f"({int8.speedup:.2f}x, medians of {rounds} inferences in turns)",
+        highlight=False,
+    )
+    _print_decisions(comparison.result, directory)
+    _warn_of_result(comparison.result)
+    if comparison.overlap:
+        warn(
+            f"{comparison.overlap} calibration images are also in split {comparison.split}: "
+            f"its {metric} flatters"
+        )
+
+
+def print_passes(result: QuantizationResult) -> None:
+    """The pipeline: what each pass did, with what it cost and gained, and its wall time."""
+    table = Table(title="passes")
+    for column in ("pass", "what it did"):
+        table.add_column(column)
+    table.add_column("s", justify="right")
+    for step in result.quantized.steps:
+        table.add_row(step.name, escape(step.did), f"{step.seconds:.1f}")
+    stdout.print(table)
+
+
+def _print_decisions(result: QuantizationResult, directory: Path) -> None:
+    quantized = result.quantized
+    in_float = len(quantized.unfinished.in_float)
+    agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
+    where = f"{len(result.judges)} {'other' if result.held_back else 'calibration'} images"
+    stdout.print(
+        f"{len(quantized.split_layers)} convolutions split, {in_float} tensors left in float, "
+        f"{100 * result.int8_share:.1f}% of convolution MACs in INT8\n"
+        f"agreement with float {agreement} on {where}, written to {directory}",
+        highlight=False,
+    )
+    if result.guard is not None:
+        stdout.print(
+            f"--max-drop: {len(result.guard.returned)} tensors given back to float, "
+            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was "
+            f"{result.guard.drops[0]:.2f}, is {result.guard.drop:.2f}",
+            highlight=False,
+        )
+
+
+def _warn_of_result(result: QuantizationResult) -> None:
+    recognised = result.float_graph.spec.reparameterized
+    if result.quantized.recipe.weights.split != "none" and not recognised:
+        warn("no re-parameterized convolution was recognised, so no weight was split")
+    if result.calibration.skipped:
+        names = ", ".join(path.name for path in result.calibration.skipped[:3])
+        warn(f"{len(result.calibration.skipped)} damaged images skipped: {names}")
+
+
+def quantization_document(
+    comparison: Comparison, directory: Path, calibration_split: str, doubts: list[str]
+) -> dict[str, Any]:
+    """The same as :func:`print_quantization`, as plain values."""
+    result, rows = comparison.result, comparison.rows
+    scores = scores_document(comparison.scores, comparison.split)
+    return {
+        "output": str(directory),
+        **scores,
+        "data": {
+            **scores["data"],
+            "calibration_split": calibration_split,
+            "calibration_images": len(result.calibration),
+            "damaged_calibration_images": len(result.calibration.skipped),
+        },
+        "int8_share": result.int8_share,
+        "agreement": result.agreement,
+        "latency_ms": {"float": rows[0].speed.latency_ms, "int8": rows[-1].speed.latency_ms},
+        "doubts": doubts,
+    }
+
+
+def print_quickstart(outcome: Quickstart) -> None:
+    """What a quickstart measured, and where to look."""
+    comparison = outcome.comparison
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    metrics = strategy_of(comparison.result.graph.spec).WORDS.metrics
+    for heading in (*(heading for heading, _ in metrics), "latency ms", "speed-up", "MB"):
+        table.add_column(heading, justify="right")
+    for row, quality in zip(comparison.rows, comparison.scores, strict=True):
+        table.add_row(
+            escape(row.label),
+            *(number(quality.scores[key]) for _, key in metrics),
+            f"{row.speed.latency_ms:.2f}",
+            f"{row.speed.speedup:.2f}x",
+            f"{quality.size_mb:.1f}",
+        )
+    stdout.print(table)
+    images, agreement = comparison.scores[0].images, comparison.result.agreement
+    stdout.print(f"{images} test scenes; INT8 agrees with float to {number(agreement, 1)}%")
+    for label, path in (
+        ("INT8 model", outcome.model),
+        ("report", outcome.report),
+        ("pictures", outcome.pictures),
+    ):
+        stdout.print(f"{label:<10} {path}", markup=False, highlight=False)
+
+
+def quickstart_document(outcome: Quickstart) -> dict[str, Any]:
+    """The same as :func:`print_quickstart`, as plain values."""
+    comparison = outcome.comparison
+    return {
+        "models": [
+            {**asdict(row.speed), **quality.to_dict(), "model": row.label}
+            for row, quality in zip(comparison.rows, comparison.scores, strict=True)
+        ],
+        "agreement": comparison.result.agreement,
+        "output": str(outcome.model),
+        "report": str(outcome.report),
+        "pictures": str(outcome.pictures),
+    }

@@ -1,0 +1,124 @@
+"""How fast models are, and where their time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from detq.console.numbers import number
+from detq.console.terminal import stderr, stdout
+from detq.programs.measure import ProgramSpeed
+from detq.programs.speeds import Speeds
+from detq.records import BenchResult, LayerTime, Machine
+
+SLOWEST = 15
+"""Operations that a layer table shows one by one."""
+
+
+def print_speeds(speeds: Speeds) -> None:
+    """All that was measured, table by table."""
+    print_bench(speeds.models, speeds.machine)
+    if speeds.programs:
+        print_programs(speeds.programs)
+    for model, times in (speeds.layers or {}).items():
+        print_layer_times(model, times)
+
+
+def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
+    """The machine, then a table; speed-up is against the first model."""
+    print_machine(machine)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    headings = ("median ms", "p90", "p99", "speed-up", "images/s", "precision", "INT8 MACs")
+    for heading in (*headings, "GMAC/s", "of peak", "MB"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            escape(result.model),
+            f"{result.latency_ms:.2f}",
+            f"{result.latency_p90_ms:.2f}",
+            f"{result.latency_p99_ms:.2f}",
+            f"{result.speedup:.2f}x",
+            number(result.images_per_s, 1),
+            result.precision,
+            f"{100 * result.int8_share:.1f}%",
+            f"{result.macs_per_s / 1e9:.0f}",
+            f"{100 * result.macs_per_s / machine.int8_macs_per_s:.0f}%",
+            f"{result.size_mb:.1f}",
+        )
+    stdout.print(table)
+
+
+def print_programs(speeds: Sequence[ProgramSpeed]) -> None:
+    """From file to boxes: each program's throughput, start-up and memory."""
+    stdout.print("\nfrom file to boxes, one process each")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("program")
+    table.add_column("model", overflow="fold")
+    for heading in ("images/s", "bare", "of bare", "first s", "peak MB"):
+        table.add_column(heading, justify="right")
+    for speed in speeds:
+        share = speed.share_of_bare
+        table.add_row(
+            speed.program,
+            escape(speed.model),
+            number(speed.end_to_end_per_s, 1),
+            number(speed.bare_per_s, 1),
+            "-" if share is None else f"{100 * share:.0f}%",
+            number(speed.first_s, 2),
+            number(speed.peak_mb, 0),
+        )
+    stdout.print(table)
+
+
+def print_machine(machine: Machine) -> None:
+    """One line, and a warning where figures would mean little."""
+    features = ", ".join(machine.features) or "none of the instructions that INT8 gains from"
+    stdout.print(
+        f"{machine.cpu}, {features}; {machine.threads} threads, load {number(machine.load, 1)}, "
+        f"INT8 peak {machine.int8_macs_per_s / 1e9:.0f} GMAC/s",
+        markup=False,
+        highlight=False,
+    )
+    if machine.is_busy:
+        stderr.print(
+            f"warning: {number(machine.load, 1)} processes were busy on {machine.cores} cores; "
+            "stop them and measure again",
+            style="yellow",
+        )
+
+
+def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:
+    """Time by kind and precision, then the slowest operations."""
+    kinds: dict[tuple[str, str], list[LayerTime]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.kind, layer.precision), []).append(layer)
+    stdout.print(f"\n{model}: {len(layers)} operations", markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "precision"):
+        table.add_column(heading)
+    for heading in ("count", "ms", "share"):
+        table.add_column(heading, justify="right")
+    for (kind, precision), some in sorted(
+        kinds.items(), key=lambda item: -sum(layer.ms for layer in item[1])
+    ):
+        time_ms, share = sum(layer.ms for layer in some), sum(layer.share for layer in some)
+        table.add_row(kind, precision, str(len(some)), f"{time_ms:.3f}", f"{100 * share:.1f}%")
+    stdout.print(table)
+    table = Table(box=None, pad_edge=False, title=f"slowest {SLOWEST}", title_justify="left")
+    table.add_column("operation", overflow="fold")
+    for heading in ("kind", "kernel"):
+        table.add_column(heading)
+    for heading in ("ms", "share"):
+        table.add_column(heading, justify="right")
+    for layer in sorted(layers, key=lambda layer: -layer.ms)[:SLOWEST]:
+        table.add_row(
+            escape(layer.name),
+            layer.kind,
+            layer.kernel,
+            f"{layer.ms:.3f}",
+            f"{100 * layer.share:.1f}%",
+        )
+    stdout.print(table)

@@ -1,0 +1,89 @@
+"""All that ``detq bench`` measures: models in turns, programs that run them, single operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detq.benchmark import DEFAULT_OPTIONS, bench
+from detq.errors import ConfigError
+from detq.graph.detector_graph import DetectorGraph
+from detq.programs.measure import ProgramSpeed, measure_programs
+from detq.progress import Progress, silent
+from detq.records import BenchResult, LayerTime, Machine
+from detq.runtime.layer_times import layer_times
+from detq.runtime.machine import describe_machine
+from detq.runtime.options import RuntimeOptions
+from detq.tasks import strategy_of
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Of every model on one machine; ``programs`` and ``layers`` if they were asked for."""
+
+    machine: Machine
+    models: tuple[BenchResult, ...]
+    programs: tuple[ProgramSpeed, ...]
+    layers: Mapping[str, Sequence[LayerTime]] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        document = asdict(self)
+        if self.layers is None:
+            del document["layers"]
+        return document
+
+
+def check_peers(peers: Sequence[str], source: Path | None) -> None:
+    """Raise ConfigError for peers that have nothing to run on."""
+    if peers and source is None:
+        raise ConfigError("--peer: needs --source, a video or images to run the programs on")
+
+
+def measure_speeds(
+    models: Sequence[tuple[Path, DetectorGraph]],
+    *,
+    rounds: int,
+    bursts: int,
+    source: Path | None = None,
+    peers: Sequence[str] = (),
+    layers: bool = False,
+    options: RuntimeOptions = DEFAULT_OPTIONS,
+    progress: Progress = silent,
+) -> Speeds:
+    """Latency and throughput (:mod:`detq.benchmark`) of models, called by the files they are from.
+
+    With a ``source``, images or a video, also from there to boxes (:mod:`detq.programs.measure`),
+    beside ``peers``; with ``layers`` also where each model spends its time. Raises ConfigError for
+    what does not go together, and a DetqError if a program fails.
+    """
+    graphs, names = [graph for _, graph in models], [str(path) for path, _ in models]
+    if source is not None and not all(strategy_of(graph.spec).FROM_FILE for graph in graphs):
+        raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
+    machine = describe_machine(threads=options.threads)
+    report = partial(progress, "measuring")
+    results = bench(graphs, rounds=rounds, bursts=bursts, options=options, progress=report)
+    programs: Sequence[ProgramSpeed] = ()
+    if source is not None:
+        programs = measure_programs(
+            {str(path): (path, graph) for path, graph in models},
+            source,
+            peers=peers,
+            rounds=max(bursts, 1),
+            options=options,
+            progress=partial(progress, "measuring programs"),
+        )
+    times = {
+        name: layer_times(graph, rounds=rounds, threads=options.threads)
+        for name, graph in zip(names, graphs, strict=True)
+        if layers
+    }
+    return Speeds(
+        machine=machine,
+        models=tuple(replace(row, model=name) for row, name in zip(results, names, strict=True)),
+        programs=tuple(programs),
+        layers=times if layers else None,
+    )

@@ -1,0 +1,157 @@
+"""Finding objects: boxes with classes, judged by COCO mAP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detq.config import DatasetConfig
+from detq.data.dataset import load_split
+from detq.data.letterbox import FITS, Preprocess, official_shrink
+from detq.errors import DataError
+from detq.evaluation.agreement import MIN_SCORE
+from detq.evaluation.agreement import agreement as agreement_of
+from detq.evaluation.classes import with_names_of
+from detq.evaluation.evaluator import Run, evaluation_detector, run_detector
+from detq.evaluation.evaluator import evaluate as evaluate_detector
+from detq.evaluation.protocol import default_protocol, find_protocol
+from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress, Steps
+from detq.records import EvalResult
+from detq.report.disagreement import Disagreement, worst_disagreements
+from detq.report.words import Metric, Words
+from detq.runtime.detector import Detector
+from detq.runtime.postprocess import PREDICTION
+from detq.spec import ModelSpec
+from detq.tasks import doubts
+from detq.tasks.pictures import draw_pictures, plan_pictures
+from detq.tasks.strategy import Predicted, Reader
+
+METRICS: Sequence[Metric] = (("mAP", "map"), ("AP50", "map50"), ("AP75", "map75"))
+COLUMNS: Sequence[Metric] = (
+    *METRICS,
+    ("small", "map_small"),
+    ("medium", "map_medium"),
+    ("large", "map_large"),
+)
+WORDS = Words(
+    metrics=METRICS,
+    differences="Left float, right INT8, scores from 0.25: the images with most objects that one "
+    "of them finds and the other does not.",
+    beside=", float and INT8 detections side by side",
+    alike="objects at the same places",
+)
+FROM_FILE = True
+
+
+def preprocess(spec: ModelSpec) -> Preprocess:
+    """The letterbox that the model's family was published with."""
+    return default_protocol(spec).preprocess(spec)
+
+
+def preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
+    """Padding and margin in pixels, and the name of the rules."""
+    shrink = official_shrink(spec.name, spec.size_hw)
+    return {"padding": FITS[spec.fit].padding, "shrink": shrink, "fit": spec.fit}
+
+
+def named(spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
+    """Folders of photographs name no classes of objects."""
+    return spec if data.names_are_folders else with_names_of(spec, data.class_names)
+
+
+def compiled(graph: DetectorGraph) -> Detector:
+    """It reports every candidate that evaluation counts."""
+    return evaluation_detector(graph)
+
+
+def run(detector: Detector, paths: Sequence[Path], *, progress: Steps | None = None) -> Run:
+    """See :func:`detq.evaluation.evaluator.run_detector`."""
+    return run_detector(detector, paths, progress=progress)
+
+
+def agreement(reference: Run, candidate: Run, *, class_count: int) -> float | None:
+    """The candidate's mAP if what the reference found is taken for the truth."""
+    try:
+        return agreement_of(reference.detections, candidate.detections, class_count=class_count)
+    except DataError:
+        return None
+
+
+def is_certain(detector: Detector, seen: Run) -> bool:
+    """False if it finds as many objects as it may, in most images."""
+    counts = [int((found.scores >= MIN_SCORE).sum()) for found in seen.detections]
+    return bool(np.median(counts) < detector.postprocess.max_detections)
+
+
+def differences(
+    exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
+) -> list[Disagreement]:
+    """As prediction shows them, not as evaluation counts."""
+    runs = [
+        run_detector(evaluation_detector(graph, postprocess=PREDICTION), paths)
+        for graph in (exact, rounded)
+    ]
+    names = exact.spec.class_names
+    return worst_disagreements(paths, runs[0].detections, runs[1].detections, names)
+
+
+def has_ground_truth(data: DatasetConfig, split: str) -> bool:
+    """Without a single object there is no mAP."""
+    return bool(load_split(data, split).annotations)
+
+
+def evaluate(
+    graph: DetectorGraph,
+    data: DatasetConfig,
+    split: str,
+    *,
+    preset: str | None = None,
+    progress: Steps | None = None,
+) -> EvalResult:
+    """COCO mAP by the protocol that ``preset`` names, by default that of the model's family."""
+    spec = graph.spec
+    protocol = find_protocol(preset, spec)
+    return evaluate_detector(
+        Detector(graph, preprocess=protocol.preprocess(spec), postprocess=protocol.postprocess),
+        load_split(data, split),
+        protocol=protocol,
+        progress=progress,
+    )
+
+
+def doubt(
+    graph: DetectorGraph,
+    data: DatasetConfig,
+    split: str,
+    *,
+    model: Path | None,
+    read: Reader,
+) -> str | None:
+    """See :func:`detq.tasks.doubts.doubt`."""
+    return doubts.doubt(graph, data, split, model=model, read=read)
+
+
+def predict(
+    graph: DetectorGraph,
+    source: Path,
+    *,
+    output: Path,
+    confidence: float,
+    iou: float,
+    progress: Progress,
+) -> Predicted:
+    """Pictures with boxes; if there is not one box in them, perhaps a reason."""
+    planned = plan_pictures(source, output)
+    options = replace(PREDICTION, confidence=confidence, iou=iou)
+    images = draw_pictures(Detector(graph, postprocess=options), planned, progress)
+    found = any(each.detections for each in images)
+    return Predicted(
+        images,
+        note=f"pictures in {output}",
+        doubt=None if found else doubts.blind(graph, list(planned)),
+    )

@@ -1,0 +1,122 @@
+"""What a module of this package has to offer for its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from detq.config import DatasetConfig
+from detq.data.calibration import Preprocessing
+from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress, Steps
+from detq.records import Classified, EvalResult, Prediction, SizeHW
+from detq.report.disagreement import Difference
+from detq.report.words import Metric, Words
+from detq.runtime.detector import CompiledGraph
+from detq.spec import ModelSpec
+
+Reader = Callable[[Path, SizeHW | None, str], DetectorGraph]
+"""(model file, (H, W) in pixels, layout) -> the graph, read in that layout."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model found in each image; ``note`` says where to look for more, ``doubt`` why it may
+    be read wrongly, if anything does.
+    """
+
+    images: Sequence[Prediction] | Sequence[Classified]
+    note: str
+    doubt: str | None = None
+
+
+Network = TypeVar("Network", bound=CompiledGraph)
+Seen = TypeVar("Seen")
+
+
+class Strategy(Protocol[Network, Seen]):
+    """All that differs between tasks. ``Network`` is what runs a graph of the task, ``Seen`` what
+    it finds in some images.
+    """
+
+    @property
+    def COLUMNS(self) -> Sequence[Metric]:  # noqa: N802 - a constant of a module
+        """What a table of results shows, the one that counts first."""
+
+    @property
+    def WORDS(self) -> Words:  # noqa: N802
+        """What a report says, and which figures are kept beside an exported model."""
+
+    @property
+    def FROM_FILE(self) -> bool:  # noqa: N802
+        """True if ``detq bench --source`` can measure it, from file to result."""
+
+    def preprocess(self, spec: ModelSpec) -> Preprocessing:
+        """What images go through before the network."""
+
+    def preprocess_keys(self, spec: ModelSpec) -> dict[str, Any]:
+        """The same in words, for other programs."""
+
+    def named(self, spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
+        """The spec with the data set's class names in place of placeholders, where they fit."""
+
+    def compiled(self, graph: DetectorGraph) -> Network:
+        """The graph at work, as evaluation has it."""
+
+    def run(
+        self, network: Network, paths: Sequence[Path], *, progress: Steps | None = None
+    ) -> Seen:
+        """What it finds in each image file, in order; damaged ones are left out."""
+
+    def agreement(self, reference: Seen, candidate: Seen, *, class_count: int) -> float | None:
+        """How far one finds what another found, in percent; None if that found nothing."""
+
+    def is_certain(self, network: Network, seen: Seen) -> bool:
+        """False for a network that sees things everywhere, or nothing before anything else."""
+
+    def differences(
+        self, exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
+    ) -> Sequence[Difference]:
+        """The images in which the two find different things, the worst first, few of them."""
+
+    def has_ground_truth(self, data: DatasetConfig, split: str) -> bool:
+        """True if the data set says for the split what is right. Raises ConfigError."""
+
+    def evaluate(
+        self,
+        graph: DetectorGraph,
+        data: DatasetConfig,
+        split: str,
+        *,
+        preset: str | None = None,
+        progress: Steps | None = None,
+    ) -> EvalResult:
+        """Its scores on a split. Raises DataError."""
+
+    def doubt(
+        self,
+        graph: DetectorGraph,
+        data: DatasetConfig,
+        split: str,
+        *,
+        model: Path | None,
+        read: Reader,
+    ) -> str | None:
+        """Why figures on a split would mean nothing, in one line; None if all is well.
+
+        ``model`` is the file that it was read from, ``read`` reads it in another layout.
+        """
+
+    def predict(
+        self,
+        graph: DetectorGraph,
+        source: Path,
+        *,
+        output: Path,
+        confidence: float,
+        iou: float,
+        progress: Progress,
+    ) -> Predicted:
+        """What it finds in an image or a folder; what can be drawn goes to ``output``."""

@@ -1,0 +1,110 @@
+"""A third task, as somebody who adds one would write it: how much of each colour an image shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detq.config import DatasetConfig
+from detq.contract import Contract
+from detq.data.centre_crop import CentreCrop
+from detq.data.dataset import load_split
+from detq.data.images import read_images
+from detq.graph.detector_graph import DetectorGraph
+from detq.progress import Progress, Steps
+from detq.records import Classified, EvalResult, NamedClass
+from detq.report.disagreement import Difference
+from detq.report.words import Words
+from detq.runtime.detector import CompiledGraph
+from detq.spec import ModelSpec
+from detq.tasks.strategy import Predicted, Reader
+
+CONTRACT = Contract(output="shares", rows=0, has_places=False, use="measures colours")
+COLUMNS = (("close", "closeness"),)
+WORDS = Words(COLUMNS, differences="", beside="", alike="shares")
+FROM_FILE = False
+Seen = list[np.ndarray]
+
+
+def preprocess(spec: ModelSpec) -> CentreCrop:
+    return CentreCrop(spec.size_hw)
+
+
+def preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
+    return {"resize": "shorter side"}
+
+
+def named(spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
+    return spec
+
+
+def compiled(graph: DetectorGraph) -> CompiledGraph:
+    return CompiledGraph(graph)
+
+
+def run(network: CompiledGraph, paths: Sequence[Path], *, progress: Steps | None = None) -> Seen:
+    place = preprocess(network.spec).place
+    return [network.infer(place(image)[0])[0] for image in read_images(paths)]
+
+
+def agreement(reference: Seen, candidate: Seen, *, class_count: int) -> float | None:
+    return float(100 - 100 * np.abs(np.array(reference) - np.array(candidate)).mean())
+
+
+def is_certain(network: CompiledGraph, seen: Seen) -> bool:
+    return True
+
+
+def differences(
+    exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
+) -> Sequence[Difference]:
+    return []
+
+
+def has_ground_truth(data: DatasetConfig, split: str) -> bool:
+    return True
+
+
+def evaluate(
+    graph: DetectorGraph,
+    data: DatasetConfig,
+    split: str,
+    *,
+    preset: str | None = None,
+    progress: Steps | None = None,
+) -> EvalResult:
+    paths = load_split(data, split, with_annotations=False).paths
+    network = compiled(graph)
+    truth = [image[..., ::-1].mean((0, 1)) / 255 for image in read_images(paths)]
+    close = agreement(truth, run(network, paths), class_count=3)
+    precision = network.executed_precision
+    return EvalResult(graph.spec.name, {"closeness": close}, len(paths), 0.1, precision, 0.1)
+
+
+def doubt(
+    graph: DetectorGraph,
+    data: DatasetConfig,
+    split: str,
+    *,
+    model: Path | None,
+    read: Reader,
+) -> str | None:
+    return None
+
+
+def predict(
+    graph: DetectorGraph,
+    source: Path,
+    *,
+    output: Path,
+    confidence: float,
+    iou: float,
+    progress: Progress,
+) -> Predicted:
+    (shares,) = run(compiled(graph), [source])
+    named_shares = zip(graph.spec.class_names, shares.tolist(), strict=True)
+    classes = tuple(NamedClass(name, share) for name, share in named_shares)
+    return Predicted([Classified(str(source), classes)], note="no pictures")
