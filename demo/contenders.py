@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import cached_property
 
 import detq
 
-Progress = Callable[[str, int, int], None]
 ImageSize = int | tuple[int, int]
 
 
@@ -30,7 +28,7 @@ class Contender:
         *,
         imgsz: ImageSize | None = None,
         threads: int | None = None,
-        progress: Progress | None = None,
+        progress: detq.Progress | None = None,
     ) -> None:
         self._graph = detq.load(model, imgsz=imgsz, progress=progress)
         self._threads = threads

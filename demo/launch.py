@@ -11,7 +11,7 @@ from pathlib import Path
 
 import detq
 
-from .contenders import Contender, ImageSize, Progress
+from .contenders import Contender, ImageSize
 from .recording import FRAMES_PER_S, as_shown, check_recording, every_frame, record
 from .runner import Thresholds
 from .sources import Clip, Source, open_source
@@ -41,7 +41,7 @@ def prepare(
     threads: int | None,
     target: Page | Path | None,
     snapshots: Path,
-    progress: Progress | None = None,
+    progress: detq.Progress | None = None,
 ) -> Callable[[], None]:
     """Open models and source; the show is what is returned, and runs until its end or Ctrl-C.
 

@@ -14,24 +14,39 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detq.errors import DetqError
 
-if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
+if TYPE_CHECKING:  # what __getattr__ gives
     from detq.api import (
+        BenchResult,
+        Classified,
+        Classifier,
+        Comparison,
+        DatasetConfig,
         Detections,
         Detector,
+        DetectorGraph,
+        EvalResult,
         Frame,
+        MaxDrop,
+        Prediction,
+        Progress,
+        QuantizationResult,
+        Recipe,
         RuntimeOptions,
         adapt,
         bench,
         class_color,
+        classifier,
+        classify,
         compare,
         detect_stream,
         detector,
         draw_detections,
         evaluate,
+        export,
         frame_rate,
         load,
         predict,
@@ -41,12 +56,34 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
         sample_picture,
         write_image,
     )
+else:
+
+    def __getattr__(name):
+        """What a user calls, imported on first use: torch and OpenVINO take seconds."""
+        if name not in __all__:
+            raise AttributeError(f"module 'detq' has no attribute {name!r}")
+        from detq import api  # noqa: PLC0415
+
+        return getattr(api, name)
+
 
 __all__ = [
+    "BenchResult",
+    "Classified",
+    "Classifier",
+    "Comparison",
+    "DatasetConfig",
     "Detections",
     "Detector",
+    "DetectorGraph",
     "DetqError",
+    "EvalResult",
     "Frame",
+    "MaxDrop",
+    "Prediction",
+    "Progress",
+    "QuantizationResult",
+    "Recipe",
     "RuntimeOptions",
     "adapt",
     "bench",
@@ -70,13 +107,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """What a user calls, imported on first use: torch and OpenVINO take seconds."""
-    if name not in __all__:
-        raise AttributeError(f"module 'detq' has no attribute {name!r}")
-    from detq import api  # noqa: PLC0415
-
-    return getattr(api, name)
+def __dir__() -> list[str]:
+    """What a shell completes: also what has not been imported yet."""
+    return sorted({*globals(), *__all__})
 
 
 # OpenVINO and NNCF would report every run to Google Analytics, from processes forked for it that

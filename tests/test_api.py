@@ -28,40 +28,6 @@ def _config(folder: Path, **splits: str) -> DatasetConfig:
 # The package
 
 
-def test_public_functions_are_all_there() -> None:
-    assert sorted(detq.__all__) == [
-        "Detections",
-        "Detector",
-        "DetqError",
-        "Frame",
-        "RuntimeOptions",
-        "adapt",
-        "bench",
-        "class_color",
-        "classifier",
-        "classify",
-        "compare",
-        "detect_stream",
-        "detector",
-        "draw_detections",
-        "evaluate",
-        "export",
-        "frame_rate",
-        "load",
-        "predict",
-        "quantize",
-        "read_frames",
-        "register_adapter",
-        "sample_picture",
-        "write_image",
-    ]
-    for name in set(detq.__all__) - {"DetqError"}:
-        assert getattr(detq, name) is getattr(api, name)
-    assert detq.DetqError is DetqError
-    with pytest.raises(AttributeError, match="no attribute 'train'"):
-        _ = detq.train
-
-
 def test_no_module_has_the_name_of_a_function() -> None:
     """A module ``detq.evaluate`` took the place of the function as soon as it was imported."""
     code = (

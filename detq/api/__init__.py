@@ -1,6 +1,6 @@
 """What a Python user calls. The command line is a thin layer over these functions."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detq.api.own_adapters import register_adapter
 from detq.api.running import (
@@ -27,18 +27,19 @@ from detq.api.sources import (
     load_recipe,
     load_recipes,
 )
+from detq.config import DatasetConfig, Recipe
 from detq.data.images import write_image
 from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
-from detq.records import Detections
+from detq.records import BenchResult, Classified, Detections, EvalResult, Prediction
 from detq.report.draw import class_color, draw_detections
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
 
-if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
+if TYPE_CHECKING:  # what __getattr__ gives
     from detq.api.comparison import Compared, Comparison, compare
     from detq.api.exporting import export
     from detq.api.holding import MaxDrop, hold_accuracy
@@ -49,22 +50,39 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers
         calibration_overlap,
         quantize,
     )
+else:
+
+    def __getattr__(name):
+        """What quantizes, imported on first use: without it a model runs a quarter sooner."""
+        if name not in __all__:
+            raise AttributeError(f"module 'detq.api' has no attribute {name!r}")
+        from detq.api import comparison, exporting, holding, judging, quantization  # noqa: PLC0415
+
+        modules = (comparison, exporting, holding, judging, quantization)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
+
 
 __all__ = [
     "DEFAULT_RECIPE",
     "EMBEDDED",
     "HANDWRITING",
     "LEAST_AGREEMENT",
+    "BenchResult",
+    "Classified",
     "Classifier",
     "Compared",
     "Comparison",
+    "DatasetConfig",
     "Detections",
     "Detector",
     "DetectorGraph",
+    "EvalResult",
     "Frame",
     "MaxDrop",
+    "Prediction",
     "Progress",
     "QuantizationResult",
+    "Recipe",
     "RuntimeOptions",
     "adapt",
     "bench",
@@ -97,13 +115,3 @@ __all__ = [
     "sample_picture",
     "write_image",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """What quantizes, imported on first use: without it a model runs a quarter sooner."""
-    if name not in __all__:
-        raise AttributeError(f"module 'detq.api' has no attribute {name!r}")
-    from detq.api import comparison, exporting, holding, judging, quantization  # noqa: PLC0415
-
-    modules = (comparison, exporting, holding, judging, quantization)
-    return next(getattr(module, name) for module in modules if hasattr(module, name))
