@@ -13,7 +13,7 @@ from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.progress import Progress, silent
-from detq.quant.accuracy_control import GuardMemory, hold_drop
+from detq.quant.accuracy_control import DropMemory, control_accuracy
 from detq.tasks import strategy_of
 
 
@@ -59,20 +59,20 @@ def hold_accuracy(
     exact = measure(float_graph) if labelled else 100.0
     recipe = result.quantized.recipe.model_dump_json()
     key = f"{recipe} {result.calibration_fingerprint} {split} {preset} {digest(float_graph.model)}"
-    guard = hold_drop(
+    held = control_accuracy(
         result.quantized,
         lambda stage, count: reported(result.calibration, stage, count, report),
         lambda graph: exact - measure(graph),
         max_drop=max_drop.percent,
         limit_s=max_drop.limit_s,
-        memory=GuardMemory(max_drop.memory, key),
+        memory=DropMemory(max_drop.memory, key),
         progress=report,
     )
-    int8 = strategy.compiled(guard.quantized.graph)
+    int8 = strategy.compiled(held.quantized.graph)
     return replace(
         result,
-        quantized=guard.quantized,
+        quantized=held.quantized,
         agreement=agreement(float_graph, int8, result.judges, report),
         int8_share=int8.int8_share,
-        guard=guard,
+        held=held,
     )

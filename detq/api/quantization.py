@@ -29,7 +29,7 @@ from detq.downloads.cache import cache_folder
 from detq.errors import DownloadError, one_line
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, silent
-from detq.quant.accuracy_control import GuardResult
+from detq.quant.accuracy_control import HeldAccuracy
 from detq.quant.noise import tensor_noise
 from detq.quant.observation_store import ObservationStore
 from detq.quant.quantizer import QuantizedDetector, quantize_graph
@@ -51,7 +51,7 @@ class QuantizationResult:
     ``agreement`` is the mAP of its detections against the float model's on ``judges``,
     other images of the calibration split, in percent, None if the float model found nothing there;
     for a classifier the share of these images that both take for the same class.
-    ``guard`` says what :func:`hold_accuracy` gave back to float.
+    ``held`` says what :func:`hold_accuracy` let fall back to float.
     ``held_back`` is False if the split has too few others, and calibration images had to do.
     """
 
@@ -63,7 +63,7 @@ class QuantizationResult:
     judges: tuple[Path, ...]
     held_back: bool
     int8_share: float
-    guard: GuardResult | None = None
+    held: HeldAccuracy | None = None
 
     @property
     def graph(self) -> DetectorGraph:
@@ -126,7 +126,7 @@ class QuantizationResult:
             ],
             "split_choices": [asdict(choice) for choice in self.quantized.split_choices],
             "search": self._search(),
-            "guard": self._guard(),
+            "guard": self._accuracy_control(),
             "int8_share_of_convolution_macs": round(self.int8_share, 4),
             "agreement_with_float": self.agreement,
             "agreement_images": len(self.judges),
@@ -145,13 +145,13 @@ class QuantizationResult:
             "in_float": list(search.in_float),
         }
 
-    def _guard(self) -> dict[str, Any] | None:
-        if self.guard is None:
+    def _accuracy_control(self) -> dict[str, Any] | None:
+        if self.held is None:
             return None
         return {
-            "returned_to_float": list(self.guard.returned),
-            "drops": dict(sorted(self.guard.drops.items())),
-            "share_of_macs_returned": round(self.guard.mac_share, 4),
+            "returned_to_float": list(self.held.returned),
+            "drops": dict(sorted(self.held.drops.items())),
+            "share_of_macs_returned": round(self.held.mac_share, 4),
         }
 
 

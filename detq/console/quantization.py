@@ -65,11 +65,11 @@ def _print_decisions(result: QuantizationResult, directory: Path) -> None:
         f"agreement with float {agreement} on {where}, written to {directory}",
         highlight=False,
     )
-    if result.guard is not None:
+    if result.held is not None:
         stdout.print(
-            f"--max-drop: {len(result.guard.returned)} tensors given back to float, "
-            f"{100 * result.guard.mac_share:.1f}% of the work; the drop was "
-            f"{result.guard.drops[0]:.2f}, is {result.guard.drop:.2f}",
+            f"--max-drop: {len(result.held.returned)} tensors given back to float, "
+            f"{100 * result.held.mac_share:.1f}% of the work; the drop was "
+            f"{result.held.drops[0]:.2f}, is {result.held.drop:.2f}",
             highlight=False,
         )
 

@@ -38,8 +38,8 @@ MOST_FLOAT_MACS = 0.5
 
 
 @dataclass(frozen=True)
-class GuardResult:
-    """What the guard found: the detector that holds, and what it cost.
+class HeldAccuracy:
+    """What was found: the detector that holds, and what it cost.
 
     ``returned`` are the quantizers given back to float, ``drops`` the drops measured by the
     number of groups given back, ``drop`` the one that holds, ``cost`` the predicted latency
@@ -54,8 +54,8 @@ class GuardResult:
     mac_share: float
 
 
-class GuardMemory:
-    """What a guard has measured, kept in a file so that one cut off goes on where it was."""
+class DropMemory:
+    """What was measured so far, kept in a file so that one cut off goes on where it was."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._path, self._key = path, key
@@ -85,7 +85,7 @@ class GuardMemory:
                 atomic_write(self._path, json.dumps(document).encode())
 
     def forget(self) -> None:
-        """Remove the file: the guard came to an end."""
+        """Remove the file: the search came to an end."""
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
@@ -97,16 +97,16 @@ def _digest(document: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def hold_drop(
+def control_accuracy(
     quantized: QuantizedDetector,
     images: Images,
     drop_of: Callable[[DetectorGraph], float],
     *,
     max_drop: float,
     limit_s: float,
-    memory: GuardMemory,
+    memory: DropMemory,
     progress: Progress,
-) -> GuardResult:
+) -> HeldAccuracy:
     """Let as few tensors fall back as it takes until ``drop_of`` the graph is at most ``max_drop``.
 
     Raises AccuracyError if it cannot, or not within ``limit_s`` seconds; what was measured stays in
@@ -118,7 +118,7 @@ def hold_drop(
         memory.write()
     if memory.drops[0] <= max_drop:
         memory.forget()
-        return GuardResult(quantized, (), memory.drops, memory.drops[0], 0.0, 0.0)
+        return HeldAccuracy(quantized, (), memory.drops, memory.drops[0], 0.0, 0.0)
     groups = _affordable(_ranked(quantized, images, memory, progress, deadline))
     candidates: dict[int, QuantizedDetector] = {}
 
@@ -144,7 +144,7 @@ def hold_drop(
     names = [name for group in groups[:count] for name in group.members]
     final = candidates.get(count) or fall_back_to_float(quantized, names, images)
     memory.forget()
-    return GuardResult(
+    return HeldAccuracy(
         quantized=final,
         returned=tuple(names),
         drops=memory.drops,
@@ -157,7 +157,7 @@ def hold_drop(
 def _ranked(
     quantized: QuantizedDetector,
     images: Images,
-    memory: GuardMemory,
+    memory: DropMemory,
     progress: Progress,
     deadline: float,
 ) -> list[QuantizerGroup]:

@@ -12,7 +12,7 @@ from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import AccuracyError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.numerics.output_error import output_error
-from detq.quant.accuracy_control import GuardMemory, GuardResult, hold_drop
+from detq.quant.accuracy_control import DropMemory, HeldAccuracy, control_accuracy
 from detq.quant.quantizer import QuantizedDetector, fall_back_to_float, quantize_graph
 
 IMAGES = images(6)
@@ -43,14 +43,14 @@ def _hold(
     drop_of: Callable[[DetectorGraph], float] = _drop,
     limit_s: float = 600,
     path: Path | None = None,
-) -> GuardResult:
-    return hold_drop(
+) -> HeldAccuracy:
+    return control_accuracy(
         quantized,
         Source(IMAGES),
         drop_of,
         max_drop=max_drop,
         limit_s=limit_s,
-        memory=GuardMemory(path, "key"),
+        memory=DropMemory(path, "key"),
         progress=lambda stage, done, total: None,
     )
 
@@ -86,8 +86,8 @@ def test_unknown_quantizer(quantized: QuantizedDetector) -> None:
         fall_back_to_float(quantized, ["x"], Source(IMAGES))
 
 
-def test_guard_cut_off_goes_on_where_it_was(quantized: QuantizedDetector, tmp_path: Path) -> None:
-    path = tmp_path / "guard.json"
+def test_search_cut_off_goes_on_where_it_was(quantized: QuantizedDetector, tmp_path: Path) -> None:
+    path = tmp_path / "drops.json"
     asked = []
 
     def failing(graph: DetectorGraph) -> float:
@@ -112,8 +112,8 @@ def test_time_limit_says_how_to_go_on(quantized: QuantizedDetector, tmp_path: Pa
 
 
 def test_memory_of_another_job_is_not_used(quantized: QuantizedDetector, tmp_path: Path) -> None:
-    path = tmp_path / "guard.json"
-    other = GuardMemory(path, "other")
+    path = tmp_path / "drops.json"
+    other = DropMemory(path, "other")
     other.drops[0] = 0.0
     other.write()
     assert _hold(quantized, 0.5, drop_of=lambda graph: 0.4, path=path).drops == {0: 0.4}
@@ -131,35 +131,35 @@ def test_memory_of_another_job_is_not_used(quantized: QuantizedDetector, tmp_pat
     ],
 )
 def test_damaged_memory_counts_as_missing(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "guard.json"
+    path = tmp_path / "drops.json"
     path.write_bytes(content)
-    memory = GuardMemory(path, "key")
+    memory = DropMemory(path, "key")
     assert (memory.order, memory.drops) == ([], {})
     memory.drops[3] = 0.25
     memory.write()
-    assert GuardMemory(path, "key").drops == {3: 0.25}
+    assert DropMemory(path, "key").drops == {3: 0.25}
 
 
 def test_no_bit_of_a_memory_can_flip_unnoticed(tmp_path: Path) -> None:
-    path = tmp_path / "guard.json"
-    memory = GuardMemory(path, "key")
+    path = tmp_path / "drops.json"
+    memory = DropMemory(path, "key")
     memory.order, memory.drops = ["a", "b"], {0: 0.125, 2: 0.0625}
     memory.write()
     whole = path.read_bytes()
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        found = GuardMemory(path, "key")
+        found = DropMemory(path, "key")
         assert (found.order, found.drops) in (([], {}), (memory.order, memory.drops))
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "fifo", "dead link"])
 def test_memory_whose_place_is_taken(tmp_path: Path, obstacle: str) -> None:
-    path = tmp_path / "guard.json"
+    path = tmp_path / "drops.json"
     make = {"folder": path.mkdir, "fifo": lambda: os.mkfifo(path)}
     make.get(obstacle, lambda: path.symlink_to("nowhere"))()
-    memory = GuardMemory(path, "key")
+    memory = DropMemory(path, "key")
     memory.drops[0] = 0.5
     memory.write()
-    assert path.is_dir() or GuardMemory(path, "key").drops == {0: 0.5}
+    assert path.is_dir() or DropMemory(path, "key").drops == {0: 0.5}
     memory.forget()
     assert path.is_dir() == path.exists()
