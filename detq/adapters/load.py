@@ -15,11 +15,7 @@ from detq.adapters.legacy_file import is_legacy, open_legacy
 from detq.adapters.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.ultralytics import NETWORKS as ULTRALYTICS
-from detq.adapters.ultralytics import (
-    UltralyticsArchitecture,
-    read_description,
-    read_ultralytics,
-)
+from detq.adapters.ultralytics import read_description, read_ultralytics
 from detq.adapters.yolov6 import read_yolov6
 from detq.adapters.yolov6_tree import select_network
 from detq.errors import CheckpointError, DetqError, GraphError
@@ -121,19 +117,14 @@ def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
     architecture = stored.architecture
     spec = ModelSpec(
         name=text_stem(path),
-        family=stored.family,
+        family=architecture.family,
         class_names=stored.class_names,
         strides=architecture.strides,
         size_hw=size_hw or stored.size_hw,
-        task=stored.task,
+        task=architecture.task,
+        end_to_end=architecture.end_to_end,
+        fit=architecture.fit,
     )
-    if isinstance(architecture, UltralyticsArchitecture):
-        spec = replace(
-            spec,
-            family="ultralytics",
-            end_to_end=architecture.end_to_end,
-            fit=architecture.fit,
-        )
     return FloatModel(stored.module, spec)
 
 

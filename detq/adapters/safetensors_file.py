@@ -23,7 +23,7 @@ from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import COUNTER, check_values, fill
 from detq.errors import ArtifactError, CheckpointError, DetqError
 from detq.files import atomic_write
-from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.architecture import AnyArchitecture, LiteArchitecture, YOLOv6Architecture
 from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
 from detq.records import SizeHW
@@ -49,7 +49,7 @@ class Header:
         if self.kind == "classifier":
             return TypeAdapter(ClassifierArchitecture).validate_python(self.architecture)
         if self.kind == "yolov6":
-            return TypeAdapter(Architecture).validate_python(self.architecture)
+            return TypeAdapter(YOLOv6Architecture).validate_python(self.architecture)
         return TypeAdapter(LiteArchitecture).validate_python(self.architecture)
 
 
@@ -60,7 +60,7 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
     """
     if path.suffix.lower() != SUFFIX:
         raise ArtifactError(f"{path}: the name of a model file ends in {SUFFIX}")
-    if not isinstance(model.architecture, Architecture | LiteArchitecture | ClassifierArchitecture):
+    if not isinstance(model.architecture, AnyArchitecture | ClassifierArchitecture):
         raise ArtifactError(
             f"{path}: networks of Ultralytics are not written as {SUFFIX}; keep the checkpoint"
         )
@@ -154,7 +154,7 @@ def _depth(architecture: AnyArchitecture | ClassifierArchitecture) -> int:
     if isinstance(architecture, ClassifierArchitecture):
         return sum(max(layer.branches, 1) for layer in architecture.layers)
     stages = architecture.backbone
-    if isinstance(architecture, Architecture):
+    if isinstance(architecture, YOLOv6Architecture):
         stages = architecture.stages
     return sum(stage.depth for stage in stages)
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from detq.models.architecture import AnyArchitecture
-from detq.models.classifiers import ClassifierArchitecture
-from detq.records import SizeHW, Task
-
-if TYPE_CHECKING:
-    from detq.adapters.ultralytics import UltralyticsArchitecture
+from detq.models.architecture import Architecture
+from detq.records import SizeHW
 
 
 @dataclass(frozen=True)
@@ -23,22 +18,9 @@ class StoredModel:
     """
 
     module: nn.Module
-    architecture: AnyArchitecture | ClassifierArchitecture | UltralyticsArchitecture
+    architecture: Architecture
     class_names: tuple[str, ...]
     size_hw: SizeHW
-
-    @property
-    def task(self) -> Task:
-        """What the network does."""
-        return "classify" if isinstance(self.architecture, ClassifierArchitecture) else "detect"
-
-    @property
-    def family(self) -> str:
-        """What its blocks are."""
-        if not isinstance(self.architecture, ClassifierArchitecture):
-            return "yolov6"
-        pointwise = any(layer.kernel == 1 for layer in self.architecture.layers)
-        return "mobileone" if pointwise else "repvgg"
 
     @property
     def parameter_count(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from detq.models.routed import (
     RoutedNetwork,
     run_layers,
 )
-from detq.records import Fit, SizeHW, placeholder_names
+from detq.records import Fit, SizeHW, Task, placeholder_names
 from detq.yaml_file import read_yaml
 
 NETWORKS = ("ultralytics.nn.tasks.DetectionModel", "ultralytics.nn.tasks.RTDETRDetectionModel")
@@ -58,6 +58,13 @@ class UltralyticsArchitecture:
     config: ModelConfig
     strides: tuple[int, ...]
     end_to_end: bool
+    family: ClassVar[str] = "ultralytics"
+    task: ClassVar[Task] = "detect"
+
+    @property
+    def class_count(self) -> int:
+        """How many classes it scores."""
+        return self.config.class_count
 
     @property
     def fit(self) -> Fit:

@@ -1,6 +1,12 @@
 """YOLOv6 networks in torch, how they are built; and how any network is fused."""
 
-from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture, Stage
+from detq.models.architecture import (
+    AnyArchitecture,
+    Architecture,
+    LiteArchitecture,
+    Stage,
+    YOLOv6Architecture,
+)
 from detq.models.branches import FoundBlock, FusedBranches, fuse_branches
 from detq.models.configurations import OFFICIAL_NAMES, from_document, official
 from detq.models.fuse import Fused, fuse
@@ -16,6 +22,7 @@ __all__ = [
     "LiteArchitecture",
     "Stage",
     "YOLOv6",
+    "YOLOv6Architecture",
     "build",
     "from_document",
     "fuse",

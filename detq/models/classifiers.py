@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from detq.errors import DetqError
 from detq.models.architecture import MAX_WIDTH
+from detq.records import Fit, Task
 
 RGB = tuple[float, float, float]
 SqueezePlace = Literal["before", "after"]
@@ -74,6 +75,9 @@ class ClassifierArchitecture:
     class_count: int
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    task: ClassVar[Task] = "classify"
+    end_to_end: ClassVar[bool] = False
+    fit: ClassVar[Fit] = "yolov6"
 
     def __post_init__(self) -> None:
         if not self.layers or not 1 <= self.class_count <= MAX_WIDTH:
@@ -86,6 +90,11 @@ class ClassifierArchitecture:
                     f"{layer.name}: reads {layer.in_channels} channels, {before.name} has "
                     f"{before.channels}"
                 )
+
+    @property
+    def family(self) -> str:
+        """What its blocks are: MobileOne has layers of 1x1 convolutions alone."""
+        return "mobileone" if any(layer.kernel == 1 for layer in self.layers) else "repvgg"
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from detq.adapters.pickle_names import CLASSES
-from detq.models import Architecture, YOLOv6, lite, stages
+from detq.models import YOLOv6, YOLOv6Architecture, lite, stages
 from detq.models.blocks import (
     ConvModule,
     DPBlock,
@@ -182,7 +182,7 @@ class _Forger:
     def large_name(self, module: nn.Module) -> str:
         a = self.architecture
         if isinstance(module, Detect):
-            head = "effidehead" if isinstance(a, Architecture) else "heads.effidehead_lite"
+            head = "effidehead" if isinstance(a, YOLOv6Architecture) else "heads.effidehead_lite"
             return f"yolov6.models.{head}.Detect"
         csp = a.stage != "rep"
         suffix = "" if len(a.strides) == 3 else "_P6" if csp else "6"
