@@ -20,10 +20,9 @@ from detq.adapters.yolov6 import read_yolov6
 from detq.adapters.yolov6_tree import select_network
 from detq.errors import CheckpointError, DetqError, GraphError
 from detq.files import text_stem
-from detq.models.branches import fuse_branches
-from detq.models.classifiers import ChainClassifier
-from detq.models.fuse import fuse
-from detq.records import ModelSpec, ReparamConvolution, SizeHW
+from detq.models.reparam import fuse_branches
+from detq.models.yolov6 import YOLOv6
+from detq.records import ModelSpec, SizeHW
 
 
 def _read_safetensors(path: Path) -> StoredModel:
@@ -147,20 +146,11 @@ def fuse_model(model: FloatModel) -> FloatModel:
     """
     if model.spec.reparameterized:
         return model
-    if isinstance(model.module, ChainClassifier):
-        branches = fuse_branches(model.module)
-        found = {conv.name: conv for conv in branches.reparameterized}
-        deployed = {name: ReparamConvolution(name, "backbone") for name in model.module.deployed}
-        spec = replace(model.spec, reparameterized=tuple((found | deployed).values()))
-        return FloatModel(branches.module, spec)
-    if model.spec.family == "yolov6":
-        fused = fuse(model.module)
-        return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
-    branches = fuse_branches(model.module)
-    # RT-DETR keeps what it computed for a size, so that a trace must not be its first run.
-    checked_output(branches.module, torch.zeros(1, 3, *model.spec.size_hw), model.spec)
-    spec = replace(model.spec, reparameterized=branches.reparameterized)
-    return FloatModel(branches.module, spec)
+    fused = fuse_branches(model.module, keep_names=isinstance(model.module, YOLOv6))
+    if model.spec.family == "ultralytics":
+        # RT-DETR keeps what it computed for a size, so that a trace must not be its first run.
+        checked_output(fused.module, torch.zeros(1, 3, *model.spec.size_hw), model.spec)
+    return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
 
 
 @torch.no_grad()

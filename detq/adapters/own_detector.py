@@ -11,7 +11,7 @@ from torch import nn
 
 from detq.adapters.load import FloatModel, checked_output
 from detq.errors import GraphError
-from detq.models.branches import fuse_branches
+from detq.models.reparam import fuse_branches
 from detq.records import ModelSpec, SizeHW, Task
 
 _TOLERANCE = 1e-3  # of the largest output; rounding to float32 makes some 1e-6

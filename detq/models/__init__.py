@@ -7,9 +7,8 @@ from detq.models.architecture import (
     Stage,
     YOLOv6Architecture,
 )
-from detq.models.branches import FoundBlock, FusedBranches, fuse_branches
 from detq.models.configurations import OFFICIAL_NAMES, from_document, official
-from detq.models.fuse import Fused, fuse
+from detq.models.reparam import FoundBlock, FusedBranches, fuse_branches
 from detq.models.yolov6 import YOLOv6, build
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "AnyArchitecture",
     "Architecture",
     "FoundBlock",
-    "Fused",
     "FusedBranches",
     "LiteArchitecture",
     "Stage",
@@ -25,7 +23,6 @@ __all__ = [
     "YOLOv6Architecture",
     "build",
     "from_document",
-    "fuse",
     "fuse_branches",
     "official",
 ]

@@ -141,6 +141,7 @@ class ReparamLayer(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
+        self.is_reparameterized = layer.fused
         self.fused = self.pointwise = self.identity = None
         self.branches = nn.ModuleList()
         if layer.fused:
@@ -185,11 +186,6 @@ class ChainClassifier(nn.Module):
     def __init__(self, architecture: ClassifierArchitecture) -> None:
         super().__init__()
         self.layer_names = [layer.name for layer in architecture.layers]
-        self.deployed = [
-            f"{layer.name}.fused"
-            for layer in architecture.layers
-            if layer.fused and layer.kernel > 1
-        ]
         for layer in architecture.layers:
             *path, last = layer.name.split(".")
             parent: nn.Module = self
