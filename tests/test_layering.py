@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -77,16 +78,15 @@ def room(module: str) -> str:
     return steps[0]
 
 
-def imports(source: str, package: str = "detq") -> Iterator[str]:
-    """Every module that the source imports anywhere, but for type checkers alone."""
-    yield from _imports(ast.parse(source), package)
+def imports(source: str, package: str = "detq", *, at_run_time: bool = False) -> Iterator[str]:
+    """Every module that the source imports anywhere; ``at_run_time`` without what only type
+    checkers see.
+    """
+    yield from _imports(ast.parse(source), package, at_run_time)
 
 
-def _imports(node: ast.AST, package: str) -> Iterator[str]:
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        for other in node.orelse:
-            yield from _imports(other, package)
-        return
+def _imports(node: ast.AST, package: str, at_run_time: bool) -> Iterator[str]:
+    children = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -96,14 +96,26 @@ def _imports(node: ast.AST, package: str) -> Iterator[str]:
         yield from found
         if len(found) < len(submodules):
             yield name
-    for child in ast.iter_child_nodes(node):
-        yield from _imports(child, package)
+    elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        children = node.orelse if at_run_time else children
+    for child in children:
+        yield from _imports(child, package, at_run_time)
 
 
-def imported_by(module: str) -> set[str]:
+def imported_by(module: str, *, at_run_time: bool = False) -> set[str]:
     path = MODULES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    return set(imports(path.read_text(encoding="utf-8"), package))
+    return set(imports(path.read_text(encoding="utf-8"), package, at_run_time=at_run_time))
+
+
+def circle(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """Modules each of which imports the one before it, the first one twice; none if all is well."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
 
 
 def forbidden(module: str, imported: str) -> bool:
@@ -120,13 +132,32 @@ def test_imports_go_one_way(module: str) -> None:
     assert not wrong, f"{module} in row {ROWS[room(module)]} imports {wrong}"
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_no_module_of_a_room_imports_itself_by_way_of_others(name: str) -> None:
+    own = {module for module in MODULES if room(module) == name}
+    assert not circle({module: imported_by(module) & own - {module} for module in own})
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b", "c"}, "b": {"c"}}, set()),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, {"b", "c"}),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}}, {"a", "b", "c"}),
+    ],
+    ids=["none", "two", "three"],
+)
+def test_circles_are_found(graph: dict[str, set[str]], found: set[str]) -> None:
+    assert set(circle(graph)) == found
+
+
 def test_every_room_has_a_row() -> None:
     assert {room(module) for module in MODULES} == set(ROWS)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_stay_in_their_rooms(module: str) -> None:
-    libraries = {name.split(".")[0] for name in imported_by(module)}
+    libraries = {name.split(".")[0] for name in imported_by(module, at_run_time=True)}
     assert not libraries & NEVER
     assert module in USERS_OF_PEERS or not libraries & PEERS
     if room(module) not in TORCH_ROOMS:
@@ -154,13 +185,18 @@ def test_demo_uses_what_every_user_may(module: str) -> None:
         ("from .. import api", {"detq.api"}),
         ("def f():\n    import torch", {"torch"}),
         ("class A:\n    def f(self):\n        from detq import api", {"detq.api"}),
-        ("if TYPE_CHECKING:\n    import torch", set()),
-        ("if typing.TYPE_CHECKING:\n    import torch\nelse:\n    import numpy", {"numpy"}),
+        ("if TYPE_CHECKING:\n    import torch", {"torch"}),
+        ("if typing.TYPE_CHECKING:\n    import torch\nelse:\n    import numpy", {"torch", "numpy"}),
         ("try:\n    import torch\nexcept ImportError:\n    pass", {"torch"}),
     ],
 )
 def test_reader_of_imports_sees_them_all(source: str, found: set[str]) -> None:
     assert set(imports(source, "detq.quant")) == found
+
+
+def test_what_only_type_checkers_see_is_told_apart() -> None:
+    source = "import numpy\nif TYPE_CHECKING:\n    import torch\nelse:\n    import onnx"
+    assert set(imports(source, at_run_time=True)) == {"numpy", "onnx"}
 
 
 @pytest.mark.parametrize(

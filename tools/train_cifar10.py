@@ -173,6 +173,65 @@ def save(
     part.replace(path)
 
 
+@dataclass(frozen=True)
+class Run:
+    """A network in training, and all that a stopped run needs to go on."""
+
+    network: ChainClassifier
+    optimizer: torch.optim.SGD
+    generator: torch.Generator
+    schedule: Schedule
+    device: torch.device
+
+    def keep(self, path: Path) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "progress": self.schedule.progress(),
+        }
+        torch.save(state, path)
+
+    def go_on(self, path: Path) -> None:
+        """Where the run of that file was; after a finished one with a new cycle."""
+        state = torch.load(path, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.schedule.resumed_at = 0.0 if state["progress"] >= 1 else state["progress"]
+
+
+def train_epoch(run: Run, data: Images, arguments: argparse.Namespace) -> float:
+    """Every image once, or until the schedule ends; the mean loss."""
+    order = torch.randperm(len(data.labels), generator=run.generator)
+    per_epoch = len(data.labels) // arguments.batch
+    losses = list[float]()
+    for picked in order[: per_epoch * arguments.batch].split(arguments.batch):
+        side_px = SMALL_SIDE_PX if run.schedule.progress() < arguments.reduced else SIDE_PX
+        batch = augmented(data.pixels[picked], side_px, run.generator).to(run.device)
+        for group in run.optimizer.param_groups:
+            group["lr"] = run.schedule.learning_rate(arguments.lr)
+        with torch.autocast(run.device.type, torch.bfloat16):
+            logits = run.network.logits(batch)
+        loss = functional.cross_entropy(
+            logits.float(), data.labels[picked].to(run.device), label_smoothing=0.1
+        )
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        losses.append(loss.item())
+        run.schedule.done += 1
+        if len(losses) % 50 == 0:
+            print(
+                f"  batch {len(losses)}/{per_epoch} loss {np.mean(losses[-50:]):.3f} "
+                f"progress {run.schedule.progress():.3f}",
+                flush=True,
+            )
+        if run.schedule.progress() >= 1:
+            break
+    return float(np.mean(losses))
+
+
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -181,59 +240,22 @@ def train(arguments: argparse.Namespace) -> None:
     depths, widths, strides = NETWORKS[arguments.network]
     architecture = repvgg(depths, widths, strides, class_count=10, mean=MEAN, std=STD)
     network = ChainClassifier(architecture).to(device, memory_format=torch.channels_last).train()
-    optimizer = optimizer_of(network, arguments.weight_decay)
-    per_epoch = len(data.labels) // arguments.batch
+    batches = arguments.epochs * (len(data.labels) // arguments.batch)
     seconds = arguments.minutes * 60 if arguments.minutes else None
-    schedule = Schedule(arguments.epochs * per_epoch, seconds, started=time.monotonic())
+    schedule = Schedule(batches, seconds, started=time.monotonic())
+    run = Run(network, optimizer_of(network, arguments.weight_decay), generator, schedule, device)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     state_path = arguments.output.with_suffix(".state")
     if arguments.resume:
-        state = torch.load(state_path, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        finished = state["progress"] >= 1
-        schedule.resumed_at = 0.0 if finished else state["progress"]
+        run.go_on(state_path)
     for epoch in range(arguments.epochs):
-        order = torch.randperm(len(data.labels), generator=generator)
-        losses = list[float]()
-        for picked in order[: per_epoch * arguments.batch].split(arguments.batch):
-            side_px = SMALL_SIDE_PX if schedule.progress() < arguments.reduced else SIDE_PX
-            batch = augmented(data.pixels[picked], side_px, generator).to(device)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate(arguments.lr)
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = network.logits(batch)
-            loss = functional.cross_entropy(
-                logits.float(), data.labels[picked].to(device), label_smoothing=0.1
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            schedule.done += 1
-            if len(losses) % 50 == 0:
-                print(
-                    f"  batch {len(losses)}/{per_epoch} loss {np.mean(losses[-50:]):.3f} "
-                    f"progress {schedule.progress():.3f}",
-                    flush=True,
-                )
-            if schedule.progress() >= 1:
-                break
+        loss = train_epoch(run, data, arguments)
         top1 = accuracy(network, held_out, device)
         save(network, architecture, strides, data, arguments.output)
-        torch.save(
-            {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state(),
-                "progress": schedule.progress(),
-            },
-            state_path,
-        )
+        run.keep(state_path)
         elapsed = time.monotonic() - schedule.started
         print(
-            f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, top-1 {top1:.2f}%, "
+            f"epoch {epoch + 1}: loss {loss:.3f}, top-1 {top1:.2f}%, "
             f"{elapsed:.0f} s, {schedule.progress():.0%}",
             flush=True,
         )

@@ -15,19 +15,14 @@ from detq.adapters.legacy_file import is_legacy, open_legacy
 from detq.adapters.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.ultralytics import NETWORKS as ULTRALYTICS
-from detq.adapters.ultralytics import (
-    UltralyticsArchitecture,
-    read_description,
-    read_ultralytics,
-)
+from detq.adapters.ultralytics import read_description, read_ultralytics
 from detq.adapters.yolov6 import read_yolov6
 from detq.adapters.yolov6_tree import select_network
 from detq.errors import CheckpointError, DetqError, GraphError
 from detq.files import text_stem
-from detq.models.branches import fuse_branches
-from detq.models.classifiers import ChainClassifier
-from detq.models.fuse import fuse
-from detq.records import ReparamConvolution, SizeHW
+from detq.models.reparam import fuse_branches
+from detq.models.yolov6 import YOLOv6
+from detq.records import SizeHW
 from detq.spec import ModelSpec
 
 
@@ -122,19 +117,14 @@ def load_checkpoint(path: Path, *, size_hw: SizeHW | None = None) -> FloatModel:
     architecture = stored.architecture
     spec = ModelSpec(
         name=text_stem(path),
-        family=stored.family,
+        family=architecture.family,
         class_names=stored.class_names,
         strides=architecture.strides,
         size_hw=size_hw or stored.size_hw,
-        task=stored.task,
+        task=architecture.task,
+        end_to_end=architecture.end_to_end,
+        fit=architecture.fit,
     )
-    if isinstance(architecture, UltralyticsArchitecture):
-        spec = replace(
-            spec,
-            family="ultralytics",
-            end_to_end=architecture.end_to_end,
-            fit=architecture.fit,
-        )
     return FloatModel(stored.module, spec)
 
 
@@ -157,20 +147,11 @@ def fuse_model(model: FloatModel) -> FloatModel:
     """
     if model.spec.reparameterized:
         return model
-    if isinstance(model.module, ChainClassifier):
-        branches = fuse_branches(model.module)
-        found = {conv.name: conv for conv in branches.reparameterized}
-        deployed = {name: ReparamConvolution(name, "backbone") for name in model.module.deployed}
-        spec = replace(model.spec, reparameterized=tuple((found | deployed).values()))
-        return FloatModel(branches.module, spec)
-    if model.spec.family == "yolov6":
-        fused = fuse(model.module)
-        return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
-    branches = fuse_branches(model.module)
-    # RT-DETR keeps what it computed for a size, so that a trace must not be its first run.
-    checked_output(branches.module, torch.zeros(1, 3, *model.spec.size_hw), model.spec)
-    spec = replace(model.spec, reparameterized=branches.reparameterized)
-    return FloatModel(branches.module, spec)
+    fused = fuse_branches(model.module, keep_names=isinstance(model.module, YOLOv6))
+    if model.spec.family == "ultralytics":
+        # RT-DETR keeps what it computed for a size, so that a trace must not be its first run.
+        checked_output(fused.module, torch.zeros(1, 3, *model.spec.size_hw), model.spec)
+    return FloatModel(fused.module, replace(model.spec, reparameterized=fused.reparameterized))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import nn
 from detq.adapters.load import FloatModel, checked_output
 from detq.contract import Task
 from detq.errors import GraphError
-from detq.models.branches import fuse_branches
+from detq.models.reparam import fuse_branches
 from detq.records import SizeHW
 from detq.spec import ModelSpec
 

@@ -24,7 +24,7 @@ from detq.adapters.tensors import COUNTER, check_values, fill
 from detq.contract import Task
 from detq.errors import ArtifactError, CheckpointError, DetqError
 from detq.files import atomic_write, text_stem
-from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.architecture import AnyArchitecture, LiteArchitecture, YOLOv6Architecture
 from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
 from detq.spec import ModelSpec
@@ -54,7 +54,7 @@ class Header:
         if self.kind == "classifier":
             return TypeAdapter(ClassifierArchitecture).validate_python(self.architecture)
         if self.kind == "yolov6":
-            return TypeAdapter(Architecture).validate_python(self.architecture)
+            return TypeAdapter(YOLOv6Architecture).validate_python(self.architecture)
         return TypeAdapter(LiteArchitecture).validate_python(self.architecture)
 
 
@@ -65,18 +65,18 @@ def write_safetensors(model: StoredModel, path: Path) -> None:
     """
     if path.suffix.lower() != SUFFIX:
         raise ArtifactError(f"{path}: the name of a model file ends in {SUFFIX}")
-    if not isinstance(model.architecture, Architecture | LiteArchitecture | ClassifierArchitecture):
+    if not isinstance(model.architecture, AnyArchitecture | ClassifierArchitecture):
         raise ArtifactError(
             f"{path}: networks of Ultralytics are not written as {SUFFIX}; keep the checkpoint"
         )
     header = Header(SCHEMA, _kind(model.architecture), asdict(model.architecture))
     spec = ModelSpec(
         name=text_stem(path),
-        family=model.family,
+        family=model.architecture.family,
         class_names=model.class_names,
         strides=model.architecture.strides,
         size_hw=model.size_hw,
-        task=model.task,
+        task=model.architecture.task,
     )
     document = json.dumps({**asdict(header), **spec.to_dict()})
     tensors = {
@@ -176,7 +176,7 @@ def _depth(architecture: AnyArchitecture | ClassifierArchitecture) -> int:
     if isinstance(architecture, ClassifierArchitecture):
         return sum(max(layer.branches, 1) for layer in architecture.layers)
     stages = architecture.backbone
-    if isinstance(architecture, Architecture):
+    if isinstance(architecture, YOLOv6Architecture):
         stages = architecture.stages
     return sum(stage.depth for stage in stages)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from detq.adapters.ultralytics_package import (
 )
 from detq.adapters.unpickle import Instance
 from detq.adapters.yolov6_tree import children_of, read_tree
+from detq.contract import Task
 from detq.errors import CheckpointError, ConfigError
 from detq.models.routed import (
     DistanceHead,
@@ -58,6 +59,13 @@ class UltralyticsArchitecture:
     config: ModelConfig
     strides: tuple[int, ...]
     end_to_end: bool
+    family: ClassVar[str] = "ultralytics"
+    task: ClassVar[Task] = "detect"
+
+    @property
+    def class_count(self) -> int:
+        """How many classes it scores."""
+        return self.config.class_count
 
     @property
     def fit(self) -> Fit:

@@ -14,7 +14,7 @@ from detq.adapters.yolov6_infer import infer_architecture
 from detq.adapters.yolov6_tensors import to_training_form
 from detq.adapters.yolov6_tree import StoredNetwork, children_of, read_tree
 from detq.errors import CheckpointError, shown
-from detq.models.architecture import DFL_BINS, AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.architecture import DFL_BINS, AnyArchitecture, LiteArchitecture, YOLOv6Architecture
 from detq.models.yolov6 import build
 from detq.records import SizeHW, placeholder_names
 
@@ -65,7 +65,7 @@ def _check_attributes(
     """What the file says beside its tensors must agree with what was inferred from them."""
     head = stored.modules["detect"]
     distilled = not _DISTILLATION.isdisjoint(children_of(head))  # use_dfl means the other branch
-    if isinstance(architecture, Architecture) and not distilled:
+    if isinstance(architecture, YOLOv6Architecture) and not distilled:
         distributions = architecture.regression_channels == 4 * DFL_BINS
         _check("detect.use_dfl", head.attributes.get("use_dfl", distributions), distributions)
     for path, expected in module.named_modules():

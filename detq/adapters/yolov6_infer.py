@@ -12,12 +12,12 @@ from detq.adapters.yolov6_tree import StoredNetwork
 from detq.errors import CheckpointError
 from detq.models.architecture import (
     AnyArchitecture,
-    Architecture,
     LiteArchitecture,
     Merge,
     Neck,
     Stage,
     StageKind,
+    YOLOv6Architecture,
 )
 from detq.models.blocks import BlockKind
 from detq.models.stages import branch_lengths
@@ -81,7 +81,7 @@ def infer_architecture(network: StoredNetwork) -> AnyArchitecture:
     kind = _known(_STAGES, network, "backbone.ERBlock_2.1")
     merge, silu = _known(_MERGES, network, f"{last}.2")
     objectness = "detect.obj_preds.0" in network.modules
-    return Architecture(
+    return YOLOv6Architecture(
         block=_known(_BLOCKS, network, "backbone.stem"),
         stage=kind,
         stem_channels=_width(network, "backbone.stem"),

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from detq.errors import CheckpointError
 from detq.models.blocks import BATCH_NORM_EPS, ConvModule, QARepVGGBlock, RepVGGBlock
-from detq.models.fuse import identity_kernel, mean_kernel
 
 Tensors = dict[str, Tensor]
 
@@ -71,11 +70,11 @@ def _split_qarepvgg(tensors: Tensors, path: str, block: QARepVGGBlock) -> None:
         return
     weight = tensors.pop(f"{path}.rbr_reparam.weight")
     bias = tensors.pop(f"{path}.rbr_reparam.bias")
-    dense = weight.double()
+    dense, channels = weight.double(), torch.arange(len(weight))
     if block.has_identity:
-        dense -= identity_kernel(len(weight)).weight
+        dense[channels, channels, 1, 1] -= 1.0
     if block.rbr_avg is not None:
-        dense -= mean_kernel(len(weight)).weight
+        dense[channels, channels] -= 1.0 / 9.0
     tensors[f"{path}.rbr_dense.conv.weight"] = dense.float()
     tensors.update(_unit_batch_norm(f"{path}.rbr_dense.bn", bias))
     tensors[f"{path}.rbr_1x1.weight"] = torch.zeros_like(weight[:, :, 1:2, 1:2])

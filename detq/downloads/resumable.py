@@ -1,18 +1,16 @@
 """Fetch a file over HTTP so that a broken connection or a stopped run costs only what was missing.
 
-Bytes go to ``<target>.part``; ``<target>.part.json`` remembers which version of which address they
-belong to. The target appears by a rename when every declared byte is there, never before.
+The target appears by a rename of ``partial.py``'s unfinished file when every declared byte is
+there, never before.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -22,12 +20,11 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from detq.downloads.lock import exclusive
+from detq.downloads.partial import Partial
 from detq.errors import DownloadError
-from detq.files import atomic_write, clear_place, read_text
 from detq.progress import Steps
 
 _BLOCK_BYTES = 1 << 20
-_MOST_NOTE_BYTES = 1 << 16
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that another attempt may not meet again."""
 
@@ -59,7 +56,7 @@ def download(
     try:
         with exclusive(target):
             if not target.is_file():
-                partial = _Partial(url, target)
+                partial = Partial(url, target)
                 _repeat(partial, progress, attempts=attempts, timeout_s=timeout_s, pause_s=pause_s)
                 partial.complete()
     except OSError as error:  # errors of the network have become others
@@ -92,56 +89,8 @@ def failure(url: str, reason: object) -> DownloadError:
     )
 
 
-@dataclass(frozen=True)
-class _Partial:
-    """The unfinished file beside its target, with the note that says what it is a part of."""
-
-    url: str
-    target: Path
-
-    @property
-    def path(self) -> Path:
-        return self.target.with_name(f"{self.target.name}.part")
-
-    @property
-    def _note(self) -> Path:
-        return self.target.with_name(f"{self.target.name}.part.json")
-
-    def validator(self) -> str:
-        """The ETag or date that the bytes here go with; empty if they cannot be continued."""
-        try:
-            note = json.loads(read_text(self._note, most_bytes=_MOST_NOTE_BYTES))
-        except (OSError, ValueError, RecursionError):
-            return ""
-        known = isinstance(note, dict) and note.get("url") == self.url and self.path.is_file()
-        validator = note.get("validator") if known else ""
-        return validator if isinstance(validator, str) else ""
-
-    def byte_count(self) -> int:
-        """How many bytes can be kept. What cannot be continued is deleted."""
-        if not self.validator():
-            self.discard()
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def remember(self, validator: str) -> None:
-        """Note what the bytes that follow are a part of; written before any of them."""
-        note = {"url": self.url, "validator": validator}
-        atomic_write(self._note, json.dumps(note).encode())
-
-    def discard(self) -> None:
-        """Delete the bytes first: a note without bytes does no harm."""
-        for path in (self.path, self._note):
-            clear_place(path)
-            path.unlink(missing_ok=True)
-
-    def complete(self) -> None:
-        """Make it the target."""
-        self.path.replace(self.target)
-        self._note.unlink(missing_ok=True)
-
-
 def _repeat(
-    partial: _Partial,
+    partial: Partial,
     progress: Steps | None,
     *,
     attempts: int,
@@ -165,7 +114,7 @@ def _repeat(
     raise ValueError(f"attempts must be at least 1, got {attempts}")
 
 
-def _attempt(partial: _Partial, progress: Steps | None, timeout_s: float) -> None:
+def _attempt(partial: Partial, progress: Steps | None, timeout_s: float) -> None:
     """One request, for what is missing. Raises _TryAgainError if something still is after it."""
     start = partial.byte_count()
     with closing(_ask(partial, start, timeout_s)) as response:
@@ -179,7 +128,7 @@ def _attempt(partial: _Partial, progress: Steps | None, timeout_s: float) -> Non
         _receive(partial, response, start, progress)
 
 
-def _ask(partial: _Partial, start: int, timeout_s: float) -> HTTPResponse:
+def _ask(partial: Partial, start: int, timeout_s: float) -> HTTPResponse:
     """Send the request. An HTTP error status comes back as a response too."""
     headers = {"User-Agent": "detq", "Accept-Encoding": "identity"}
     if start:
@@ -211,7 +160,7 @@ def _opener() -> request.OpenerDirector:
     return opener
 
 
-def _receive(partial: _Partial, response: HTTPResponse, start: int, progress: Steps | None) -> None:
+def _receive(partial: Partial, response: HTTPResponse, start: int, progress: Steps | None) -> None:
     """Write the body behind the first ``start`` bytes, or afresh if the server sends it all."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
@@ -246,7 +195,7 @@ def _read(response: HTTPResponse, byte_count: int) -> bytes:
         raise _TryAgainError(f"the connection broke: {_one_line(error)}") from None
 
 
-def _check_continued(partial: _Partial, headers: Message, start: int) -> None:
+def _check_continued(partial: Partial, headers: Message, start: int) -> None:
     """A part is only good behind the bytes that are here, and of the same version."""
     sent = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
     if sent and int(sent[1]) == start and _same_version(partial, headers):
@@ -255,7 +204,7 @@ def _check_continued(partial: _Partial, headers: Message, start: int) -> None:
     raise _TryAgainError("the server sent another part than the one asked for")
 
 
-def _check_complete(partial: _Partial, headers: Message, start: int) -> None:
+def _check_complete(partial: Partial, headers: Message, start: int) -> None:
     """HTTP status 416: nothing lies behind the bytes that are here. They are all, or stale."""
     if _whole(headers) == start and _same_version(partial, headers):
         return
@@ -263,12 +212,12 @@ def _check_complete(partial: _Partial, headers: Message, start: int) -> None:
     raise _TryAgainError("what an earlier run left does not fit the file on the server")
 
 
-def _same_version(partial: _Partial, headers: Message) -> bool:
+def _same_version(partial: Partial, headers: Message) -> bool:
     """A server may ignore ``If-Range``; it still says which version it sent."""
     return _validator(headers) in ("", partial.validator())
 
 
-def _total_bytes(partial: _Partial, response: HTTPResponse, start: int) -> int:
+def _total_bytes(partial: Partial, response: HTTPResponse, start: int) -> int:
     """The size of the whole file as declared: without one, a cut could not be noticed."""
     whole = _whole(response.headers)
     if response.status == 206 and whole is not None:

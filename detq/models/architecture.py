@@ -1,13 +1,15 @@
-"""What a YOLOv6 network looks like, with every width and depth resolved to a number."""
+"""What every network says of itself, and what a YOLOv6 network looks like, width by width."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
+from detq.contract import Task
 from detq.errors import DetqError
 from detq.models.blocks import BlockKind
+from detq.records import Fit
 
 StageKind = Literal["rep", "csp", "mbla"]
 Neck = Literal["pan", "bifpan"]
@@ -16,6 +18,38 @@ Head = Literal["distance", "objectness"]
 
 MAX_WIDTH = 65_536  # channels, classes, blocks: far above any real model, far below an overflow
 DFL_BINS = 17  # a distance is the mean of a distribution over 0..16 strides
+
+
+class Architecture(Protocol):
+    """What is known of a network beside its weights, whatever family it is of.
+
+    Each family has a frozen dataclass for it. The names are those of ``ModelSpec``, which a loaded
+    model's architecture fills.
+    """
+
+    @property
+    def family(self) -> str:
+        """What its blocks are."""
+
+    @property
+    def task(self) -> Task:
+        """What the network does."""
+
+    @property
+    def class_count(self) -> int:
+        """How many classes it scores."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each level, finest first."""
+
+    @property
+    def end_to_end(self) -> bool:
+        """True if it gives one prediction per object, so that nothing is to be suppressed."""
+
+    @property
+    def fit(self) -> Fit:
+        """How it was trained to see images."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +71,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class YOLOv6Architecture:
     """A YOLOv6 network of any family but Lite.
 
     ``backbone`` lists the stages at strides 4, 8, 16, … With L detection levels (3, or 4 for the
@@ -60,6 +94,10 @@ class Architecture:
     class_count: int
     regression_channels: int = 4
     head: Head = "distance"
+    family: ClassVar[str] = "yolov6"
+    task: ClassVar[Task] = "detect"
+    end_to_end: ClassVar[bool] = False
+    fit: ClassVar[Fit] = "yolov6"
 
     def __post_init__(self) -> None:
         _check_choice("block", self.block, get_args(BlockKind))
@@ -106,6 +144,10 @@ class LiteArchitecture:
     neck_channels: int
     class_count: int
     regression_channels: Literal[4] = 4
+    family: ClassVar[str] = "yolov6"
+    task: ClassVar[Task] = "detect"
+    end_to_end: ClassVar[bool] = False
+    fit: ClassVar[Fit] = "yolov6"
 
     def __post_init__(self) -> None:
         _check_widths(
@@ -131,7 +173,7 @@ class LiteArchitecture:
         return (self.neck_channels,) * len(self.strides)
 
 
-AnyArchitecture = Architecture | LiteArchitecture
+AnyArchitecture = YOLOv6Architecture | LiteArchitecture
 
 
 def _check_choice(name: str, value: object, known: tuple[object, ...]) -> None:

@@ -1,6 +1,7 @@
 """The convolution units of YOLOv6: plain ones and the re-parameterizable 3x3 blocks.
 
-Attribute names are the key names of YOLOv6 checkpoints, so a state dict loads without renaming.
+Attribute names are the key names of YOLOv6 checkpoints, so a state dict loads without renaming. The
+activation, which has no keys, is ``act`` everywhere: exported graphs call it so.
 Every unit maps [B, in, H, W] to [B, out, H/stride, W/stride].
 """
 
@@ -93,13 +94,13 @@ class RepVGGBlock(nn.Module):
         self.rbr_1x1 = ConvModule(in_channels, out_channels, 1, stride=stride)
         keeps_shape = in_channels == out_channels and stride == 1
         self.rbr_identity = batch_norm(in_channels) if keeps_shape else None
-        self.nonlinearity = nn.ReLU()
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.rbr_dense(x) + self.rbr_1x1(x)
         if self.rbr_identity is not None:
             y = y + self.rbr_identity(x)
-        activated: Tensor = self.nonlinearity(y)
+        activated: Tensor = self.act(y)
         return activated
 
 
@@ -118,7 +119,7 @@ class QARepVGGBlock(nn.Module):
         self.has_identity = in_channels == out_channels and stride == 1
         self.rbr_avg = nn.AvgPool2d(3, stride, 1) if averaged and self.has_identity else None
         self.bn = batch_norm(out_channels)
-        self.nonlinearity = nn.ReLU()
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.rbr_dense(x) + self.rbr_1x1(x)
@@ -126,7 +127,7 @@ class QARepVGGBlock(nn.Module):
             y = y + x
         if self.rbr_avg is not None:
             y = y + self.rbr_avg(x)
-        activated: Tensor = self.nonlinearity(self.bn(y))
+        activated: Tensor = self.act(self.bn(y))
         return activated
 
 
@@ -136,14 +137,16 @@ class RealVGGBlock(nn.Module):
     Source: RepOptimizer, arXiv 2205.15242.
     """
 
+    is_reparameterized = True
+
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.bn = batch_norm(out_channels)
-        self.relu = nn.ReLU()
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.relu(self.bn(self.conv(x)))
+        y: Tensor = self.act(self.bn(self.conv(x)))
         return y
 
 
@@ -173,13 +176,13 @@ class LinearAddBlock(nn.Module):
         keeps_shape = in_channels == out_channels and stride == 1
         self.scale_identity = ScaleLayer(out_channels) if keeps_shape else None
         self.bn = batch_norm(out_channels)
-        self.relu = nn.ReLU()
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.scale_conv(self.conv(x)) + self.scale_1x1(self.conv_1x1(x))
         if self.scale_identity is not None:
             y = y + self.scale_identity(x)
-        activated: Tensor = self.relu(self.bn(y))
+        activated: Tensor = self.act(self.bn(y))
         return activated
 
 

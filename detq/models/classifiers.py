@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from detq.contract import Task
 from detq.errors import DetqError
 from detq.models.architecture import MAX_WIDTH
+from detq.records import Fit
 
 RGB = tuple[float, float, float]
 SqueezePlace = Literal["before", "after"]
@@ -74,6 +76,9 @@ class ClassifierArchitecture:
     class_count: int
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    task: ClassVar[Task] = "classify"
+    end_to_end: ClassVar[bool] = False
+    fit: ClassVar[Fit] = "yolov6"
 
     def __post_init__(self) -> None:
         if not self.layers or not 1 <= self.class_count <= MAX_WIDTH:
@@ -86,6 +91,11 @@ class ClassifierArchitecture:
                     f"{layer.name}: reads {layer.in_channels} channels, {before.name} has "
                     f"{before.channels}"
                 )
+
+    @property
+    def family(self) -> str:
+        """What its blocks are: MobileOne has layers of 1x1 convolutions alone."""
+        return "mobileone" if any(layer.kernel == 1 for layer in self.layers) else "repvgg"
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -132,6 +142,7 @@ class ReparamLayer(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
+        self.is_reparameterized = layer.fused
         self.fused = self.pointwise = self.identity = None
         self.branches = nn.ModuleList()
         if layer.fused:
@@ -176,11 +187,6 @@ class ChainClassifier(nn.Module):
     def __init__(self, architecture: ClassifierArchitecture) -> None:
         super().__init__()
         self.layer_names = [layer.name for layer in architecture.layers]
-        self.deployed = [
-            f"{layer.name}.fused"
-            for layer in architecture.layers
-            if layer.fused and layer.kernel > 1
-        ]
         for layer in architecture.layers:
             *path, last = layer.name.split(".")
             parent: nn.Module = self

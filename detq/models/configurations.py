@@ -10,11 +10,11 @@ from typing import Any, cast
 from detq.errors import ConfigError
 from detq.models.architecture import (
     AnyArchitecture,
-    Architecture,
     LiteArchitecture,
     Neck,
     Stage,
     StageKind,
+    YOLOv6Architecture,
 )
 from detq.models.blocks import BlockKind
 
@@ -37,7 +37,7 @@ class Configuration:
     neck_channels: tuple[int, ...] = (256, 128, 128, 256, 256, 512)
     neck_repeats: tuple[int, ...] = (12, 12, 12, 12)
 
-    def resolve(self, width: float, depth: float, class_count: int) -> Architecture:
+    def resolve(self, width: float, depth: float, class_count: int) -> YOLOv6Architecture:
         """Multiply and round. Raises DetqError if the result is no possible network."""
         stem, *backbone = (_scale_width(value, width) for value in self.backbone_channels)
         neck = [_scale_width(value, width) for value in self.neck_channels]
@@ -50,7 +50,7 @@ class Configuration:
             downsample, bottom_up = neck[2:5], neck[3:]
         # The 4-level EfficientRep pools with ReLU whatever its blocks use.
         silu = self.block == "conv_silu" and (self.stage != "rep" or steps == 2)
-        return Architecture(
+        return YOLOv6Architecture(
             block=self.block,
             stage=self.stage,
             stem_channels=stem,

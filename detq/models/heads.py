@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from detq.models.architecture import AnyArchitecture, Architecture, LiteArchitecture
+from detq.models.architecture import AnyArchitecture, LiteArchitecture, YOLOv6Architecture
 from detq.models.blocks import DPBlock, conv_silu
 from detq.records import SizeHW
 
@@ -53,7 +53,7 @@ class Detect(nn.Module):
 class ObjectnessDetect(Detect):
     """The head of release 0.1.0: an extra objectness map scales the class scores."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: YOLOv6Architecture) -> None:
         super().__init__(architecture)
         self.obj_preds = _predictors(architecture.head_channels, 1)
         self.decode = CenterDecode(architecture.strides)

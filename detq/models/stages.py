@@ -102,10 +102,10 @@ class MBLABlock(nn.Module):
         self.cv2 = ConvModule(kept * hidden, stage.channels, 1, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *others = torch.split(self.cv1(x), self.hidden, dim=1)  # each [B, hidden, H, W]
-        kept = [first]
-        for y, chain in zip(others, self.m, strict=True):
-            kept.append(y)
+        pieces = torch.split(self.cv1(x), self.hidden, dim=1)  # each [B, hidden, H, W]
+        kept = [pieces[0]]
+        for index, chain in enumerate(self.m, start=1):
+            kept.append(pieces[index])
             for unit in chain.children():
                 kept.append(unit(kept[-1]))
         joined: Tensor = self.cv2(torch.cat(kept, dim=1))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from detq.models.architecture import AnyArchitecture, Architecture, Neck
+from detq.models.architecture import AnyArchitecture, Neck, YOLOv6Architecture
 from detq.models.blocks import BLOCKS, conv_relu, conv_silu
 from detq.models.heads import Detect, ObjectnessDetect
 from detq.models.lite import LiteBackbone, LiteNeck
@@ -18,7 +18,7 @@ from detq.models.stages import BiFusion, Transpose, build_merge, build_stage
 
 def build(architecture: AnyArchitecture) -> YOLOv6:
     """The network with freshly initialised weights, in training form (branches not yet fused)."""
-    if not isinstance(architecture, Architecture):
+    if not isinstance(architecture, YOLOv6Architecture):
         return YOLOv6(LiteBackbone(architecture), LiteNeck(architecture), Detect(architecture))
     head = ObjectnessDetect if architecture.head == "objectness" else Detect
     return YOLOv6(Backbone(architecture), PyramidNeck(architecture), head(architecture))
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
     [B, 3, H, W] -> list of maps at strides 4, 8, 16, … (P2, P3, P4, …).
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: YOLOv6Architecture) -> None:
         super().__init__()
         block = BLOCKS[architecture.block]
         conv = conv_silu if architecture.merge_silu else conv_relu
@@ -113,14 +113,14 @@ class PyramidNeck(nn.Module):
     List (P2, P3, P4, …) -> list (P3, P4, …); only the BiFPAN kind looks at P2.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: YOLOv6Architecture) -> None:
         super().__init__()
         self.kind = architecture.neck
         self.names = NeckNames(len(architecture.top_down))
         self._add_top_down(architecture)
         self._add_bottom_up(architecture)
 
-    def _add_top_down(self, a: Architecture) -> None:
+    def _add_top_down(self, a: YOLOv6Architecture) -> None:
         names, fusions = self.names, self.names.fusion(a.neck)
         below = [stage.channels for stage in a.backbone]  # widths of P2, P3, …
         coarse = below.pop()
@@ -136,7 +136,7 @@ class PyramidNeck(nn.Module):
             self.add_module(names.top_down[step], build_stage(a.stage, a.block, fused, stage))
             coarse = width
 
-    def _add_bottom_up(self, a: Architecture) -> None:
+    def _add_bottom_up(self, a: YOLOv6Architecture) -> None:
         fine = a.top_down[-1].channels
         laterals = [stage.channels for stage in a.top_down]
         for step, (stage, width) in enumerate(zip(a.bottom_up, a.downsample, strict=True)):

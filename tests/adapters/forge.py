@@ -15,10 +15,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from rules_by_name import identity_kernel, mean_kernel, read_kernel
 from torch import nn
 
 from detq.adapters.pickle_names import CLASSES
-from detq.models import Architecture, YOLOv6, lite, stages
+from detq.models import YOLOv6, YOLOv6Architecture, lite, stages
 from detq.models.blocks import (
     ConvModule,
     DPBlock,
@@ -29,7 +30,6 @@ from detq.models.blocks import (
     ScaleLayer,
     WrappedConv,
 )
-from detq.models.fuse import identity_kernel, mean_kernel, read_kernel
 from detq.models.heads import Detect, ObjectnessDetect
 from detq.models.yolov6 import Backbone, PyramidNeck
 
@@ -49,6 +49,12 @@ _RENAMED: dict[type[nn.Module], str] = {
     ObjectnessDetect: "yolov6.models.effidehead.Detect",
 }
 _WRAPPERS = {nn.ReLU: "ConvBNReLU", nn.SiLU: "ConvBNSiLU", nn.Hardswish: "ConvBNHS"}
+_ACTIVATIONS = {  # what their activation is called
+    RepVGGBlock: "nonlinearity",
+    QARepVGGBlock: "nonlinearity",
+    RealVGGBlock: "relu",
+    LinearAddBlock: "relu",
+}
 _OLD_CONVOLUTIONS = {nn.ReLU: "SimConv", nn.SiLU: "Conv"}
 _OLD_WRAPPERS = {nn.ReLU: "SimConvWrapper", nn.SiLU: "ConvWrapper"}
 _BLOCK_PLACES = re.compile(r"backbone\.(stem|ERBlock_\d\.0)|.*\.conv[12]|(.*\.)?Rep_..\.block\.\d")
@@ -127,7 +133,12 @@ class _Forger:
         return copied
 
     def children(self, path: str, module: nn.Module) -> dict[str, nn.Module]:
-        children = {name: child for name, child in module.named_children() if name != "decode"}
+        activation = _ACTIVATIONS.get(type(module), "act")
+        children = {
+            activation if name == "act" else name: child
+            for name, child in module.named_children()
+            if name != "decode"
+        }
         if self.old and isinstance(module, WrappedConv) and not self.is_old_wrapper(path, module):
             return dict(module.block.named_children())
         if self.old and isinstance(module, (stages.SPPF, stages.CSPSPPF)):
@@ -182,7 +193,7 @@ class _Forger:
     def large_name(self, module: nn.Module) -> str:
         a = self.architecture
         if isinstance(module, Detect):
-            head = "effidehead" if isinstance(a, Architecture) else "heads.effidehead_lite"
+            head = "effidehead" if isinstance(a, YOLOv6Architecture) else "heads.effidehead_lite"
             return f"yolov6.models.{head}.Detect"
         csp = a.stage != "rep"
         suffix = "" if len(a.strides) == 3 else "_P6" if csp else "6"

@@ -13,7 +13,13 @@ from torch import nn
 
 from detq.adapters import fuse_model, load_checkpoint
 from detq.adapters.load import read_model
-from detq.models import OFFICIAL_NAMES, AnyArchitecture, Architecture, fuse, official
+from detq.models import (
+    OFFICIAL_NAMES,
+    AnyArchitecture,
+    YOLOv6Architecture,
+    fuse_branches,
+    official,
+)
 
 OLD_NAMES = ("yolov6n", "yolov6s", "yolov6m", "yolov6l", "yolov6n6", "yolov6l6", "yolov6t")
 DEPLOYED_NAMES = (*OLD_NAMES, "yolov6n_qa", "yolov6m_qa", "yolov6n_opt", "yolov6_lite_s")
@@ -67,7 +73,7 @@ def test_fusing_a_deployed_file_gives_the_stored_kernels_back(tmp_path: Path) ->
     network = small_network(architecture)
     path = write_checkpoint(tmp_path / "x.pt", network, architecture, deployed=True)
     model = fuse_model(load_checkpoint(path))
-    expected = fuse(network)
+    expected = fuse_branches(network, keep_names=True)
     assert model.spec.reparameterized == expected.reparameterized
     name = expected.reparameterized[3].name
     stored = expected.module.get_submodule(name).weight.half().float()
@@ -119,7 +125,7 @@ def test_branches_of_the_head_that_only_training_uses_are_dropped(
     _round_trip(tmp_path / "x.pt", official("yolov6n", class_count=3), edit=edit)
 
 
-def _plain(name: str, **changes: object) -> Architecture:
+def _plain(name: str, **changes: object) -> YOLOv6Architecture:
     architecture = official(name, class_count=3)
-    assert isinstance(architecture, Architecture)
+    assert isinstance(architecture, YOLOv6Architecture)
     return replace(architecture, **changes)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from detq.models import AnyArchitecture, Architecture, LiteArchitecture, Stage, build
+from detq.models import AnyArchitecture, LiteArchitecture, Stage, YOLOv6Architecture, build
 from detq.models.blocks import LinearAddBlock, QARepVGGBlock
 
 torch.set_num_threads(1)  # more threads only cost time on tensors this small
@@ -25,7 +25,7 @@ def shrink(architecture: AnyArchitecture) -> AnyArchitecture:
     if isinstance(architecture, LiteArchitecture):
         stages = tuple(replace(wide, depth=min(wide.depth, 2)) for wide in architecture.backbone)
         return replace(architecture, backbone=stages)
-    assert isinstance(architecture, Architecture)
+    assert isinstance(architecture, YOLOv6Architecture)
     return replace(
         architecture,
         stem_channels=8,

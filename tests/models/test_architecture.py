@@ -9,7 +9,7 @@ import torch
 from small_networks import random_images, small_network
 
 from detq.errors import ConfigError, DetqError
-from detq.models import OFFICIAL_NAMES, Architecture, Stage, build, from_document, official
+from detq.models import OFFICIAL_NAMES, Stage, YOLOv6Architecture, build, from_document, official
 
 # Published parameter counts in training form with 80 classes.
 PARAMETERS = {
@@ -97,7 +97,7 @@ def test_an_impossible_architecture_says_what_is_wrong(
     changes: dict[str, object], message: str
 ) -> None:
     architecture = official("yolov6n", class_count=80)
-    assert isinstance(architecture, Architecture)
+    assert isinstance(architecture, YOLOv6Architecture)
     with pytest.raises(DetqError, match=message):
         replace(architecture, **changes)
 

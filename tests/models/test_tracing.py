@@ -9,7 +9,7 @@ import pytest
 from small_networks import random_images, small_network
 from torch import nn
 
-from detq.models import fuse, official
+from detq.models import fuse_branches, official
 
 ACTIVATIONS = {
     "yolov6m": "Relu",
@@ -20,7 +20,8 @@ ACTIVATIONS = {
 
 @cache
 def _fused(name: str) -> nn.Module:
-    return fuse(small_network(official(name, class_count=3))).module
+    network = small_network(official(name, class_count=3))
+    return fuse_branches(network, keep_names=True).module
 
 
 @cache

@@ -1,20 +1,28 @@
+"""Every YOLOv6 family is found by what its blocks compute, as the rules by name find it."""
+
 from __future__ import annotations
 
 import copy
 from functools import partial
 
+import numpy as np
+import openvino as ov
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules_by_name import fuse_by_name
 from small_networks import random_images, randomize, small_network
 from torch import nn
 
-from detq.models import OFFICIAL_NAMES, build, fuse, official
+from detq.models import OFFICIAL_NAMES, FusedBranches, build, fuse_branches, official
 from detq.models.blocks import BLOCKS, ConvModule, DPBlock
 
 CHANGING = {"channels_change": (6, 8, 1), "stride_2": (8, 8, 2), "identity": (8, 8, 1)}
-WITH_BRANCHES = ("repvgg", "qarepvgg", "qarepvggv2", "repopt", "hyper_search")
+
+
+def fuse(network: nn.Module) -> FusedBranches:
+    return fuse_branches(network, keep_names=True)
 
 
 @pytest.mark.parametrize("shape", CHANGING.values(), ids=CHANGING.keys())
@@ -46,12 +54,40 @@ def _assert_same_after_fusing(block: nn.Module, channels: int, seed: int) -> Non
 
 
 @pytest.mark.parametrize("name", OFFICIAL_NAMES)
-def test_a_fused_network_computes_the_same(name: str) -> None:
+def test_a_fused_network_is_the_one_that_the_rules_by_name_make(name: str) -> None:
+    """Bit for bit, and it computes what the network computed."""
     network = small_network(official(name, class_count=3))
+    expected, fused = fuse_by_name(network), fuse(network)
+    assert fused.reparameterized == expected.reparameterized
+    assert fused.opaque == ("detect.decode",)
+    state, expected_state = fused.module.state_dict(), expected.module.state_dict()
+    assert state.keys() == expected_state.keys()
+    assert all(torch.equal(state[key], expected_state[key]) for key in state)
     images = random_images(128, 64)
-    expected = network(images)
-    scale = expected.abs().clamp(min=1)
-    assert ((fuse(network).module(images) - expected).abs() / scale).max() < 1e-3
+    actual, predictions = fused.module(images), network(images)
+    torch.testing.assert_close(actual, expected.module(images), rtol=1e-5, atol=1e-5)
+    assert ((actual - predictions).abs() / predictions.abs().clamp(min=1)).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["yolov6s", "yolov6m", "yolov6s_mbla", "yolov6_lite_s"])
+def test_every_operation_of_the_graph_has_the_name_of_its_module(name: str) -> None:
+    """Also sums, concatenations and splits, which are no modules."""
+    network = small_network(official(name, class_count=3))
+    example = np.zeros((1, 3, 128, 64), np.float32)
+    actual, expected = (
+        ov.convert_model(module, example_input=example, input=[1, 3, 128, 64])
+        for module in (fuse(network).module, fuse_by_name(network).module)
+    )
+    assert _named(actual) == _named(expected)
+
+
+def _named(model: ov.Model) -> list[tuple[str, str]]:
+    """Type and name of every operation with a name, in order; others have a running number."""
+    operations = [
+        (node.get_type_name(), node.get_friendly_name()) for node in model.get_ordered_ops()
+    ]
+    named = [(kind, name) for kind, name in operations if name.startswith("__module.")]
+    return [(kind, name) for kind, name in named if kind != "Constant"]
 
 
 def test_the_original_keeps_its_weights_and_shares_none() -> None:

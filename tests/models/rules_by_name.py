@@ -1,6 +1,8 @@
-"""Re-parameterization: parallel branches and BatchNorms become single convolutions with bias.
+"""Another way to fuse a YOLOv6 network: by the classes of its blocks, one rule for each.
 
-All of it is linear algebra on kernels in float64; the results are stored as float32.
+It shares no code with ``detq.models.reparam``, which finds the same blocks by what they compute:
+the two have to agree on every name and every bit of every weight. Linear algebra on kernels in
+float64, stored as float32.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedByName:
     """A fused network and the convolutions in it that several branches went into."""
 
     module: nn.Module
@@ -74,7 +76,7 @@ class FusedConvolution(nn.Module):
 
 
 @torch.no_grad()
-def fuse(model: nn.Module) -> Fused:
+def fuse_by_name(model: nn.Module) -> FusedByName:
     """A new network that computes the same with one convolution in place of every block.
 
     ``model`` stays as it is and shares no weights with the result. The names of the
@@ -83,7 +85,7 @@ def fuse(model: nn.Module) -> Fused:
     module = copy.deepcopy(model).eval()
     reparameterized: list[ReparamConvolution] = []
     _replace_children(module, "", reparameterized)
-    return Fused(module.requires_grad_(False), tuple(reparameterized))
+    return FusedByName(module.requires_grad_(False), tuple(reparameterized))
 
 
 def read_kernel(conv: nn.Conv2d) -> Kernel:
@@ -136,7 +138,7 @@ def _fuse_repvgg(block: RepVGGBlock) -> nn.Module:
     kernel += read_kernel(narrow.conv).normalized(narrow.bn).widened()
     if block.rbr_identity is not None:
         kernel += identity_kernel(len(kernel.bias)).normalized(block.rbr_identity)
-    return FusedConvolution(_like(dense.conv, kernel), block.nonlinearity)
+    return FusedConvolution(_like(dense.conv, kernel), block.act)
 
 
 def _fuse_qarepvgg(block: QARepVGGBlock) -> nn.Module:
@@ -147,12 +149,12 @@ def _fuse_qarepvgg(block: QARepVGGBlock) -> nn.Module:
         kernel += identity_kernel(len(kernel.bias))
     if block.rbr_avg is not None:
         kernel += mean_kernel(len(kernel.bias))
-    return FusedConvolution(_like(dense.conv, kernel.normalized(block.bn)), block.nonlinearity)
+    return FusedConvolution(_like(dense.conv, kernel.normalized(block.bn)), block.act)
 
 
 def _fuse_realvgg(block: RealVGGBlock) -> nn.Module:
     kernel = read_kernel(block.conv).normalized(block.bn)
-    return FusedConvolution(_like(block.conv, kernel), block.relu)
+    return FusedConvolution(_like(block.conv, kernel), block.act)
 
 
 def _fuse_linear_add(block: LinearAddBlock) -> nn.Module:
@@ -160,7 +162,7 @@ def _fuse_linear_add(block: LinearAddBlock) -> nn.Module:
     kernel += read_kernel(block.conv_1x1).scaled(block.scale_1x1.weight).widened()
     if block.scale_identity is not None:
         kernel += identity_kernel(len(kernel.bias)).scaled(block.scale_identity.weight)
-    return FusedConvolution(_like(block.conv, kernel.normalized(block.bn)), block.relu)
+    return FusedConvolution(_like(block.conv, kernel.normalized(block.bn)), block.act)
 
 
 def _fuse_depthwise(block: DPBlock) -> nn.Module:
