@@ -62,12 +62,8 @@ def quantize(
     from detq import api
     from detq.artifact import check_writable
     from detq.cli.opening import open_data, tell_found, warn_of_doubts
+    from detq.console import quantization as console
     from detq.console.files import check_file, write_json
-    from detq.console.quantization import (
-        print_passes,
-        print_quantization,
-        quantization_document,
-    )
     from detq.console.terminal import progress_bars
 
     directory = output or Path(f"{model.stem}_int8_openvino_model")
@@ -98,6 +94,6 @@ def quantize(
     tell_found(model, graph)
     comparison.save(directory)
     if explain:
-        print_passes(comparison.result)
-    print_quantization(comparison, directory, rounds=LATENCY_ROUNDS)
-    write_json(json_file, quantization_document(comparison, directory, calib_split, doubts))
+        console.print_passes(comparison.result)
+    console.print_quantization(comparison, directory, rounds=LATENCY_ROUNDS)
+    write_json(json_file, console.quantization_document(comparison, directory, calib_split, doubts))
