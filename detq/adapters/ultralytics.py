@@ -34,8 +34,8 @@ from detq.contract import Task
 from detq.errors import CheckpointError, ConfigError
 from detq.models.routed import (
     DistanceHead,
-    Layer,
     QueryHead,
+    RoutedModule,
     RoutedNetwork,
     run_layers,
 )
@@ -130,7 +130,7 @@ def _stored(
     modules = [*list(layers)[:-1], head]
     network = RoutedNetwork(
         [
-            Layer(module, layer.sources, layer.listed)
+            RoutedModule(module, layer.sources, layer.listed)
             for module, layer in zip(modules, config.layers, strict=True)
         ],
         backbone_count=config.backbone_count,

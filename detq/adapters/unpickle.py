@@ -81,7 +81,7 @@ def unpickle(program: bytes) -> object:
     that ``torch.save`` does not write.
     """
     try:
-        return _Machine(program).run()
+        return _PickleMachine(program).run()
     except _BROKEN as error:
         raise DamagedPickleError(f"{type(error).__name__}: {error}") from None
 
@@ -90,7 +90,7 @@ def unpickle_series(program: bytes, count: int) -> tuple[list[object], dict[str,
     """``count`` pickles one after the other: their objects, the storages that these refer to by
     key, and where the last one ends. Raises as :func:`unpickle` does.
     """
-    machine = _Machine(program)
+    machine = _PickleMachine(program)
     objects = []
     try:
         for _ in range(count):
@@ -101,7 +101,7 @@ def unpickle_series(program: bytes, count: int) -> tuple[list[object], dict[str,
     return objects, machine.storages, machine.position
 
 
-class _Machine:
+class _PickleMachine:
     """The stack machine of the pickle format, cut down to what a checkpoint needs."""
 
     def __init__(self, program: bytes) -> None:
@@ -255,8 +255,8 @@ def _call(name: str, arguments: tuple[Any, ...]) -> object:
     raise DamagedPickleError(f"a call of {name} has unexpected arguments")
 
 
-_ACTIONS: Mapping[bytes, Callable[[_Machine], None]] = {
-    b"\x80": _Machine.check_protocol,
+_ACTIONS: Mapping[bytes, Callable[[_PickleMachine], None]] = {
+    b"\x80": _PickleMachine.check_protocol,
     b"(": lambda m: m.marks.append(len(m.stack)),
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
@@ -265,8 +265,8 @@ _ACTIONS: Mapping[bytes, Callable[[_Machine], None]] = {
     b"K": lambda m: m.push(m.number("<B")),
     b"M": lambda m: m.push(m.number("<H")),
     b"G": lambda m: m.push(m.number(">d")),
-    b"\x8a": _Machine.push_long,
-    b"X": _Machine.push_text,
+    b"\x8a": _PickleMachine.push_long,
+    b"X": _PickleMachine.push_text,
     b"}": lambda m: m.push({}),
     b"]": lambda m: m.push([]),
     b")": lambda m: m.push(()),
@@ -282,9 +282,9 @@ _ACTIONS: Mapping[bytes, Callable[[_Machine], None]] = {
     b"r": lambda m: m.remember(m.number("<I")),
     b"h": lambda m: m.push(m.memo[m.number("<B")]),
     b"j": lambda m: m.push(m.memo[m.number("<I")]),
-    b"c": _Machine.push_global,
-    b"R": _Machine.reduce,
-    b"\x81": _Machine.new_object,
-    b"b": _Machine.build,
-    b"Q": _Machine.push_storage,
+    b"c": _PickleMachine.push_global,
+    b"R": _PickleMachine.reduce,
+    b"\x81": _PickleMachine.new_object,
+    b"b": _PickleMachine.build,
+    b"Q": _PickleMachine.push_storage,
 }

@@ -31,7 +31,7 @@ from detq.graph.own_onnx import as_written
 from detq.graph.parts import name_parts, reparameterized_convolutions
 from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork
-from detq.graph.recognition import Evidence, plausible_layouts, recognise
+from detq.graph.recognition import Clues, plausible_layouts, recognise
 from detq.graph.resize import resized
 from detq.records import Fit, SizeHW, placeholder_names
 from detq.spec import ModelSpec
@@ -98,7 +98,7 @@ class _Foreign:
     size_hw: SizeHW
     outputs: Outputs
     built_in: Preparation
-    evidence: Evidence
+    clues: Clues
     doubts: Mapping[str, str | None]
     metadata: Mapping[str, str]
 
@@ -158,15 +158,15 @@ def _examined(
     outputs = replace(read_outputs(model, own, where), end_to_end=end_to_end, cut=cut)
     probed = ProbedNetwork(model, outputs, own, built_in)
     stored = stored_names(metadata)
-    evidence = Evidence(
+    clues = Clues(
         scale_factor=scale_factor,
         objectness_is_one=probed.objectness_is_one,
         activated=probed.activated,
         stem=probed.stem,
         class_count=None if stored is None else len(stored),
     )
-    doubts = plausible_layouts(outputs, evidence, probed.doubt)
-    return _Foreign(path, model, own, outputs, built_in, evidence, doubts, metadata)
+    doubts = plausible_layouts(outputs, clues, probed.doubt)
+    return _Foreign(path, model, own, outputs, built_in, clues, doubts, metadata)
 
 
 def _understood(
@@ -177,7 +177,7 @@ def _understood(
 ) -> DetectorGraph:
     """In the layout that is wanted, or the one that it must be."""
     chosen = recognise(
-        found.model, found.outputs, found.evidence, layout, found.doubts, str(found.path)
+        found.model, found.outputs, found.clues, layout, found.doubts, str(found.path)
     )
     take_rgb(found.model, found.built_in.left(chosen.pixels))
     names = class_names or stored_names(found.metadata)
@@ -220,7 +220,7 @@ def _in_contract(
     path, outputs = found.path, found.outputs
     values = [result.input_value(0) for result in found.model.get_results()]
     boxes, scores = boxes_and_scores(
-        values, layout, outputs, found.size_hw, activated=found.evidence.activated
+        values, layout, outputs, found.size_hw, activated=found.clues.activated
     )
     output = ops.concat([boxes, scores], 1)
     count = scores.get_shape()[1]

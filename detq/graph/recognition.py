@@ -18,7 +18,7 @@ from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Clues:
     """What a file shows beside the shapes of its outputs.
 
     ``scale_factor``: it took that input; ``objectness_is_one``: column 4 is 1 on every image;
@@ -35,19 +35,19 @@ class Evidence:
 
 
 def plausible_layouts(
-    outputs: Outputs, evidence: Evidence, doubt: Callable[[Layout], str | None]
+    outputs: Outputs, clues: Clues, doubt: Callable[[Layout], str | None]
 ) -> dict[str, str | None]:
     """The layouts that fit the shapes, each with why what it makes of the outputs cannot be boxes
     (``doubt``), None if it can.
     """
-    fitting = [layout for layout in LAYOUTS.values() if _suits(layout, outputs, evidence)]
+    fitting = [layout for layout in LAYOUTS.values() if _suits(layout, outputs, clues)]
     return {layout.name: doubt(layout) for layout in fitting}
 
 
 def recognise(
     model: ov.Model,
     outputs: Outputs,
-    evidence: Evidence,
+    clues: Clues,
     wanted: str | None,
     doubts: Mapping[str, str | None],
     where: str,
@@ -76,7 +76,7 @@ def recognise(
             f"{where}: its outputs are of no known layout ({tried}); export the model without "
             "post-processing, in a layout of docs/models.md"
         )
-    speaking = _speaking_for(model, outputs, evidence)
+    speaking = _speaking_for(model, outputs, clues)
     candidates = [name for name in possible if name in speaking] or possible
     if len(candidates) != 1:
         raise CheckpointError(
@@ -86,18 +86,18 @@ def recognise(
     return LAYOUTS[candidates[0]]
 
 
-def _suits(layout: Layout, outputs: Outputs, evidence: Evidence) -> bool:
+def _suits(layout: Layout, outputs: Outputs, clues: Clues) -> bool:
     """True if shapes, and the number of classes that the file names, are the layout's."""
     if outputs.form not in layout.forms or outputs.end_to_end != layout.end_to_end:
         return False
     if outputs.form not in ("pair", "distributions"):
         classes = outputs.width - (5 if layout.has_objectness else 4)
-        if classes < 1 or classes != (evidence.class_count or classes):
+        if classes < 1 or classes != (clues.class_count or classes):
             return False
     if layout.decode == "anchors":
-        undecoded = outputs.form == "levels" or evidence.activated
+        undecoded = outputs.form == "levels" or clues.activated
         return undecoded and len(layout.anchors) == len(outputs.strides) and outputs.per_cell == 3
-    if layout.name == "yolov8" and outputs.form == "rows" and evidence.class_count is None:
+    if layout.name == "yolov8" and outputs.form == "rows" and clues.class_count is None:
         return outputs.cut  # at the end of a file no exporter writes its table in rows
     return outputs.per_cell == layout.per_cell
 
@@ -107,19 +107,19 @@ WANTS_255, WANTS_1 = 0.03, 0.05
 answers more strongly was not."""
 
 
-def _speaking_for(model: ov.Model, outputs: Outputs, evidence: Evidence) -> set[str]:
+def _speaking_for(model: ov.Model, outputs: Outputs, clues: Clues) -> set[str]:
     """The layouts that something in the file speaks for; all of them if nothing does."""
-    if evidence.scale_factor:
+    if clues.scale_factor:
         return {"ppyoloe", "ppyoloe-plus"}
     if outputs.form == "pair" and _any_name(model, "gfl_cls"):
         return {"damoyolo"}
     if outputs.form == "rows":
         names = set(LAYOUTS) - {"ppyoloe", "ppyoloe-plus"}
-        if evidence.objectness_is_one or _any_name(model, "rbr_reparam", "/detect/", "detect."):
+        if clues.objectness_is_one or _any_name(model, "rbr_reparam", "/detect/", "detect."):
             names = {"yolov6", "yolov5"}
         elif _any_name(model, "obj_preds") or _has_focus(model):
             names = {name for name in names if not name.startswith("yolov6")}
-        return names - _of_other_pixels(evidence)
+        return names - _of_other_pixels(clues)
     if outputs.form == "distributions":
         # PaddlePaddle's exporter numbers what it saves. Only PicoDet always has four strides.
         if any("save_infer_model" in name for port in model.outputs for name in port.names):
@@ -128,9 +128,9 @@ def _speaking_for(model: ov.Model, outputs: Outputs, evidence: Evidence) -> set[
     return set(LAYOUTS)
 
 
-def _of_other_pixels(evidence: Evidence) -> set[str]:
+def _of_other_pixels(clues: Clues) -> set[str]:
     """The layouts whose pixels the first layer was not made for, where it tells."""
-    stem = evidence.stem
+    stem = clues.stem
     if stem is None or WANTS_255 < stem < WANTS_1:
         return set()
     return {

@@ -22,7 +22,7 @@ Route = tuple[tuple[int, ...], bool]
 
 
 @dataclass(frozen=True)
-class Layer:
+class RoutedModule:
     """``module`` reads what the layers ``sources`` give: one tensor, or a list if ``listed``."""
 
     module: nn.Module
@@ -36,7 +36,7 @@ class RoutedNetwork(nn.Module):
     Module paths are ``backbone.0``, …, ``neck.10``, …, ``head.22``: a number counts all layers.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, backbone_count: int) -> None:
+    def __init__(self, layers: Sequence[RoutedModule], *, backbone_count: int) -> None:
         super().__init__()
         self.routes = tuple((layer.sources, layer.listed) for layer in layers)
         modules = {str(index): layer.module for index, layer in enumerate(layers)}

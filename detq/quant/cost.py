@@ -20,7 +20,7 @@ from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 
 
 @dataclass(frozen=True)
-class Machine:
+class Rates:
     """What two cores do. ``input_channels`` are multiplied at a time in INT8, fewer take as long.
 
     ``pointwise_macs_per_s`` is the INT8 rate of 1x1 kernels, which use every input once;
@@ -39,23 +39,23 @@ class Machine:
     zero_point_share: float
 
 
-VNNI = Machine(440e9, 440e9, 125e9, 20e9, 100e9, 20e-6, 4, 0.0)
-AMX = Machine(2600e9, 1300e9, 180e9, 40e9, 30e9, 8e-6, 64, 1.0)
+VNNI = Rates(440e9, 440e9, 125e9, 20e9, 100e9, 20e-6, 4, 0.0)
+AMX = Rates(2600e9, 1300e9, 180e9, 40e9, 30e9, 8e-6, 64, 1.0)
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs for one network, as shares of its latency in plain INT8, which is kept per machine."""
+    """Costs for one network, as shares of its latency in plain INT8, which is kept per rates."""
 
-    plain_s: Mapping[Machine, float]
+    plain_s: Mapping[Rates, float]
 
     @classmethod
-    def of(cls, model: ov.Model, machines: Iterable[Machine] = (VNNI, AMX)) -> CostModel:
+    def of(cls, model: ov.Model, machines: Iterable[Rates] = (VNNI, AMX)) -> CostModel:
         """For a graph of float or quantized convolutions."""
         convolutions = nodes_of_type(model, *CONVOLUTIONS)
         return cls({
-            machine: sum(convolution_seconds(node, machine, int8=True) for node in convolutions)
-            for machine in machines
+            rates: sum(convolution_seconds(node, rates, int8=True) for node in convolutions)
+            for rates in machines
         })  # fmt: skip
 
     def split(self, convolution: ov.Node) -> float:
@@ -79,14 +79,14 @@ class CostModel:
         return self._largest(convolutions, zero_point_seconds)
 
     def _largest(
-        self, nodes: Iterable[ov.Node], seconds: Callable[[ov.Node, Machine], float]
+        self, nodes: Iterable[ov.Node], seconds: Callable[[ov.Node, Rates], float]
     ) -> float:
         """The share of some nodes together, on the machine where it is largest."""
         some = list(nodes)
         return max(
             (
-                sum(seconds(node, machine) for node in some) / plain
-                for machine, plain in self.plain_s.items()
+                sum(seconds(node, rates) for node in some) / plain
+                for rates, plain in self.plain_s.items()
                 if plain > 0
             ),
             default=0.0,
@@ -106,15 +106,15 @@ def macs(convolution: ov.Node) -> int:
     return weights * int(math.prod(list(port)[2:]))
 
 
-def convolution_seconds(convolution: ov.Node, machine: Machine, *, int8: bool) -> float:
+def convolution_seconds(convolution: ov.Node, rates: Rates, *, int8: bool) -> float:
     """Predicted time of one weighted operation, its operands in INT8 or float32."""
     work = macs(convolution)
     inputs = list(convolution.get_input_shape(1))[-3:][0]
-    rate = machine.int8_macs_per_s if int8 else machine.float_macs_per_s
+    rate = rates.int8_macs_per_s if int8 else rates.float_macs_per_s
     if inputs == 1:
-        rate = machine.depthwise_macs_per_s
+        rate = rates.depthwise_macs_per_s
     elif int8:
-        work *= math.ceil(inputs / machine.input_channels) * machine.input_channels / inputs
+        work *= math.ceil(inputs / rates.input_channels) * rates.input_channels / inputs
     values = sum(
         _size(shape)
         for shape in (
@@ -124,14 +124,12 @@ def convolution_seconds(convolution: ov.Node, machine: Machine, *, int8: bool) -
         )
     )
     traffic = values * (1 if int8 else 4)
-    return machine.call_s + float(max(work / rate, traffic / machine.bytes_per_s))
+    return rates.call_s + float(max(work / rate, traffic / rates.bytes_per_s))
 
 
-def float_seconds(operation: ov.Node, machine: Machine) -> float:
+def float_seconds(operation: ov.Node, rates: Rates) -> float:
     """Predicted time that computing one weighted operation in float adds."""
-    in_float, in_int8 = (
-        convolution_seconds(operation, machine, int8=int8) for int8 in (False, True)
-    )
+    in_float, in_int8 = (convolution_seconds(operation, rates, int8=int8) for int8 in (False, True))
     return in_float - in_int8
 
 
@@ -144,12 +142,12 @@ def reads_zero_point(operation: ov.Node) -> bool:
     return bool(is_plain and not layer_of(operation).absorbs_shift)
 
 
-def zero_point_seconds(convolution: ov.Node, machine: Machine) -> float:
+def zero_point_seconds(convolution: ov.Node, rates: Rates) -> float:
     """Predicted time that the zero point of its input adds to a convolution."""
-    return machine.zero_point_share * convolution_seconds(convolution, machine, int8=True)
+    return rates.zero_point_share * convolution_seconds(convolution, rates, int8=True)
 
 
-def split_seconds(convolution: ov.Node, machine: Machine) -> float:
+def split_seconds(convolution: ov.Node, rates: Rates) -> float:
     """Predicted time that splitting a convolution adds: a 1x1 on the same input, with the sum.
 
     The 1x1 adds the other branch's output, in INT8, to its own accumulator. It has so little to do
@@ -159,21 +157,21 @@ def split_seconds(convolution: ov.Node, machine: Machine) -> float:
     output = _size(convolution.get_output_shape(0))
     traffic = _size(convolution.get_input_shape(0)) + 2 * output
     work = macs(convolution) / taps
-    moving_s = traffic / machine.bytes_per_s
-    return float(machine.call_s + work / machine.pointwise_macs_per_s + moving_s)
+    moving_s = traffic / rates.bytes_per_s
+    return float(rates.call_s + work / rates.pointwise_macs_per_s + moving_s)
 
 
-def float_sum_seconds(fine: ov.Node, machine: Machine) -> float:
+def float_sum_seconds(fine: ov.Node, rates: Rates) -> float:
     """Predicted time that a float sum adds to a split: both branches leave four bytes a value."""
-    return machine.call_s + 4 * 4 * _size(fine.get_output_shape(0)) / machine.bytes_per_s
+    return rates.call_s + 4 * 4 * _size(fine.get_output_shape(0)) / rates.bytes_per_s
 
 
-def float_image_seconds(image: ov.Node, machine: Machine) -> float:
+def float_image_seconds(image: ov.Node, rates: Rates) -> float:
     """Predicted time to convert pixels, to scale them and to bring them into the kernel's order.
 
     Each is a call of its own, which reads and writes four bytes a value.
     """
-    return 3 * (machine.call_s + 2 * 4 * _size(image.get_output_shape(0)) / machine.bytes_per_s)
+    return 3 * (rates.call_s + 2 * 4 * _size(image.get_output_shape(0)) / rates.bytes_per_s)
 
 
 def _size(shape: ov.Shape) -> int:

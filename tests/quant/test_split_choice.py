@@ -6,7 +6,7 @@ from small_graphs import Source, images, repvgg_like, through
 
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.graph.surgery import find_node
-from detq.quant.cost import AMX, VNNI, CostModel, Machine, convolution_seconds, macs, split_seconds
+from detq.quant.cost import AMX, VNNI, CostModel, Rates, convolution_seconds, macs, split_seconds
 from detq.quant.network import SplitChoice
 from detq.quant.passes.split_weights import SplitWeights
 from detq.quant.quantizer import quantize_graph
@@ -62,7 +62,7 @@ def test_macs_by_hand(name: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("machine", [VNNI, AMX])
-def test_float_costs_more_than_int8_and_a_split_something(machine: Machine) -> None:
+def test_float_costs_more_than_int8_and_a_split_something(machine: Rates) -> None:
     model = repvgg_like().model
     for name in ("backbone.bare", "backbone.grouped", "neck.down"):
         node = find_node(model, name)
@@ -75,8 +75,8 @@ def test_costs_are_shares_on_the_machine_that_pays_most() -> None:
     model = repvgg_like().model
     node = find_node(model, "backbone.bare")
     slow, fast = (
-        Machine(1e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.0),
-        Machine(8e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.5),
+        Rates(1e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.0),
+        Rates(8e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.5),
     )
     alone = [CostModel({m: CostModel.of(model, (m,)).plain_s[m]}) for m in (slow, fast)]
     both = CostModel.of(model, (slow, fast))
