@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-_HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+_HEARD = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+)
 COMMAND = (sys.executable, "-c", f"{_HEARD}; from detq.cli import main; main()")
 """The command line in a process of its own; needs no installed script.
 
-A test run in the background of a shell would hand an ignored SIGINT on to it.
+A test run in the background of a shell would hand an ignored SIGINT on to it, and one under nohup an
+ignored SIGHUP.
 """
 
 

@@ -21,9 +21,11 @@ const state = {
   url: null,
   boxes: [],
   size: [1, 1],
-  number: 0,
+  number: 0, // of the last frame that was sent
+  before: 0, // of the last one that showed another source
   inFlight: null, // { number, at }
   sent: 0,
+  answered: false, // whether a still picture was looked at
 };
 let socket = null;
 let attempts = 0;
@@ -44,25 +46,29 @@ function connect() {
 
 function receive(message) {
   if (message.type === "hello") return welcome(message);
-  const mine = state.inFlight && message.frame === state.inFlight.number;
+  const newest = state.inFlight?.number === message.frame;
   if (message.type === "error") {
     notice(message.message);
-    if (mine) state.inFlight = null;
+    if (newest) Object.assign(state, { inFlight: null, answered: true });
     return undefined;
   }
-  if (!mine) return undefined; // an answer that was given up, or to another source
   const now = performance.now();
-  const latency = now - state.inFlight.at;
-  state.inFlight = null;
+  const latency = newest ? now - state.inFlight.at : null;
+  if (newest) state.inFlight = null;
+  // One that was given up still tells more than none; one to another source does not.
+  if (!newest && !isOfThisSource(message.frame)) return undefined;
   if (!state.kind || message.model !== state.settings.model) return undefined;
+  state.answered = true;
   state.boxes = message.boxes;
   state.size = message.size_wh;
-  speed.add(now, latency);
+  if (latency !== null) speed.add(now, latency);
   $("detect").textContent = message.detect_ms.toFixed(1);
   document.body.dataset.answers = String(Number(document.body.dataset.answers ?? 0) + 1);
   show();
   return undefined;
 }
+
+const isOfThisSource = (frame) => (state.number - frame) >>> 0 < (state.number - state.before) >>> 0;
 
 function welcome(hello) {
   attempts = 0;
@@ -84,7 +90,7 @@ function welcome(hello) {
 function sendSettings() {
   if (socket?.readyState !== WebSocket.OPEN) return;
   socket.send(JSON.stringify(state.settings));
-  state.sent = 0; // a still picture is looked at again
+  Object.assign(state, { sent: 0, answered: false }); // a still picture is looked at again
 }
 
 // ---- sending ----------------------------------------------------------------------------------
@@ -102,7 +108,7 @@ function sendNewest() {
   const source = picture();
   const waits = state.inFlight && performance.now() - state.inFlight.at < ANSWER_MS;
   if (!source || waits || socket?.readyState !== WebSocket.OPEN || !state.settings) return;
-  if (state.kind === "picture" && state.sent > 0) return; // nothing has changed
+  if (state.kind === "picture" && state.answered) return; // nothing has changed
   if (state.kind === "video" && video.paused && state.sent > 0) return;
   const [width, height] = sizeOf(source);
   // The network sees no more pixels than its input has; what it need not see is not sent.
@@ -132,7 +138,8 @@ function leaveSource() {
   video.removeAttribute("src");
   video.srcObject = null;
   still.removeAttribute("src");
-  Object.assign(state, { kind: null, stream: null, url: null, boxes: [], inFlight: null, sent: 0 });
+  Object.assign(state, { kind: null, stream: null, url: null, boxes: [], inFlight: null, sent: 0, answered: false });
+  state.before = state.number; // frames up to here show something else
   speed.clear();
   notice(null);
   for (const id of ["fps", "latency", "detect", "count"]) $(id).textContent = "–";

@@ -142,6 +142,18 @@ def test_sample_for_a_visitor_without_a_camera(page: Browser) -> None:
     page.wait_for("shownBoxes().length > 5")
 
 
+def test_picture_that_got_lost_on_the_way_is_sent_again(page: Browser) -> None:
+    """By a browser that had no time to encode it, or a server that left it out."""
+    page.value(
+        "(() => { const send = WebSocket.prototype.send; let lost = 0;"
+        " WebSocket.prototype.send = function (message) {"
+        " if (message instanceof Uint8Array && lost++ === 0) return undefined;"
+        " return send.call(this, message); }; })()"
+    )
+    click(page, "#sample")
+    page.wait_for("shownBoxes().length > 5")
+
+
 def test_source_of_the_server(page: Browser) -> None:
     click(page, "#server-source")
     page.wait_for("document.getElementById('still').naturalWidth === 640")
