@@ -14,7 +14,7 @@ _HEARD = (
 COMMAND = (sys.executable, "-c", f"{_HEARD}; from detq.cli import main; main()")
 """The command line in a process of its own; needs no installed script.
 
-A test run in the background of a shell would hand an ignored SIGINT on to it, and one under nohup an
+A test run in the background of a shell would hand an ignored SIGINT on to it, one under nohup an
 ignored SIGHUP.
 """
 
