@@ -9,7 +9,7 @@ from pathlib import Path
 
 _HEARD = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL)"
 )
 COMMAND = (sys.executable, "-c", f"{_HEARD}; from detq.cli import main; main()")
 """The command line in a process of its own; needs no installed script.
