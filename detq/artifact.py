@@ -23,7 +23,7 @@ from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.trust import trust
-from detq.spec import ModelSpec, ultralytics_keys
+from detq.records import ModelSpec, ultralytics_keys
 from detq.tasks import strategy_of
 from detq.yaml_file import read_yaml
 

@@ -21,7 +21,7 @@ from detq.adapters import fuse_model, load_checkpoint
 from detq.artifact import write_artifact
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 settings.register_profile("detq", deadline=None)  # a busy machine is no failure
 settings.load_profile("detq")

@@ -18,7 +18,7 @@ from detq.config import DatasetConfig, Recipe
 from detq.data.images import read_image_bgr
 from detq.errors import CalibrationError, CheckpointError, ConfigError, DataError, DetqError
 from detq.graph.detector_graph import DetectorGraph
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 
 def _config(folder: Path, **splits: str) -> DatasetConfig:

@@ -16,9 +16,8 @@ from detq.artifact import check_creatable, check_writable, read_artifact, read_d
 from detq.artifact import write_artifact as write
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import Fit, ReparamConvolution
+from detq.records import Fit, ModelSpec, ReparamConvolution
 from detq.runtime.detector import Detector
-from detq.spec import ModelSpec
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from detq.benchmark import WARM_UP, bench
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
+from detq.records import ModelSpec
 from detq.runtime.options import RuntimeOptions
-from detq.spec import ModelSpec
 
 Image = np.ndarray
 THREE_THREADS = RuntimeOptions(threads=3)

@@ -20,7 +20,7 @@ from detq import artifact
 from detq.cli.arguments import image_size
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),

@@ -23,8 +23,7 @@ from detq.errors import CheckpointError, DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.onnx_export import write_onnx
-from detq.records import Fit, Part, ReparamConvolution
-from detq.spec import ModelSpec
+from detq.records import Fit, ModelSpec, Part, ReparamConvolution
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
 VALUES: dict[str, st.SearchStrategy[Any]] = {

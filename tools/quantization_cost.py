@@ -35,8 +35,7 @@ from detq.graph.convert import from_torch
 from detq.models import build, official
 from detq.quant.observation_store import ObservationStore
 from detq.quant.quantizer import quantize_graph
-from detq.records import placeholder_names
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, placeholder_names
 
 WARM_UP_IMAGES = 8
 

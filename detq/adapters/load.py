@@ -22,8 +22,7 @@ from detq.errors import CheckpointError, DetqError, GraphError
 from detq.files import text_stem
 from detq.models.reparam import fuse_branches
 from detq.models.yolov6 import YOLOv6
-from detq.records import SizeHW
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, SizeHW
 
 
 def _read_safetensors(path: Path) -> StoredModel:

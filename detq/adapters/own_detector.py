@@ -13,8 +13,7 @@ from detq.adapters.load import FloatModel, checked_output
 from detq.contract import Task
 from detq.errors import GraphError
 from detq.models.reparam import fuse_branches
-from detq.records import SizeHW
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, SizeHW
 
 _TOLERANCE = 1e-3  # of the largest output; rounding to float32 makes some 1e-6
 

@@ -27,7 +27,7 @@ from detq.files import atomic_write, text_stem
 from detq.models.architecture import AnyArchitecture, LiteArchitecture, YOLOv6Architecture
 from detq.models.classifiers import ChainClassifier, ClassifierArchitecture
 from detq.models.yolov6 import build
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 Kind = Literal["yolov6", "yolov6-lite", "classifier"]
 _TASKS: Mapping[Kind, Task] = {

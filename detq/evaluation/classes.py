@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from detq.errors import DataError
-from detq.records import placeholder_names
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, placeholder_names
 
 
 def map_classes(

@@ -17,12 +17,11 @@ from detq.evaluation.coco_map import CocoScores, coco_detections, score_detectio
 from detq.evaluation.protocol import PROTOCOLS, Protocol, default_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
-from detq.records import Detections, EvalResult
+from detq.records import Detections, EvalResult, ModelSpec
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions
-from detq.spec import ModelSpec
 
 SCORES = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 """What of :class:`CocoScores` is kept of a model; the first counts."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from detq.data.letterbox import Preprocess, official_shrink
 from detq.errors import ConfigError
+from detq.records import ModelSpec
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions
-from detq.spec import ModelSpec
 
 
 @dataclass(frozen=True)

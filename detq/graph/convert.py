@@ -13,8 +13,7 @@ from detq.contract import INPUT, OUTPUT
 from detq.errors import CheckpointError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import nodes_of_type
-from detq.records import SizeHW
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, SizeHW
 
 _TORCH_NAME = re.compile(r"^__module\.(?P<path>[^/]+)/")
 _CONVOLUTION_TYPES = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")

@@ -8,7 +8,7 @@ import openvino as ov
 
 from detq.contract import INPUT, OUTPUT
 from detq.errors import GraphError
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 __all__ = ["INPUT", "OUTPUT", "DetectorGraph"]
 

@@ -33,8 +33,7 @@ from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork
 from detq.graph.recognition import Clues, plausible_layouts, recognise
 from detq.graph.resize import resized
-from detq.records import Fit, SizeHW, placeholder_names
-from detq.spec import ModelSpec
+from detq.records import Fit, ModelSpec, SizeHW, placeholder_names
 
 _USUAL_SIDE = 640
 

@@ -10,7 +10,7 @@ from typing import Any
 import openvino as ov
 
 from detq.errors import DetqError
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 
 def stored_spec(metadata: Mapping[str, str], name: str) -> ModelSpec | None:

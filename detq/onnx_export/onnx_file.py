@@ -25,7 +25,7 @@ from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 from detq.quant.passes.fold_zero_points import restore_zero_points
-from detq.spec import ModelSpec, ultralytics_keys
+from detq.records import ModelSpec, ultralytics_keys
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:

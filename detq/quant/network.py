@@ -17,8 +17,7 @@ import openvino as ov
 from detq.graph.detector_graph import DetectorGraph
 from detq.numerics.histogram import ActivationStatistics
 from detq.numerics.ranges import Range
-from detq.records import Part
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, Part
 
 Image = npt.NDArray[np.float32]
 """A calibration image as the network reads it: [1, 3, H, W], RGB, 0..1."""

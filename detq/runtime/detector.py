@@ -17,7 +17,7 @@ from detq.data.images import ImageBGR
 from detq.data.letterbox import Letterbox, Preprocess
 from detq.errors import DataError, DetqError, GraphError, RuntimeTimeoutError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import Detections
+from detq.records import Detections, ModelSpec
 from detq.runtime.execution import (
     ExecutedConvolution,
     convolution_macs,
@@ -26,7 +26,6 @@ from detq.runtime.execution import (
 )
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
-from detq.spec import ModelSpec
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detq.contract import Task
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 from detq.tasks import classification, detection
 from detq.tasks.strategy import Predicted, Strategy
 

@@ -23,11 +23,10 @@ from detq.evaluation.top_k import (
 )
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps
-from detq.records import Classified, EvalResult
+from detq.records import Classified, EvalResult, ModelSpec
 from detq.report.disagreement import ChangedClass, changed_classes
 from detq.report.words import Metric, Words
 from detq.runtime.classifier import Classifier, classify_stream
-from detq.spec import ModelSpec
 from detq.tasks.strategy import Predicted, Reader
 
 METRICS: Sequence[Metric] = (("top-1", "top1"), ("top-5", "top5"))

@@ -21,12 +21,11 @@ from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.protocol import default_protocol, find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps
-from detq.records import EvalResult
+from detq.records import EvalResult, ModelSpec
 from detq.report.disagreement import Disagreement, worst_disagreements
 from detq.report.words import Metric, Words
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import PREDICTION
-from detq.spec import ModelSpec
 from detq.tasks import doubts
 from detq.tasks.pictures import draw_pictures, plan_pictures
 from detq.tasks.strategy import Predicted, Reader

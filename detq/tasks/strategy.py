@@ -11,11 +11,10 @@ from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps
-from detq.records import Classified, EvalResult, Prediction, SizeHW
+from detq.records import Classified, EvalResult, ModelSpec, Prediction, SizeHW
 from detq.report.disagreement import Difference
 from detq.report.words import Metric, Words
 from detq.runtime.detector import CompiledGraph
-from detq.spec import ModelSpec
 
 Reader = Callable[[Path, SizeHW | None, str], DetectorGraph]
 """(model file, (H, W) in pixels, layout) -> the graph, read in that layout."""

@@ -23,7 +23,7 @@ from detq.adapters import (
 )
 from detq.errors import ArtifactError, CheckpointError
 from detq.models import OFFICIAL_NAMES, build, official
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 
 def _model(name: str = "yolov6n", *, classes: int = 3) -> StoredModel:

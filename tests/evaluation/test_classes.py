@@ -4,8 +4,7 @@ import pytest
 
 from detq.errors import DataError
 from detq.evaluation.classes import map_classes, with_names_of
-from detq.records import placeholder_names
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, placeholder_names
 
 
 def _spec(*names: str) -> ModelSpec:

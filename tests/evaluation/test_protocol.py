@@ -7,7 +7,7 @@ import pytest
 from detq.cli.arguments import Preset
 from detq.data.letterbox import Preprocess
 from detq.evaluation.protocol import PROTOCOLS
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 
 def _spec(name: str, size_hw: tuple[int, int]) -> ModelSpec:

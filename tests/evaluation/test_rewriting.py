@@ -24,8 +24,7 @@ from detq.data.layouts import read_data
 from detq.evaluation.coco_map import CocoScores
 from detq.evaluation.evaluator import Run, score_run
 from detq.evaluation.protocol import PROTOCOLS
-from detq.records import Detections
-from detq.spec import ModelSpec
+from detq.records import Detections, ModelSpec
 
 SIDE = 64
 CLASSES = ("ant", "bee", "true", "3.10")

@@ -19,9 +19,9 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.graph.resize import resized
 from detq.graph.surgery import nodes_of_type
+from detq.records import ModelSpec
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import PREDICTION
-from detq.spec import ModelSpec
 
 Array = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from openvino import opset15 as ops
 
 from detq.errors import GraphError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 SPEC = ModelSpec("small", "test", ("a", "b"), strides=(32,), size_hw=(32, 64))
 

@@ -22,7 +22,7 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.graph.surgery import nodes_of_type, producers, with_outputs
 from detq.onnx_export import to_onnx, write_onnx
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 Array = npt.NDArray[np.float32]
 STEP = 1 / 255

@@ -13,8 +13,7 @@ from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.surgery import nodes_of_type
 from detq.quant.network import Network
 from detq.quant.pipeline import Pass, run_passes
-from detq.records import ReparamConvolution
-from detq.spec import ModelSpec
+from detq.records import ModelSpec, ReparamConvolution
 
 Array = npt.NDArray[np.float32]
 

@@ -13,10 +13,9 @@ from detq.errors import GraphError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 from detq.numerics.cfws import center_to_surround_ratio, cfws_sqnr_db, plain_sqnr_db
-from detq.records import ReparamConvolution
+from detq.records import ModelSpec, ReparamConvolution
 from detq.report.figures import weight_histograms_png
 from detq.report.layers import convolution_kernels, layer_reports
-from detq.spec import ModelSpec
 
 
 def _weight(*shape: int, seed: int = 0) -> np.ndarray:

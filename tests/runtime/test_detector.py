@@ -11,9 +11,9 @@ from openvino import opset15 as ops
 from detq.data.letterbox import Preprocess
 from detq.errors import DataError, DetqError, RuntimeTimeoutError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
+from detq.records import ModelSpec
 from detq.runtime.detector import Detector
 from detq.runtime.options import RuntimeOptions
-from detq.spec import ModelSpec
 
 Image = npt.NDArray[np.uint8]
 

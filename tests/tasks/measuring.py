@@ -15,11 +15,10 @@ from detq.data.dataset import load_split
 from detq.data.images import read_images
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps
-from detq.records import Classified, EvalResult, NamedClass
+from detq.records import Classified, EvalResult, ModelSpec, NamedClass
 from detq.report.disagreement import Difference
 from detq.report.words import Words
 from detq.runtime.detector import CompiledGraph
-from detq.spec import ModelSpec
 from detq.tasks.strategy import Predicted, Reader
 
 CONTRACT = Contract(output="shares", rows=0, has_places=False, use="measures colours")

@@ -16,7 +16,7 @@ import detq
 from detq import contract, tasks
 from detq.config import DatasetConfig
 from detq.graph.detector_graph import DetectorGraph
-from detq.spec import ModelSpec
+from detq.records import ModelSpec
 
 
 @pytest.fixture

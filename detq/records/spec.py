@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from detq.contract import CONTRACTS, Contract, Task
 from detq.errors import CheckpointError, DetqError
-from detq.records import Fit, ReparamConvolution, SizeHW, placeholder_names
+from detq.records.values import Fit, ReparamConvolution, SizeHW, placeholder_names
 
 
 @dataclass(frozen=True)

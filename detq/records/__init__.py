@@ -1,0 +1,46 @@
+"""Frozen values that travel between rooms, each checked when it is made: what travels with a model
+(``spec``) and what is found, counted and measured (``values``).
+"""
+
+from detq.records.spec import ModelSpec, ultralytics_keys
+from detq.records.values import (
+    NO_COUNTS,
+    BenchResult,
+    Classified,
+    DataCounts,
+    Detections,
+    EvalResult,
+    Fit,
+    LayerTime,
+    Machine,
+    NamedClass,
+    NamedDetection,
+    Part,
+    Prediction,
+    Ranking,
+    ReparamConvolution,
+    SizeHW,
+    placeholder_names,
+)
+
+__all__ = [
+    "NO_COUNTS",
+    "BenchResult",
+    "Classified",
+    "DataCounts",
+    "Detections",
+    "EvalResult",
+    "Fit",
+    "LayerTime",
+    "Machine",
+    "ModelSpec",
+    "NamedClass",
+    "NamedDetection",
+    "Part",
+    "Prediction",
+    "Ranking",
+    "ReparamConvolution",
+    "SizeHW",
+    "placeholder_names",
+    "ultralytics_keys",
+]
