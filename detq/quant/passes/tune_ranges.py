@@ -46,7 +46,7 @@ class TuneRanges:
 
     def wants(self, network: Network) -> list[Pictures]:
         """Images to judge on."""
-        return [Pictures("reading images to search with", SEARCH_IMAGES)]
+        return [Pictures("reading images to tune with", SEARCH_IMAGES)]
 
     def apply(self, network: Network, seen: Seen) -> Network:
         """Try, keep what helps, and write it."""
