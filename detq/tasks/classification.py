@@ -39,6 +39,8 @@ WORDS = Words(
     alike="class",
 )
 FROM_FILE = False
+compiled = Classifier
+run = run_classifier
 
 
 def preprocess(spec: ModelSpec) -> CentreCrop:
@@ -54,18 +56,6 @@ def preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
 def named(spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
     """Folders are the classes."""
     return with_names_of(spec, data.class_names)
-
-
-def compiled(graph: DetectorGraph) -> Classifier:
-    """There is only one way to run it."""
-    return Classifier(graph)
-
-
-def run(
-    classifier: Classifier, paths: Sequence[Path], *, progress: Steps | None = None
-) -> ClassifierRun:
-    """See :func:`detq.evaluation.top_k.run_classifier`."""
-    return run_classifier(classifier, paths, progress=progress)
 
 
 def agreement(

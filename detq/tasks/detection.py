@@ -28,7 +28,7 @@ from detq.runtime.detector import Detector
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import doubts
 from detq.tasks.pictures import draw_pictures, plan_pictures
-from detq.tasks.strategy import Predicted, Reader
+from detq.tasks.strategy import Predicted
 
 METRICS: Sequence[Metric] = (("mAP", "map"), ("AP50", "map50"), ("AP75", "map75"))
 COLUMNS: Sequence[Metric] = (
@@ -45,6 +45,9 @@ WORDS = Words(
     alike="objects at the same places",
 )
 FROM_FILE = True
+compiled = evaluation_detector
+run = run_detector
+doubt = doubts.doubt
 
 
 def preprocess(spec: ModelSpec) -> Preprocess:
@@ -61,16 +64,6 @@ def preprocess_keys(spec: ModelSpec) -> dict[str, Any]:
 def named(spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
     """Folders of photographs name no classes of objects."""
     return spec if data.names_are_folders else with_names_of(spec, data.class_names)
-
-
-def compiled(graph: DetectorGraph) -> Detector:
-    """It reports every candidate that evaluation counts."""
-    return evaluation_detector(graph)
-
-
-def run(detector: Detector, paths: Sequence[Path], *, progress: Steps | None = None) -> Run:
-    """See :func:`detq.evaluation.evaluator.run_detector`."""
-    return run_detector(detector, paths, progress=progress)
 
 
 def agreement(reference: Run, candidate: Run, *, class_count: int) -> float | None:
@@ -121,18 +114,6 @@ def evaluate(
         protocol=protocol,
         progress=progress,
     )
-
-
-def doubt(
-    graph: DetectorGraph,
-    data: DatasetConfig,
-    split: str,
-    *,
-    model: Path | None,
-    read: Reader,
-) -> str | None:
-    """See :func:`detq.tasks.doubts.doubt`."""
-    return doubts.doubt(graph, data, split, model=model, read=read)
 
 
 def predict(

@@ -61,18 +61,18 @@ class Strategy(Protocol[Network, Seen]):
     def named(self, spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
         """The spec with the data set's class names in place of placeholders, where they fit."""
 
-    def compiled(self, graph: DetectorGraph) -> Network:
+    def compiled(self, graph: DetectorGraph, /) -> Network:
         """The graph at work, as evaluation has it."""
 
     def run(
-        self, network: Network, paths: Sequence[Path], *, progress: Steps | None = None
+        self, network: Network, paths: Sequence[Path], /, *, progress: Steps | None = None
     ) -> Seen:
         """What it finds in each image file, in order; damaged ones are left out."""
 
-    def agreement(self, reference: Seen, candidate: Seen, *, class_count: int) -> float | None:
+    def agreement(self, reference: Seen, candidate: Seen, /, *, class_count: int) -> float | None:
         """How far one finds what another found, in percent; None if that found nothing."""
 
-    def is_certain(self, network: Network, seen: Seen) -> bool:
+    def is_certain(self, network: Network, seen: Seen, /) -> bool:
         """False for a network that sees things everywhere, or nothing before anything else."""
 
     def differences(
