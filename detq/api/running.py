@@ -21,7 +21,7 @@ from detq.benchmark import bench as measure_speed
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
 from detq.data.digit_scenes import CLASS_NAMES as DIGIT_NAMES
-from detq.evaluation.protocol import default_protocol, find_protocol
+from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps, silent
 from detq.records import BenchResult, Classified, EvalResult, Prediction
@@ -175,11 +175,6 @@ def bench(
 def sample_picture(found_by: Detector) -> Path | None:
     """A photograph that shows what a model finds: of handwriting for digits, else None."""
     return HANDWRITING if found_by.spec.class_names == DIGIT_NAMES else None
-
-
-def default_preset(graph: DetectorGraph) -> str:
-    """The name of the protocol behind the published figures of a model's family."""
-    return default_protocol(graph.spec).name
 
 
 def default_preprocess(graph: DetectorGraph) -> Preprocessing:
