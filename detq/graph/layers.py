@@ -5,6 +5,7 @@ A layer is a convolution with what belongs to it; a grid is what a FakeQuantize 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from detq.graph.surgery import (
     constant_input,
     constant_value,
     consumers,
+    nodes_by_name,
     nodes_of_type,
     producer,
     replace_constant_input,
@@ -103,6 +105,11 @@ class ConvLayer:
         above = producer(self.convolution, 1)
         return above if above.get_type_name() == "FakeQuantize" else None
 
+    @property
+    def grid(self) -> Grid | None:
+        """What its weights are rounded to; None if they are not, or if that is computed."""
+        return None if self.quantizer is None else grid_of(self.quantizer)
+
     def add_to_bias(self, shift: npt.NDArray[np.floating]) -> None:
         """Add ``shift`` [1, O, 1, 1] to its bias; changes the model.
 
@@ -122,6 +129,13 @@ def layer_of(convolution: ov.Node) -> ConvLayer:
     return ConvLayer(
         convolution, users[0] if alone and constant_input(users[0]) is not None else None
     )
+
+
+def add_to_biases(model: ov.Model, shifts: Mapping[str, npt.NDArray[np.floating]]) -> None:
+    """Add ``shifts`` [1, O, 1, 1] to the biases of the named layers; changes the model."""
+    nodes = nodes_by_name(model)
+    for name, shift in shifts.items():
+        layer_of(nodes[name]).add_to_bias(shift)
 
 
 def quantized_layers(model: ov.Model, *more_types: str) -> list[ConvLayer]:

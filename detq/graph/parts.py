@@ -17,12 +17,11 @@ from detq.graph.surgery import (
     constant_value,
     downstream,
     nodes_of_type,
-    part_of,
     producer,
     upstream,
 )
 from detq.numerics.cfws import center_to_surround_ratio
-from detq.records import ReparamConvolution
+from detq.records import ReparamConvolution, part_of
 
 LEAST_RATIO = 2.0
 """Median centre-to-surround ratio from which a 3x3 convolution counts as re-parameterized.

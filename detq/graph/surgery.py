@@ -15,17 +15,9 @@ import numpy.typing as npt
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.records import Part
 
 CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution"})
 WEIGHTED = CONVOLUTIONS | {"ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
-
-_PARTS: dict[str, Part] = {
-    "backbone": "backbone",
-    "neck": "neck",
-    "detect": "head",
-    "head": "head",
-}
 
 
 def nodes_of_type(model: ov.Model, *types: str) -> list[ov.Node]:
@@ -39,6 +31,11 @@ def find_node(model: ov.Model, name: str) -> ov.Node:
         if node.get_friendly_name() == name:
             return node
     raise GraphError(f"{model.get_friendly_name()}: no operation is named {name!r}")
+
+
+def nodes_by_name(model: ov.Model) -> dict[str, ov.Node]:
+    """All nodes by their friendly names."""
+    return {node.get_friendly_name(): node for node in model.get_ops()}
 
 
 def producer(node: ov.Node, index: int = 0) -> ov.Node:
@@ -98,12 +95,6 @@ def constant_input(node: ov.Node) -> int | None:
     """Which of a two-operand node's inputs is constant, the second if both are; None if neither."""
     constant = (index for index in (1, 0) if constant_value(producer(node, index)) is not None)
     return next(constant, None)
-
-
-def part_of(name: str) -> Part | None:
-    """The part of the network that an operation's module path names; None if it names none."""
-    first, _, _ = name.lstrip("/").replace("/", ".").partition(".")
-    return _PARTS.get(first)
 
 
 def replace_constant_input(node: ov.Node, index: int, value: npt.NDArray[np.float32]) -> None:

@@ -21,7 +21,7 @@ from detq.files import atomic_write, read_text
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
 from detq.quant.fallback import QuantizerGroup, quantizer_groups
-from detq.quant.histograms import histograms
+from detq.quant.histograms import distinct, histograms, take_histograms
 from detq.quant.network import Image, Network
 from detq.quant.observation import Images, Statistics
 from detq.quant.passes.correct_biases import MeasureBiasErrors
@@ -188,9 +188,8 @@ def _observed(network: Network, sample: Sequence[Image]) -> Network:
     """With what a few images say of every tensor, for recipes that did not look."""
     wants = histograms(network.model, network.quantizers, bins=_BINS)
     statistics = Statistics(network.model, lambda purpose, count: sample)
-    statistics.want(wants.values())
-    found = {want: statistics.take(want) for want in dict.fromkeys(wants.values())}
-    return replace(network, observed={name: found[want] for name, want in wants.items()})
+    statistics.want(distinct(wants))
+    return replace(network, observed=take_histograms(statistics, wants))
 
 
 def _affordable(groups: Iterable[QuantizerGroup]) -> list[QuantizerGroup]:

@@ -20,6 +20,7 @@ from detq.graph.surgery import (
     WEIGHTED,
     bypass,
     constant_value,
+    nodes_by_name,
     nodes_of_type,
     producer,
     producers,
@@ -79,11 +80,6 @@ def _hands_on_quantized(node: ov.Node) -> bool:
         return True
     inputs = [above for above in producers(node) if constant_value(above) is None]
     return node.get_type_name() in HANDING_ON and all(map(_hands_on_quantized, inputs))
-
-
-def nodes_by_name(model: ov.Model) -> dict[str, ov.Node]:
-    """By their friendly names."""
-    return {node.get_friendly_name(): node for node in model.get_ops()}
 
 
 def exact_constants(

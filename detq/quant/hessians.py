@@ -18,7 +18,7 @@ from detq.graph.layers import ConvLayer
 from detq.numerics.cfws import paired_channels
 from detq.numerics.gptq import Indices, round_with_feedback
 from detq.quant.network import Image
-from detq.quant.observation import RUN_BYTES, FloatNetwork, NotKept
+from detq.quant.observation import RUN_BYTES, FloatNetwork, NotKept, Statistics
 
 Hessian = npt.NDArray[np.float32]
 Weight = npt.NDArray[np.floating]
@@ -117,6 +117,16 @@ def hessians(layers: Sequence[ConvLayer], purpose: str, images: int) -> list[Hes
             run = []
         run.append(blocks)
     return [*wants, Hessians(tuple(run), purpose, images)] if run else wants
+
+
+def take_hessians(
+    statistics: Statistics, wants: Sequence[Hessians]
+) -> Iterator[tuple[KernelBlocks, list[Hessian]]]:
+    """Layer by layer what was wanted; each is let go before the next, for they are large."""
+    for want in wants:
+        found = statistics.take(want)
+        for layer in want.layers:
+            yield layer, found.pop(layer.name)
 
 
 class _Sum:

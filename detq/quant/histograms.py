@@ -7,7 +7,7 @@ little leaves the network: a YOLOv6-S at 640 pixels makes 48 million activations
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,10 +15,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as ops
 
-from detq.graph.surgery import find_node
+from detq.graph.surgery import nodes_by_name
 from detq.numerics.histogram import ActivationStatistics, HistogramObserver, pack, unpack
 from detq.quant.network import ActivationQuantizer, Image
-from detq.quant.observation import Arrays, FloatNetwork
+from detq.quant.observation import Arrays, FloatNetwork, Statistics
 
 SAMPLE = 2**16
 """At most so many values of a tensor, of one image, are counted in its histogram."""
@@ -70,8 +70,9 @@ def histograms(
 ) -> dict[str, Histogram]:
     """What to observe for each quantizer; those of one group share what is seen in all of it."""
     read: dict[tuple[str, int | None], list[tuple[str, int]]] = {}
+    nodes = nodes_by_name(model)
     for quantizer in quantizers:
-        source = find_node(model, quantizer.name).input_value(0)
+        source = nodes[quantizer.name].input_value(0)
         tensor = (source.get_node().get_friendly_name(), source.get_index())
         found = read.setdefault((quantizer.group, quantizer.channel_axis), [])
         if tensor not in found:
@@ -80,6 +81,19 @@ def histograms(
         q.name: Histogram(tuple(read[q.group, q.channel_axis]), q.channel_axis, bins)
         for q in quantizers
     }
+
+
+def take_histograms(
+    statistics: Statistics, wants: Mapping[str, Histogram]
+) -> dict[str, list[ActivationStatistics]]:
+    """What was wanted, by the names of the quantizers."""
+    found = {want: statistics.take(want) for want in distinct(wants)}
+    return {name: found[want] for name, want in wants.items()}
+
+
+def distinct(wants: Mapping[str, Histogram]) -> list[Histogram]:
+    """Each once, though quantizers of a group share one."""
+    return [*dict.fromkeys(wants.values())]
 
 
 class _Counter:

@@ -143,6 +143,11 @@ class Network:
         return DetectorGraph(self.model, self.spec)
 
     @property
+    def split_cost(self) -> float:
+        """What the chosen splits are predicted to cost, as a share of the plain INT8 latency."""
+        return sum(choice.cost for choice in self.split_choices if choice.chosen)
+
+    @property
     def ranges(self) -> dict[str, tuple[Range, ...]]:
         """Those that were chosen so far."""
         return {q.name: q.ranges for q in self.quantizers if q.ranges}

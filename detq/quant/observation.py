@@ -124,19 +124,6 @@ class FloatNetwork:
         return self._place[name]
 
 
-@dataclass(frozen=True)
-class Pictures(NotKept):
-    """The images themselves: no statistic, but asked for in the same way."""
-
-    purpose: str
-    images: int | None = None
-    size_bytes: int = 0
-
-    def observer(self, network: FloatNetwork) -> Observer:
-        """Never asked for."""
-        raise NotImplementedError
-
-
 class Statistics:
     """What the wants of one network come to, computed when the first of them is taken."""
 
@@ -146,6 +133,7 @@ class Statistics:
         self._model, self._images, self._store = model, images, store
         self._wanted: dict[int, list[Want[Any]]] = {}
         self._found: dict[Want[Any], Any] = {}
+        self._samples: dict[tuple[str, int], list[Image]] = {}
 
     def want(self, wants: Iterable[Want[Any]], taker: int = 0) -> None:
         """Announce what a taker will take, so that it can share a run; takers come in order."""
@@ -158,8 +146,6 @@ class Statistics:
         """
         taker = min(self._wanted)
         self._wanted[taker].remove(want)
-        if isinstance(want, Pictures):
-            return self._pictures(want)  # type: ignore[return-value]
         if want not in self._found:
             self._compute(self._run_with(want))
         result: Result = self._found[want]
@@ -172,26 +158,33 @@ class Statistics:
         shares with this one.
         """
         found = Statistics(model, self._images, self._store)
+        found._samples = self._samples
         if keep:
             found._wanted = {taker - 1: wants for taker, wants in self._wanted.items() if taker}
             found._found = self._found
         return found
 
-    def pictures(self, purpose: str, count: int | None = None) -> Iterable[Image]:
-        """Images read one by one, afresh whenever it is iterated over."""
-        return _Afresh(lambda: self._images(purpose, count))
+    def sample(self, purpose: str, count: int) -> list[Image]:
+        """The first images, kept for whoever asks for the same again.
 
-    def _pictures(self, want: Pictures) -> list[Image]:
-        found = list(self._images(want.purpose, want.images))
-        if not found:
+        Raises CalibrationError if there is none.
+        """
+        key = purpose, count
+        if key not in self._samples:
+            self._samples[key] = list(self._images(purpose, count))
+        if not self._samples[key]:
             raise CalibrationError("no calibration image could be read; nothing to calibrate with")
-        return found
+        return self._samples[key]
+
+    def images(self, purpose: str) -> Iterable[Image]:
+        """All images one by one, read afresh whenever it is iterated over."""
+        return _Afresh(lambda: self._images(purpose, None))
 
     def _run_with(self, want: Want[Any]) -> list[Want[Any]]:
         """Those still missing that fit in memory together, from ``want`` on."""
         run, size = [want], want.size_bytes
         for other in (other for wants in self._wanted.values() for other in wants):
-            if isinstance(other, Pictures) or other in self._found or other in run:
+            if other in self._found or other in run:
                 continue
             size += other.size_bytes
             if size > RUN_BYTES:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from detq.config import Recipe, WeightsConfig
 from detq.errors import GraphError
@@ -16,7 +16,7 @@ from detq.quant.network import ActivationQuantizer, Network, SearchResult, Split
 from detq.quant.observation import Images
 from detq.quant.observation_store import ObservationStore
 from detq.quant.passes.split_weights import SplitWeights
-from detq.quant.pipeline import Pass, Step, run_passes
+from detq.quant.pipeline import Step, run_passes
 from detq.quant.recipes import finishing_passes, passes_of
 
 
@@ -74,26 +74,13 @@ def quantize_graph(
     Raises CalibrationError if ``images`` gives none, or unusable activations, and GraphError for a
     graph that is quantized already.
     """
-    return quantize_by(graph, recipe, passes_of(recipe), images, progress, store)
-
-
-def quantize_by(
-    graph: DetectorGraph,
-    recipe: Recipe,
-    passes: Sequence[Pass],
-    images: Images,
-    progress: Progress = silent,
-    store: ObservationStore | None = None,
-) -> QuantizedDetector:
-    """As :func:`quantize_graph`, by other passes than the recipe's own."""
     if nodes_of_type(graph.model, "FakeQuantize"):
         raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
-    choosing = [one for one in passes if one.stage < Stage.FINISHED]
-    finishing = [one for one in passes if one.stage == Stage.FINISHED]
+    choosing = [one for one in passes_of(recipe) if one.stage < Stage.FINISHED]
     unfinished, steps = run_passes(
         Network.of(graph), choosing, images, store=store, report=progress
     )
-    return _finished(unfinished, recipe, finishing, images, steps)
+    return _finished(unfinished, recipe, images, steps)
 
 
 def split_graph(graph: DetectorGraph, weights: WeightsConfig) -> Network:
@@ -112,19 +99,18 @@ def fall_back_to_float(
 
     Biases are corrected anew. Raises GraphError for a quantizer that is not there.
     """
-    unfinished = fall_back(quantized.unfinished, quantizers)
-    passes = finishing_passes(quantized.recipe)
-    return _finished(unfinished, quantized.recipe, passes, images, quantized.steps)
+    unfinished, recipe = fall_back(quantized.unfinished, quantizers), quantized.recipe
+    before = quantized.steps[: -len(finishing_passes(recipe))]  # these are done anew
+    return _finished(unfinished, recipe, images, before)
 
 
 def _finished(
     unfinished: Network,
     recipe: Recipe,
-    passes: Sequence[Pass],
     images: Images,
     steps: tuple[Step, ...],
 ) -> QuantizedDetector:
-    final, more = run_passes(replace(unfinished, biases_corrected=0), passes, images)
+    final, more = run_passes(unfinished, finishing_passes(recipe), images)
     final.model.set_friendly_name(unfinished.spec.name)
     return QuantizedDetector(
         graph=final.graph,

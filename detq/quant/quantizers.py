@@ -14,13 +14,12 @@ from detq.graph.surgery import (
     constant_value,
     consumers,
     nodes_of_type,
-    part_of,
     producer,
     producers,
     upstream,
 )
 from detq.quant.network import ActivationQuantizer, Ranges, SplitConvolution
-from detq.records import Part
+from detq.records import Part, part_of
 
 SHARING_OPERATIONS = frozenset(
     {

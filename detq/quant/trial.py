@@ -16,14 +16,15 @@ from openvino import opset15 as ops
 
 from detq.errors import CalibrationError
 from detq.graph.execute import compile_exact
-from detq.graph.layers import grid_of, layer_of, quantized_layers
-from detq.graph.surgery import bypass, find_node, nodes_of_type
+from detq.graph.layers import add_to_biases, grid_of, quantized_layers
+from detq.graph.surgery import bypass, nodes_by_name, nodes_of_type
 from detq.numerics.histogram import ActivationStatistics
 from detq.numerics.output_error import output_error
 from detq.numerics.ranges import Range
 from detq.progress import silent
-from detq.quant.fallback import QuantizerGroup, exact_constants, nodes_by_name
+from detq.quant.fallback import QuantizerGroup, exact_constants
 from detq.quant.network import Image, Network, Ranges
+from detq.quant.observation import Statistics
 from detq.quant.quantizers import activation_nodes, readers
 
 Errors = npt.NDArray[np.float64]
@@ -34,6 +35,11 @@ RANKING_IMAGES = 4
 """So many are enough to tell which tensors matter."""
 _STOPS = (2, 4, 8, 16)  # a proposal that is worse on so many images is not tried on the others
 _FINE = 2.0**-20  # step of a grid, relative to its range, that is as good as float
+
+
+def search_images(statistics: Statistics) -> list[Image]:
+    """The images that ranges and fallback are judged on."""
+    return statistics.sample("reading images to search with", SEARCH_IMAGES)
 
 
 class TrialNetwork:
@@ -50,8 +56,7 @@ class TrialNetwork:
         reference = compile_exact(network.float_model)
         self._samples = [(image, reference(image)[0].copy()) for image in images]
         model = network.model.clone()
-        for name, shift in network.bias_shifts.items():
-            layer_of(find_node(model, name)).add_to_bias(shift)
+        add_to_biases(model, network.bias_shifts)
         self._read_by = {
             node.get_friendly_name(): {reader.get_friendly_name() for reader in readers(node)}
             for node in activation_nodes(model)

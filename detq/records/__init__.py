@@ -20,6 +20,7 @@ from detq.records.values import (
     Ranking,
     ReparamConvolution,
     SizeHW,
+    part_of,
     placeholder_names,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "Ranking",
     "ReparamConvolution",
     "SizeHW",
+    "part_of",
     "placeholder_names",
     "ultralytics_keys",
 ]

@@ -18,6 +18,20 @@ Fit = Literal["yolov6", "ultralytics", "corner", "corner-black", "stretch", "str
 """How an image is brought to the network's size (:data:`detq.data.letterbox.FITS`)."""
 
 
+_PARTS: Mapping[str, Part] = {
+    "backbone": "backbone",
+    "neck": "neck",
+    "detect": "head",
+    "head": "head",
+}
+
+
+def part_of(name: str) -> Part | None:
+    """The part of the network that an operation's module path names; None if it names none."""
+    first, _, _ = name.lstrip("/").replace("/", ".").partition(".")
+    return _PARTS.get(first)
+
+
 @dataclass(frozen=True)
 class ReparamConvolution:
     """A convolution that re-parameterization made of several parallel branches.

@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import CONVOLUTIONS, constant_value, nodes_of_type, part_of, producer
+from detq.graph.surgery import CONVOLUTIONS, constant_value, nodes_of_type, producer
 from detq.numerics.cfws import (
     center_to_surround_ratio,
     cfws_sqnr_db,
     plain_sqnr_db,
 )
+from detq.records import part_of
 
 
 @dataclass(frozen=True)

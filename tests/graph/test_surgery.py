@@ -13,14 +13,13 @@ from detq.graph.surgery import (
     downstream,
     find_node,
     nodes_of_type,
-    part_of,
     producer,
     producers,
     replace_constant_input,
     upstream,
     with_outputs,
 )
-from detq.records import Part
+from detq.records import Part, part_of
 
 
 def _diamond() -> ov.Model:

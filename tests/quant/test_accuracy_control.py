@@ -163,3 +163,9 @@ def test_memory_whose_place_is_taken(tmp_path: Path, obstacle: str) -> None:
     assert path.is_dir() or DropMemory(path, "key").drops == {0: 0.5}
     memory.forget()
     assert path.is_dir() == path.exists()
+
+
+def test_steps_tell_of_each_pass_once(quantized: QuantizedDetector) -> None:
+    name = quantized.quantizers[-1].name
+    returned = fall_back_to_float(quantized, [name], Source(IMAGES))
+    assert [step.name for step in returned.steps] == [step.name for step in quantized.steps]

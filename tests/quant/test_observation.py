@@ -20,7 +20,14 @@ from detq.graph.layers import quantized_layers
 from detq.numerics.histogram import ActivationStatistics, pack, unpack
 from detq.quant.channel_ranges import ChannelRanges
 from detq.quant.hessians import Hessians, hessians
-from detq.quant.histograms import CHANNEL_SAMPLE, SAMPLE, Histogram, histograms
+from detq.quant.histograms import (
+    CHANNEL_SAMPLE,
+    SAMPLE,
+    Histogram,
+    distinct,
+    histograms,
+    take_histograms,
+)
 from detq.quant.network import Network
 from detq.quant.observation import Statistics
 from detq.quant.observation_store import MOST_FILES, ObservationStore
@@ -44,9 +51,8 @@ def observe(
     """The histograms of all activation quantizers of a model."""
     wants = histograms(model, activation_quantizers(model), bins=bins)
     statistics = Statistics(model, lambda purpose, count: given, store)  # type: ignore[arg-type, return-value]
-    statistics.want(wants.values())
-    found = {want: statistics.take(want) for want in dict.fromkeys(wants.values())}
-    return {name: found[want] for name, want in wants.items()}
+    statistics.want(distinct(wants))
+    return take_histograms(statistics, wants)
 
 
 @pytest.fixture

@@ -25,11 +25,10 @@ from detq.api import load_recipe
 from detq.config import RangesConfig
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.layers import layer_of, quantized_layers
+from detq.graph.layers import add_to_biases, quantized_layers
 from detq.graph.surgery import (
     bypass,
     constant_value,
-    find_node,
     producer,
     replace_constant_input,
 )
@@ -84,8 +83,7 @@ def _search(graph: DetectorGraph, *, budget: float = 0.0) -> Network:
 def _output_error(network: Network) -> float:
     """What the model as it stands does to the output, its biases corrected as in the trial."""
     model = network.model.clone()
-    for name, shift in network.bias_shifts.items():
-        layer_of(find_node(model, name)).add_to_bias(shift)
+    add_to_biases(model, network.bias_shifts)
     for layer in quantized_layers(model):
         assert layer.quantizer is not None
         bypass(layer.quantizer)  # its weights are rounded already

@@ -16,13 +16,12 @@ from detq.models.reparam.algebra import Branch, Pair, merged
 from detq.models.reparam.matching import Modules, find_branches
 from detq.models.reparam.scopes import keep_scopes
 from detq.models.reparam.tracing import trace
-from detq.records import Part, ReparamConvolution
+from detq.records import ReparamConvolution, part_of
 
 TAG = "is_reparameterized"
 """A module with this attribute true is a block whose branches are one convolution already: they
 were added up in training (RepOptimizer) or merged before. It counts like those found here.
 """
-_PARTS: dict[str, Part] = {"neck": "neck", "head": "head", "detect": "head"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class FusedBranches:
         Neck and head are told by the first name of the path.
         """
         return tuple(
-            ReparamConvolution(block.name, _PARTS.get(block.name.split(".", 1)[0], "backbone"))
+            ReparamConvolution(block.name, part_of(block.name) or "backbone")
             for block in self.blocks
             if _has_centre_tap(cast(nn.Conv2d, self.module.get_submodule(block.name)))
         )

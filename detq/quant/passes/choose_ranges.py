@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from detq.config import RangesConfig
-from detq.quant.histograms import Histogram, histograms
+from detq.quant.histograms import Histogram, distinct, histograms, take_histograms
 from detq.quant.network import PLACED, Network, Stage
 from detq.quant.pipeline import Seen
 from detq.quant.quantizers import write_ranges
@@ -30,13 +30,11 @@ class ChooseRanges:
 
     def wants(self, network: Network) -> Sequence[Histogram]:
         """A histogram for every tensor."""
-        return [*self._histograms(network).values()]
+        return distinct(self._histograms(network))
 
     def apply(self, network: Network, seen: Seen) -> Network:
         """Choose and write them."""
-        wants = self._histograms(network)
-        found = {want: seen.statistics.take(want) for want in dict.fromkeys(wants.values())}
-        observed = {name: found[want] for name, want in wants.items()}
+        observed = take_histograms(seen.statistics, self._histograms(network))
         network = replace(network, observed=observed)
         ranges = ranges_by(self.rules, network, symmetric=self.symmetric)
         model = network.model.clone()

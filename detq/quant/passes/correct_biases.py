@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from detq.graph.layers import layer_of
-from detq.graph.surgery import find_node
+from detq.graph.layers import add_to_biases
 from detq.quant.bias_errors import BiasErrors
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen
@@ -46,8 +45,7 @@ class CorrectBiases:
         """Add them."""
         model = network.model.clone()
         shifts = seen.statistics.take(self.wants(network)[0])
-        for name, shift in shifts.items():
-            layer_of(find_node(model, name)).add_to_bias(shift)
+        add_to_biases(model, shifts)
         model.validate_nodes_and_infer_types()
         did = f"of {len(shifts)} layers"
         return replace(network, model=model, biases_corrected=len(shifts), did=did)

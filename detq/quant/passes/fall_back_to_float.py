@@ -9,11 +9,10 @@ from typing import ClassVar
 from detq.config import RangeMethod, RangesConfig
 from detq.quant.fallback import QuantizerGroup, fall_back, quantizer_groups
 from detq.quant.network import Network, Ranges, SearchResult, Stage
-from detq.quant.observation import Pictures
-from detq.quant.pipeline import Seen
+from detq.quant.pipeline import Seen, WantsNothing
 from detq.quant.quantizers import write_ranges
 from detq.quant.range_rules import proposals
-from detq.quant.trial import RANKING_IMAGES, SEARCH_IMAGES, Errors, TrialNetwork
+from detq.quant.trial import RANKING_IMAGES, Errors, TrialNetwork, search_images
 
 MAC_SHARE = 0.045
 """At most this share of the multiplications leaves INT8, so that 95% surely stay in it."""
@@ -22,7 +21,7 @@ _CANDIDATES = 6
 
 
 @dataclass(frozen=True)
-class FallBackToFloat:
+class FallBackToFloat(WantsNothing):
     """Take out of INT8 what gains most for its share of ``budget``, while that lasts.
 
     ``budget`` is a share of the latency in plain INT8, of which split convolutions have had theirs.
@@ -37,19 +36,14 @@ class FallBackToFloat:
     stage: ClassVar[Stage] = Stage.ACTIVATIONS
     keeps_float: ClassVar[bool] = False
 
-    def wants(self, network: Network) -> list[Pictures]:
-        """Images to judge on."""
-        return [Pictures("reading images to search with", SEARCH_IMAGES)]
-
     def apply(self, network: Network, seen: Seen) -> Network:
         """Judge and fall back."""
-        trial = TrialNetwork(network, seen.statistics.take(self.wants(network)[0]))
-        spent = sum(choice.cost for choice in network.split_choices if choice.chosen)
+        trial = TrialNetwork(network, search_images(seen.statistics))
         search = _Fallback(
             trial,
             proposals(self.rules, network, symmetric=self.symmetric),
             quantizer_groups(network),
-            self.budget - spent,
+            self.budget - network.split_cost,
         )
         search.run(lambda done: seen.report(self.name, done, len(search.groups)))
         in_float = [q.name for q in network.quantizers if q.name in search.in_float]

@@ -50,7 +50,7 @@ def fold_zero_points(model: ov.Model) -> list[str]:
     changed = []
     for layer in quantized_layers(model):
         low = _zero_point_below(producer(layer.convolution)) if layer.absorbs_shift else None
-        grid = None if layer.quantizer is None else grid_of(layer.quantizer)
+        grid = layer.grid
         if low is None or grid is None:
             continue
         above = layer.convolution.input_value(0)

@@ -17,15 +17,14 @@ from detq.graph.parts import last_convolutions
 from detq.graph.surgery import downstream
 from detq.process import home_to_ask_for
 from detq.quant.network import Image, Network, Stage
-from detq.quant.observation import Pictures
-from detq.quant.pipeline import Seen
+from detq.quant.pipeline import Seen, WantsNothing
 from detq.quant.quantizers import activation_quantizers
 
 _PURPOSE = "placing quantizers"
 
 
 @dataclass(frozen=True)
-class PlaceQuantizers:
+class PlaceQuantizers(WantsNothing):
     """FakeQuantize nodes on weights and activations; the weights stay what they are.
 
     ``preset`` is NNCF's: signed activations get symmetric grids under ``performance``, asymmetric
@@ -45,15 +44,11 @@ class PlaceQuantizers:
     stage: ClassVar[Stage] = Stage.PLACED
     keeps_float: ClassVar[bool] = True
 
-    def wants(self, network: Network) -> list[Pictures]:
-        """One image, to run the network with."""
-        return [Pictures(_PURPOSE, 1)]
-
     def apply(self, network: Network, seen: Seen) -> Network:
         """Let NNCF place."""
-        sample: Iterable[Image] = seen.statistics.take(self.wants(network)[0])
+        sample: Iterable[Image] = seen.statistics.sample(_PURPOSE, 1)
         if self.keep_ranges:
-            sample = seen.statistics.pictures(_PURPOSE)
+            sample = seen.statistics.images(_PURPOSE)
         model = self.place(network.graph, sample)
         model.set_friendly_name(network.spec.name)
         quantizers = activation_quantizers(model, network.splits)

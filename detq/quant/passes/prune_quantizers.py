@@ -13,7 +13,7 @@ from detq.graph.surgery import (
     bypass,
     constant_value,
     consumers,
-    find_node,
+    nodes_by_name,
     producers,
 )
 from detq.quant.network import Network, Stage
@@ -41,15 +41,16 @@ class PruneQuantizers(WantsNothing):
     def apply(self, network: Network, seen: Seen) -> Network:
         """Take them out."""
         model = network.model.clone()
+        nodes, fine = nodes_by_name(model), {q.name for q in network.quantizers if q.is_fine_branch}
         for split in network.splits:
-            for branch in producers(find_node(model, split.total)):
-                fine = branch.get_type_name() != "FakeQuantize" or any(
-                    above.get_friendly_name() == split.fine for above in producers(branch)
-                )
-                if not fine:
+            for branch in producers(nodes[split.total]):
+                if (
+                    branch.get_type_name() == "FakeQuantize"
+                    and branch.get_friendly_name() not in fine
+                ):
                     bypass(branch)
         if not self.elementwise:
-            _drop_idle(model, {q.name for q in network.quantizers if q.is_fine_branch})
+            _drop_idle(model, fine)
         model.validate_nodes_and_infer_types()
         left = {node.get_friendly_name() for node in activation_nodes(model)}
         quantizers = tuple(q for q in network.quantizers if q.name in left)

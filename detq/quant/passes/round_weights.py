@@ -10,9 +10,17 @@ import numpy as np
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.graph.layers import ConvLayer, Grid, grid_of, quantized_layers
+from detq.graph.layers import ConvLayer, Grid, quantized_layers
 from detq.graph.surgery import replace_constant_input
-from detq.quant.hessians import Hessian, Hessians, KernelBlocks, gptq_weight, hessians, output_noise
+from detq.quant.hessians import (
+    Hessian,
+    Hessians,
+    KernelBlocks,
+    gptq_weight,
+    hessians,
+    output_noise,
+    take_hessians,
+)
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen
 
@@ -49,12 +57,10 @@ class RoundWeights:
                 _round_to_nearest(layer)
             return replace(network, model=model, did="to the nearest integers")
         layers = {layer.name: layer for layer in self._layers(network, model)}
-        gains = []
-        for want in self.wants(network):
-            found = seen.statistics.take(want)
-            for blocks in want.layers:
-                hessian = found.pop(blocks.name)
-                gains.append(self._round(layers[blocks.name], blocks, hessian))
+        gains = [
+            self._round(layers[blocks.name], blocks, hessian)
+            for blocks, hessian in take_hessians(seen.statistics, self.wants(network))
+        ]
         model.validate_nodes_and_infer_types()
         did = (
             f"{len(layers)} convolutions, each with {np.median(gains or [1.0]):.0%} of the output "
@@ -86,7 +92,7 @@ def _round_to_nearest(layer: ConvLayer) -> None:
 
 
 def _quantizer_and_grid(layer: ConvLayer) -> tuple[ov.Node, Grid]:
-    grid = None if layer.quantizer is None else grid_of(layer.quantizer)
+    grid = layer.grid
     if layer.quantizer is None or grid is None:
         raise GraphError(f"{layer.name}: its weights have no constant grid; cannot round them")
     return layer.quantizer, grid

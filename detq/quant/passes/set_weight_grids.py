@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from detq.graph.layers import grid_of, quantized_layers, symmetric_grid, write_grid
+from detq.graph.layers import quantized_layers, symmetric_grid, write_grid
 from detq.numerics.cfws import Granularity, weight_step
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen, WantsNothing
@@ -36,7 +36,7 @@ class SetWeightGrids(WantsNothing):
         coarse = {split.coarse: split.coarse_step for split in network.splits}
         widened, layers = 0, quantized_layers(model)
         for layer in layers:
-            before = grid_of(layer.quantizer) if layer.quantizer is not None else None
+            before = layer.grid
             if layer.quantizer is None or before is None:
                 continue
             step = coarse.get(layer.name)

@@ -14,9 +14,9 @@ from openvino import opset15 as ops
 from detq.config import WeightsConfig
 from detq.errors import GraphError
 from detq.graph.layers import ConvLayer, layer_of
-from detq.graph.surgery import find_node
+from detq.graph.surgery import nodes_by_name
 from detq.numerics.cfws import WeightSplit, split_center, split_residual
-from detq.quant.hessians import Hessians, hessians
+from detq.quant.hessians import Hessians, hessians, take_hessians
 from detq.quant.network import Network, SplitConvolution, Stage
 from detq.quant.pipeline import Seen
 from detq.quant.split_choice import choose, weigh
@@ -60,19 +60,21 @@ class SplitWeights:
         candidates = {layer.name: layer for layer in self.candidates(network)}
         chosen: Collection[str] = candidates
         if self.config.layers == "chosen":
-            weighed = []
-            for want in self.wants(network):
-                found = seen.statistics.take(want)
-                for blocks in want.layers:
-                    layer, hessian = candidates[blocks.name], found.pop(blocks.name)
-                    weighed.append(
-                        weigh(layer, blocks, hessian, self.config, limit_pairs=self.limit_pairs)
-                    )
+            weighed = [
+                weigh(
+                    candidates[blocks.name],
+                    blocks,
+                    hessian,
+                    self.config,
+                    limit_pairs=self.limit_pairs,
+                )
+                for blocks, hessian in take_hessians(seen.statistics, self.wants(network))
+            ]
             choices = choose(network.model, weighed, self.budget)
             network = replace(network, split_choices=choices)
             chosen = {choice.name for choice in choices if choice.chosen}
         names = [name for name in candidates if name in chosen]
-        cost = sum(choice.cost for choice in network.split_choices if choice.chosen)
+        cost = network.split_cost
         did = f"{len(names)} of {len(candidates)} re-parameterized convolutions"
         return replace(
             self.split(network, names), did=f"{did}, +{100 * cost:.1f}% latency" if cost else did
@@ -87,13 +89,14 @@ class SplitWeights:
             bits=self.config.bits,
             limit_pairs=self.limit_pairs,
         )
-        splits = [split_convolution(layer_of(find_node(model, n)), split_weight) for n in names]
+        nodes = nodes_by_name(model)
+        splits = [split_convolution(layer_of(nodes[name]), split_weight) for name in names]
         model.validate_nodes_and_infer_types()
         return replace(network, float_model=model, model=model, splits=tuple(splits))
 
     def candidates(self, network: Network) -> list[ConvLayer]:
         """The re-parameterized convolutions that it may split, in the order of the spec."""
-        by_name = {node.get_friendly_name(): node for node in network.model.get_ops()}
+        by_name = nodes_by_name(network.model)
         found = []
         for convolution in network.spec.reparameterized:
             if convolution.part in self.config.parts:

@@ -19,11 +19,10 @@ from detq.config import RangeMethod, RangesConfig
 from detq.numerics.ranges import Range
 from detq.quant.fallback import QuantizerGroup, quantizer_groups
 from detq.quant.network import Network, Ranges, Stage
-from detq.quant.observation import Pictures
-from detq.quant.pipeline import Seen
+from detq.quant.pipeline import Seen, WantsNothing
 from detq.quant.quantizers import write_ranges
 from detq.quant.range_rules import proposals
-from detq.quant.trial import RANKING_IMAGES, SEARCH_IMAGES, Errors, TrialNetwork
+from detq.quant.trial import RANKING_IMAGES, Errors, TrialNetwork, search_images
 
 SCALES = (0.8, 0.9, 1.1, 1.25)
 """After the rules, ranges per tensor also try these multiples of the best so far."""
@@ -32,7 +31,7 @@ _LEAST_GAIN = 0.002  # of the error
 
 
 @dataclass(frozen=True)
-class TuneRanges:
+class TuneRanges(WantsNothing):
     """Let every group of tensors that float would help try its proposals, in execution order.
 
     Zero points that convolutions would pay for are kept only where they are worth it.
@@ -44,14 +43,9 @@ class TuneRanges:
     stage: ClassVar[Stage] = Stage.ACTIVATIONS
     keeps_float: ClassVar[bool] = True
 
-    def wants(self, network: Network) -> list[Pictures]:
-        """Images to judge on."""
-        return [Pictures("reading images to tune with", SEARCH_IMAGES)]
-
     def apply(self, network: Network, seen: Seen) -> Network:
         """Try, keep what helps, and write it."""
-        images = seen.statistics.take(self.wants(network)[0])
-        trial = TrialNetwork(network, images, switches=False)
+        trial = TrialNetwork(network, search_images(seen.statistics), switches=False)
         rules = {quantizer.name: quantizer.rule for quantizer in network.quantizers}
         state = _State(trial, dict(network.ranges), rules, trial.errors(network.ranges))
         before = state.error
