@@ -45,9 +45,7 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
 
 def print_passes(result: QuantizationResult) -> None:
     """The pipeline: what each pass did, with what it cost and gained, and its wall time."""
-    table = Table(title="passes")
-    for column in ("pass", "what it did"):
-        table.add_column(column)
+    table = Table("pass", "what it did", box=None, pad_edge=False)
     table.add_column("s", justify="right")
     for step in result.quantized.steps:
         table.add_row(step.name, escape(step.did), f"{step.seconds:.1f}")
