@@ -4,8 +4,8 @@
     python tools/ablation.py table --results runs/ablation.jsonl
 
 ``run`` quantizes and measures every (model, recipe, seed) that the results file does not hold yet,
-one JSON line each, so that it can be cut off and started again; then it measures latencies, every
-recipe of a model in turns. ``table`` prints Markdown. CONFIG lists models::
+one JSON line each, so that it can be cut off and started again; passes that several recipes begin
+with run once. Then it measures latencies, every recipe of a model in turns. ``table`` prints Markdown. CONFIG lists models::
 
     models:
       - model: bccd_yolov6n.pt
@@ -16,7 +16,7 @@ recipe of a model in turns. ``table`` prints Markdown. CONFIG lists models::
     seeds: [0, 1, 2]
     images: 100
     recipes: [nncf, minmax, cfws_kl, measured]
-    variants: [measured/without tune ranges, minmax/equalize_channels=true, minmax/weights.bits=4]
+    variants: [measured/without equalize channels, minmax/equalize_channels=true]
     variant_seeds: [0, 1, 2]
 
 A variant is a recipe without one of its passes, or with a key changed: ``without`` takes a pass out
@@ -29,7 +29,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,23 @@ import yaml
 from scipy.stats import spearmanr
 
 from detq import api
-from detq.api import judging
+from detq.api.judging import agreement as held_back_agreement
 from detq.config import Recipe
-from detq.data.dataset import load_split
+from detq.data.calibration import readable_images
+from detq.data.dataset import load_split, sample_images
 from detq.evaluation.agreement import agreement
 from detq.evaluation.evaluator import run_detector
+from detq.progress import silent
+from detq.quant.network import Image, Network
+from detq.quant.pipeline import run_passes
 from detq.quant.recipes import NEEDED, passes_of
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import EVALUATION
+from detq.tasks import strategy_of
 
 FLOAT = "float"
 WITHOUT, EVERYTHING = "without ", "everything"
-AGREEMENT_IMAGES = 128
+AGREEMENT_IMAGES, HELD_BACK = 128, 32
 COLUMNS = (
     "recipe",
     "mAP",
@@ -80,7 +86,6 @@ def main() -> None:
 
 def run(config: Path, results: Path) -> None:
     """Measure what is missing."""
-    judging.LEAST_AGREEMENT = 0.0  # the figures of broken models are wanted too
     plan = yaml.safe_load(config.read_text())
     results.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["model"], row["recipe"], row["seed"]) for row in _rows(results)}
@@ -89,18 +94,21 @@ def run(config: Path, results: Path) -> None:
         graph = api.load(entry["model"], imgsz=entry.get("imgsz"))
         splits = bool(graph.spec.reparameterized)  # else a split recipe is its plain counterpart
         recipes = [each for each in plan["recipes"] if splits or not each.startswith("cfws")]
-        wanted = [(recipe, seed) for seed in plan["seeds"] for recipe in recipes]
-        seeds = plan.get("variant_seeds", plan["seeds"][:1])
-        wanted += [(each, seed) for seed in seeds for each in _variants(plan)]
+        variants = [each for each in _variants(plan) if splits or "split weights" not in each]
+        variant_seeds = plan.get("variant_seeds", plan["seeds"][:1])
+        wanted = {seed: recipes + variants * (seed in variant_seeds) for seed in plan["seeds"]}
         if (name, FLOAT, 0) not in done:
             _write(results, {"model": name, "recipe": FLOAT, "seed": 0, **_accuracy(graph, entry)})
-        saved = {}
-        for recipe, seed in wanted:
-            path = results.parent / f"{name}_{recipe.replace('/', '_')}.xml"
-            if (name, recipe, seed) not in done:
-                row = _quantize(graph, recipe, seed, entry, plan["images"], path)
-                _write(results, {"model": name, "recipe": recipe, "seed": seed, **row})
-            saved[recipe] = path
+        saved = {
+            recipe: _path(results, name, recipe) for some in wanted.values() for recipe in some
+        }
+        for seed, some in wanted.items():
+            quantizer = None
+            for recipe in some:
+                if (name, recipe, seed) not in done:
+                    quantizer = quantizer or _Quantizer(graph, entry, plan["images"], seed)
+                    row = quantizer.quantize(recipe, saved[recipe])
+                    _write(results, {"model": name, "recipe": recipe, "seed": seed, **row})
         if (name, "latency", 0) not in done:
             plain = [recipe for recipe in saved if saved[recipe].exists()]
             graphs = [graph, *(_read(saved[recipe], graph) for recipe in plain)]
@@ -112,30 +120,53 @@ def run(config: Path, results: Path) -> None:
             _write(results, {"model": name, "recipe": "latency", "seed": 0, "ms": latency})
 
 
-def _quantize(
-    graph: api.DetectorGraph, name: str, seed: int, entry: dict[str, Any], images: int, path: Path
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    result = api.quantize(
-        graph,
-        data=entry["data"],
-        recipe=_recipe(name, seed),
-        calibration_images=images,
-        split=entry["calibrate"],
-    )
-    seconds = time.perf_counter() - start
-    if seed == 0:
-        ov.save_model(result.graph.model, path, compress_to_fp16=False)
-    return {
-        "seconds": seconds,
-        "held_back": result.agreement,
-        "int8_share": result.int8_share,
-        "split": len(result.quantized.split_layers),
-        **_accuracy(result.graph, entry, reference=graph),
-    }
+class _Quantizer:
+    """One model by many recipes with the same images; passes that they begin with run once."""
+
+    def __init__(
+        self, graph: api.DetectorGraph, entry: dict[str, Any], images: int, seed: int
+    ) -> None:
+        self._graph, self._entry, self._seed = graph, entry, seed
+        split = load_split(api.load_dataset(entry["data"]), entry["calibrate"])
+        paths = sample_images(split, images, seed)
+        more = sample_images(split, images + HELD_BACK, seed)
+        preprocess = strategy_of(graph.spec).preprocess(graph.spec)
+        self._calibration = readable_images(paths, preprocess)
+        self._held_back = readable_images(sorted(set(more) - set(paths)), preprocess).paths
+        self._known = {(): (Network.of(graph), ())}
+        self._images = images
+
+    def quantize(self, name: str, path: Path) -> dict[str, Any]:
+        """Measure what a recipe makes; the INT8 model of seed 0 is kept for latencies."""
+        passes = passes_of(_recipe(name, self._seed, self._images))
+        start = max(n for n in range(len(passes) + 1) if passes[:n] in self._known)
+        network, steps = self._known[passes[:start]]
+        ends = [n for n in range(start + 1, len(passes)) if not passes[n - 1].keeps_float]
+        for begin, end in pairwise([start, *ends, len(passes)]):  # what shares a run stays together
+            network, more = run_passes(network, passes[begin:end], self._read)
+            steps = (*steps, *more)
+            self._known[passes[:end]] = network, steps
+        int8 = strategy_of(self._graph.spec).compiled(network.graph)
+        if self._seed == 0:
+            ov.save_model(network.model, path, compress_to_fp16=False)
+        return {
+            "seconds": sum(step.seconds for step in steps),
+            "passes": {step.name: [round(step.seconds, 2), step.did] for step in steps},
+            "held_back": held_back_agreement(self._graph, int8, self._held_back, silent),
+            "int8_share": int8.int8_share,
+            "split": len(network.splits),
+            **_accuracy(network.graph, self._entry, reference=self._graph),
+        }
+
+    def _read(self, purpose: str, count: int | None) -> Iterator[Image]:
+        return self._calibration.inputs(count)
 
 
-def _recipe(name: str, seed: int) -> Recipe:
+def _path(results: Path, model: str, recipe: str) -> Path:
+    return results.parent / f"{model}_{recipe.replace('/', '_')}.xml"
+
+
+def _recipe(name: str, seed: int, images: int) -> Recipe:
     base, _, variant = name.partition("/")
     keys: dict[str, Any] = api.load_recipe(base).model_dump()
     if variant.startswith(WITHOUT):
@@ -147,7 +178,7 @@ def _recipe(name: str, seed: int) -> Recipe:
         for key in above:
             section = section[key]
         section[last] = yaml.safe_load(value)
-    return Recipe.model_validate({**keys, "name": name, "seed": seed})
+    return Recipe.model_validate({**keys, "name": name, "seed": seed, "calibration_images": images})
 
 
 def _variants(plan: dict[str, Any]) -> list[str]:

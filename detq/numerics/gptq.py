@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 
 DAMPING = 0.01
 """Share of the mean second moment added to each: keeps H invertible and errors from piling up."""
-_COLUMNS = 128  # updated at a time, for speed only
+_ROWS = 32  # updated at a time, for speed only
 
 
 def round_with_feedback(
@@ -40,30 +40,27 @@ def round_with_feedback(
     """
     order = np.argsort(-np.diagonal(moments), kind="stable")  # the strongest inputs choose first
     factor = _inverse_factor(moments[np.ix_(order, order)].astype(np.float64))
-    remaining = weight[:, order].astype(np.float64)
+    remaining = np.ascontiguousarray(weight.T[order], np.float64)  # (n, O): an input is one row
     steps = step[:, 0].astype(np.float64)
     integers = np.zeros_like(remaining)
     before = [_earlier_partner(order, some) for some in (() if partners is None else partners)]
-    for start in range(0, len(order), _COLUMNS):
-        stop = min(start + _COLUMNS, len(order))
-        errors = np.zeros((len(weight), stop - start))
-        for column in range(start, stop):
+    for start in range(0, len(order), _ROWS):
+        stop = min(start + _ROWS, len(order))
+        errors = np.zeros((stop - start, len(weight)))
+        for row in range(start, stop):
             low, high = -largest, largest
             for earlier in before:
-                if earlier[column] < 0:
-                    continue
-                taken = integers[:, earlier[column]]
-                low = np.maximum(low, -PAIR_LIMIT - np.minimum(taken, 0))
-                high = np.minimum(high, PAIR_LIMIT - np.maximum(taken, 0))
-            integers[:, column] = np.clip(np.rint(remaining[:, column] / steps), low, high)
-            error = remaining[:, column] - integers[:, column] * steps
-            errors[:, column - start] = error / factor[column, column]
-            remaining[:, column + 1 : stop] -= np.outer(
-                errors[:, column - start], factor[column, column + 1 : stop]
-            )
-        remaining[:, stop:] -= errors @ factor[start:stop, stop:]
-    result = np.empty_like(integers)
-    result[:, order] = integers
+                if earlier[row] >= 0:
+                    taken = integers[earlier[row]]
+                    low = np.maximum(low, -PAIR_LIMIT - np.minimum(taken, 0))
+                    high = np.minimum(high, PAIR_LIMIT - np.maximum(taken, 0))
+            integers[row] = np.clip(np.rint(remaining[row] / steps), low, high)
+            error = (remaining[row] - integers[row] * steps) / factor[row, row]
+            remaining[row + 1 : stop] -= factor[row, row + 1 : stop, None] * error
+            errors[row - start] = error
+        remaining[stop:] -= factor[start:stop, stop:].T @ errors
+    result = np.empty_like(weight, np.float64)
+    result[:, order] = integers.T
     return result
 
 

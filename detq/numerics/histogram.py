@@ -8,6 +8,7 @@ lost or moved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -102,21 +103,24 @@ class HistogramObserver:
     _lows: list[float] = field(default_factory=list)
     _highs: list[float] = field(default_factory=list)
     _zeros: int = 0
+    _limits: list[float] = field(default_factory=list)
 
     def update(
         self,
         *tensors: npt.NDArray[np.float32],
-        extremes: Sequence[float] = (),
+        extremes: tuple[float, float] | None = None,
     ) -> None:
         """Add one image's values: float32 tensors of any shape, several where they share a grid.
 
-        ``extremes`` are the image's if ``tensors`` hold a sample of its values only. Raises
-        CalibrationError for an infinite or undefined value.
+        ``extremes`` are the least and the largest if ``tensors`` hold a sample of the values only.
+        Raises CalibrationError for an infinite or undefined value.
         """
-        low = float(np.min([*(values.min() for values in tensors), *extremes]))
-        high = float(np.max([*(values.max() for values in tensors), *extremes]))
+        if extremes is None:
+            lows, highs = zip(*((values.min(), values.max()) for values in tensors), strict=True)
+            extremes = float(np.min(lows)), float(np.max(highs))
+        low, high = extremes
         peak = max(high, -low)
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise CalibrationError(
                 "an activation is infinite or undefined (NaN); check that the float model works on "
                 "the calibration images"
@@ -154,23 +158,24 @@ class HistogramObserver:
         self._zeros += zeros
         if self._counts is None:
             return
-        # calcHist excludes its upper limit; the reach itself must still fall into the last bin.
-        # The lower limit lies one rounding step further out, so that zero, which sits on a bin
-        # edge, is always counted above it.
-        upper = np.nextafter(np.float32(self._reach), np.float32(np.inf))
-        limits = [-float(np.nextafter(upper, np.float32(np.inf))), float(upper)]
         rows = np.ascontiguousarray(values).reshape(1, -1)
         for start in range(0, rows.size, EXACT_COUNT):
             part = rows[:, start : start + EXACT_COUNT]
-            self._counts += cv2.calcHist([part], [0], None, [4 * self.bins], limits).ravel()
+            self._counts += cv2.calcHist([part], [0], None, [4 * self.bins], self._limits).ravel()
         self._counts[2 * self.bins] -= zeros
 
     def _widen(self, peak: float) -> None:
         if self._counts is None:
             self._reach = peak
             self._counts = np.zeros(4 * self.bins)
+        elif peak <= self._reach:
             return
         while peak > self._reach:
             merged = self._counts.reshape(-1, 2).sum(axis=1)
             self._counts = np.pad(merged, self.bins)
             self._reach *= 2
+        # calcHist excludes its upper limit; the reach itself must still fall into the last bin.
+        # The lower limit lies one rounding step further out, so that zero, which sits on a bin
+        # edge, is always counted above it.
+        upper = np.nextafter(np.float32(self._reach), np.float32(np.inf))
+        self._limits = [-float(np.nextafter(upper, np.float32(np.inf))), float(upper)]

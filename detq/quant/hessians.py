@@ -6,8 +6,11 @@ over what the kernel covers; half the Hessian of that error is ``H``, hence the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +21,11 @@ from detq.graph.layers import ConvLayer
 from detq.numerics.cfws import paired_channels
 from detq.numerics.gptq import Indices, round_with_feedback
 from detq.quant.network import Image
-from detq.quant.observation import RUN_BYTES, FloatNetwork, NotKept, Statistics
+from detq.quant.observation import FloatNetwork, NotKept, Statistics
 
 Hessian = npt.NDArray[np.float32]
 Weight = npt.NDArray[np.floating]
+Result = TypeVar("Result")
 
 PATCHES_PER_IMAGE = 128
 """Input patches drawn from each image; their moments are exact enough."""
@@ -89,72 +93,68 @@ def blocks_of(layer: ConvLayer) -> KernelBlocks:
 
 @dataclass(frozen=True)
 class Hessians(NotKept):
-    """Of some layers; a :class:`~detq.quant.observation.Want`.
+    """Of one layer; a :class:`~detq.quant.observation.Want`.
 
-    The result is, by the name of each layer, the mean second moments of its blocks, (n, n) each.
+    The result is the mean second moments of each of its blocks, (n, n).
     """
 
-    layers: tuple[KernelBlocks, ...]
+    layer: KernelBlocks
     purpose: str
     images: int | None
 
     @property
     def size_bytes(self) -> int:
         """What they take in memory."""
-        return sum(layer.size_bytes for layer in self.layers)
+        return self.layer.size_bytes
 
     def observer(self, network: FloatNetwork) -> _Sum:
         """What adds up."""
-        return _Sum(self.layers, [network.node(layer.name).input_value(0) for layer in self.layers])
+        return _Sum(self.layer, network.node(self.layer.name).input_value(0))
 
 
 def hessians(layers: Sequence[ConvLayer], purpose: str, images: int) -> list[Hessians]:
-    """Wants for all layers, each no larger than one run's memory if a layer allows."""
-    wants, run = [], list[KernelBlocks]()
-    for blocks in map(blocks_of, layers):
-        if run and sum(other.size_bytes for other in [*run, blocks]) > RUN_BYTES:
-            wants.append(Hessians(tuple(run), purpose, images))
-            run = []
-        run.append(blocks)
-    return [*wants, Hessians(tuple(run), purpose, images)] if run else wants
+    """A want for each of some layers."""
+    return [Hessians(blocks_of(layer), purpose, images) for layer in layers]
 
 
-def take_hessians(
-    statistics: Statistics, wants: Sequence[Hessians]
-) -> Iterator[tuple[KernelBlocks, list[Hessian]]]:
-    """Layer by layer what was wanted; each is let go before the next, for they are large."""
-    for want in wants:
-        found = statistics.take(want)
-        for layer in want.layers:
-            yield layer, found.pop(layer.name)
+def map_layers(
+    function: Callable[[KernelBlocks, list[Hessian]], Result],
+    statistics: Statistics,
+    wants: Sequence[Hessians],
+) -> Iterator[Result]:
+    """What ``function`` makes of each layer's Hessians, in order; several at a time.
+
+    They are taken a few at a time, for they are large.
+    """
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for start in range(0, len(wants), 2 * cores):
+            some = wants[start : start + 2 * cores]
+            layers = [want.layer for want in some]
+            yield from pool.map(function, layers, [statistics.take(want) for want in some])
 
 
 class _Sum:
-    """Adds up the second moments of patches drawn from the inputs of some layers."""
+    """Adds up the second moments of patches drawn from the input of a layer."""
 
-    def __init__(self, layers: Sequence[KernelBlocks], outputs: Sequence[ov.Output]) -> None:
-        self.outputs = outputs
-        self._layers = layers
+    def __init__(self, layer: KernelBlocks, source: ov.Output) -> None:
+        self.outputs = [source]
+        self._layer = layer
         self._random = np.random.default_rng(0)
         self._count = 0
-        self._total = {
-            layer.name: [np.zeros((size, size), np.float32) for size in layer.inputs]
-            for layer in layers
-        }
+        self._total = [np.zeros((size, size), np.float32) for size in layer.inputs]
 
     def update(self, values: Sequence[Image]) -> None:
-        """The input of each layer."""
-        self._count += 1
-        for layer, value in zip(self._layers, values, strict=True):
-            patches = _patches(value[0], layer, self._random)
-            for block, (start, stop) in enumerate(layer.channels):
-                inputs = patches[:, start:stop].reshape(len(patches), -1)
-                self._total[layer.name][block] += inputs.T @ inputs / np.float32(len(patches))
+        """The input of the layer."""
+        patches = _patches(values[0][0], self._layer, self._random)
+        self._count += len(patches)
+        for block, (start, stop) in enumerate(self._layer.channels):
+            inputs = patches[:, start:stop].reshape(len(patches), -1)
+            self._total[block] += inputs.T @ inputs
 
-    def result(self) -> dict[str, list[Hessian]]:
+    def result(self) -> list[Hessian]:
         """The means."""
-        count = np.float32(self._count)
-        return {name: [total / count for total in blocks] for name, blocks in self._total.items()}
+        return [total / np.float32(self._count) for total in self._total]
 
 
 def _patches(tensor: Image, layer: KernelBlocks, random: np.random.Generator) -> Image:

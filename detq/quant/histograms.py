@@ -107,12 +107,16 @@ class _Counter:
 
     def update(self, values: Sequence[Image]) -> None:
         """``values``: for each tensor what :func:`_taps` lets out."""
+        rows = [
+            np.moveaxis(part, self._axis or 0, 0).reshape(len(self._observers), -1)
+            for part in values
+        ]
+        samples = rows[::3]
+        lows = np.min([part.min(axis=1) for part in (*samples, *rows[1::3])], axis=0).tolist()
+        highs = np.max([part.max(axis=1) for part in (*samples, *rows[2::3])], axis=0).tolist()
         for channel, observer in enumerate(self._observers):
-            own = values
-            if self._axis is not None:
-                own = [np.moveaxis(part, self._axis, 0)[channel] for part in values]
-            extremes = [float(part.item()) for part in (*own[1::3], *own[2::3])]
-            observer.update(*own[::3], extremes=extremes)
+            extremes = lows[channel], highs[channel]
+            observer.update(*(part[channel] for part in samples), extremes=extremes)
 
     def result(self) -> list[ActivationStatistics]:
         """What was counted; raises CalibrationError for infinite or undefined activations."""

@@ -99,7 +99,7 @@ class SearchResult:
 
     ``start`` is the best single rule for all tensors and ``start_error`` its error, ``error`` the
     one reached. ``in_float`` fell back to float, for ``cost``, a predicted share of the latency
-    in plain INT8. ``gains`` says how much error each tensor's grid adds, by its quantizer.
+    in plain INT8.
     """
 
     start: str
@@ -107,7 +107,6 @@ class SearchResult:
     error: float
     in_float: tuple[str, ...]
     cost: float
-    gains: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, cast
 
+from threadpoolctl import threadpool_limits
+
 from detq.progress import Progress, silent
 from detq.quant.network import Network, Stage
 from detq.quant.observation import Images, Statistics, Want
@@ -80,7 +82,8 @@ def run_passes(
             if not passes[index + ahead - 1].keeps_float:
                 break
             statistics.want((want for want in after.wants(network) if want.of_float), ahead)
-        network = current.apply(replace(network, did=""), Seen(statistics, report))
+        with threadpool_limits(1, user_api="blas"):  # its threads and the network's spin apart
+            network = current.apply(replace(network, did=""), Seen(statistics, report))
         seconds = time.monotonic() - start
         steps.append(Step(current.name, options_of(current), network.did, seconds))
         statistics = statistics.next(network.model, keep=current.keeps_float)

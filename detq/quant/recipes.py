@@ -11,12 +11,12 @@ from detq.quant.passes.correct_biases import CorrectBiases, MeasureBiasErrors
 from detq.quant.passes.equalize_channels import EqualizeChannels
 from detq.quant.passes.fall_back_to_float import FallBackToFloat
 from detq.quant.passes.fold_zero_points import FoldZeroPoints
+from detq.quant.passes.give_up_zero_points import GiveUpZeroPoints
 from detq.quant.passes.place_quantizers import PlaceQuantizers
 from detq.quant.passes.prune_quantizers import PruneQuantizers
 from detq.quant.passes.round_weights import RoundWeights
 from detq.quant.passes.set_weight_grids import SetWeightGrids
 from detq.quant.passes.split_weights import SplitWeights
-from detq.quant.passes.tune_ranges import TuneRanges
 from detq.quant.pipeline import Pass
 from detq.quant.range_rules import PROPOSALS
 
@@ -97,8 +97,4 @@ def _ranges(recipe: Recipe) -> list[Pass]:
     passes: list[Pass] = [ChooseRanges(rules.all_by(PROPOSALS[0]), symmetric)]
     if recipe.bias_correction == "mean_error":
         passes.append(MeasureBiasErrors())
-    return [
-        *passes,
-        FallBackToFloat(rules, symmetric, recipe.latency_budget),
-        TuneRanges(rules, symmetric),
-    ]
+    return [*passes, FallBackToFloat(rules, symmetric, recipe.latency_budget), GiveUpZeroPoints()]

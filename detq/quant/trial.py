@@ -33,7 +33,7 @@ SEARCH_IMAGES = 24
 """With eight, what a search won on YOLOv6-Lite-S was gone on other images."""
 RANKING_IMAGES = 4
 """So many are enough to tell which tensors matter."""
-_STOPS = (2, 4, 8, 16)  # a proposal that is worse on so many images is not tried on the others
+_STOPS = (4, 8, 16)  # what is worse on so many images is not tried on the others
 _FINE = 2.0**-20  # step of a grid, relative to its range, that is as good as float
 
 

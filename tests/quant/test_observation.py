@@ -142,8 +142,8 @@ def test_wants_of_one_network_share_a_run(placed: Network) -> None:
     for want, found in zip(few, together[0], strict=True):
         alone = Statistics(placed.model, Source(IMAGES))
         alone.want([want])
-        for name, blocks in alone.take(want).items():
-            np.testing.assert_allclose(found[name], blocks, rtol=1e-5, atol=1e-7)
+        for one, other in zip(found, alone.take(want), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     expected = observe(placed.model, IMAGES)
     wants = histograms(placed.model, placed.quantizers, bins=256)
     found_by = dict(zip(all_images, together[1], strict=True))
@@ -157,7 +157,6 @@ def test_wants_of_one_network_share_a_run(placed: Network) -> None:
 def test_what_does_not_fit_in_memory_together_takes_several_runs(
     placed: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detq.quant.hessians.RUN_BYTES", 1)
     monkeypatch.setattr("detq.quant.observation.RUN_BYTES", 1)
     source = Source(IMAGES)
     wants = hessians(quantized_layers(placed.model), "rounding", 2)

@@ -266,7 +266,7 @@ def test_splitting_brings_the_weights_closer(by_recipe: dict[str, QuantizedDetec
     assert errors["cfws_minmax"] < errors["minmax"]
 
 
-@pytest.mark.parametrize("name", ["equalize channels", "tune ranges", "correct biases"])
+@pytest.mark.parametrize("name", ["equalize channels", "give up zero points", "correct biases"])
 def test_a_pass_can_be_left_out(name: str) -> None:
     recipe = load_recipe("measured")
     whole = quantize_graph(repvgg_like(), recipe, Source(IMAGES))

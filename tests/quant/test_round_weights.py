@@ -45,12 +45,11 @@ def _weight_error(before: Network, after: Network) -> dict[str, float]:
     exact = {layer.name: layer for layer in quantized_layers(before.model)}
     errors = {}
     for layer in quantized_layers(after.model):
-        want = Hessians((blocks_of(layer),), "test", None)
+        want = Hessians(blocks_of(layer), "test", None)
         statistics = Statistics(before.model, lambda purpose, count: IMAGES)
         statistics.want([want])
         difference = layer.weight - exact[layer.name].weight
-        (blocks,) = want.layers
-        noise = hessians.output_noise(blocks, difference, statistics.take(want)[layer.name])
+        noise = hessians.output_noise(want.layer, difference, statistics.take(want))
         errors[layer.name] = float(noise.sum())
     return errors
 
@@ -93,10 +92,10 @@ def _parameters(node: ov.Node) -> list[ov.Node]:
 def test_moments_are_those_of_the_patches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hessians, "PATCHES_PER_IMAGE", 10**6)
     model = _kinds().model
-    want = Hessians((blocks_of(layer_of(find_node(model, name))),), "test", None)
+    want = Hessians(blocks_of(layer_of(find_node(model, name))), "test", None)
     statistics = Statistics(model, lambda purpose, count: IMAGES[:1])
     statistics.want([want])
-    (moments,) = statistics.take(want)[name]
+    (moments,) = statistics.take(want)
     patches = _patches_by_hand(model, name, IMAGES[0])
     np.testing.assert_allclose(moments, patches.T @ patches / len(patches), rtol=1e-4, atol=1e-6)
 
@@ -139,9 +138,7 @@ def test_blocks_and_runs_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = _placed(repvgg_like())
     nearest = through(placed, RoundWeights("nearest"), given=IMAGES)
     monkeypatch.setattr(hessians, "BLOCK_INPUTS", 9 * 4)
-    monkeypatch.setattr(hessians, "RUN_BYTES", 1)
     monkeypatch.setattr(observation, "RUN_BYTES", 1)
-    assert len(GPTQ.wants(placed)) == len(quantized_layers(placed.model))
     rounded = through(placed, GPTQ, given=IMAGES)
     before, after = _weight_error(placed, nearest), _weight_error(placed, rounded)
     assert np.median([after[name] / before[name] for name in before]) < 0.9

@@ -1,4 +1,4 @@
-"""The search for ranges: fallback to float, then tuning, both judged by the trial network."""
+"""The search for ranges: fallback to float, then zero points, both judged by the trial network."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from detq.quant.network import FLOAT, Network
 from detq.quant.passes.choose_ranges import ChooseRanges
 from detq.quant.passes.correct_biases import MeasureBiasErrors
 from detq.quant.passes.fall_back_to_float import FallBackToFloat
+from detq.quant.passes.give_up_zero_points import GiveUpZeroPoints
 from detq.quant.passes.place_quantizers import PlaceQuantizers
 from detq.quant.passes.prune_quantizers import PruneQuantizers
 from detq.quant.passes.round_weights import RoundWeights
-from detq.quant.passes.tune_ranges import TuneRanges
 from detq.quant.quantizer import quantize_graph
 from detq.quant.range_rules import PROPOSALS
 from detq.quant.trial import TrialNetwork
@@ -76,7 +76,7 @@ def _search(graph: DetectorGraph, *, budget: float = 0.0) -> Network:
     """Judged on four images."""
     start = through(graph, *START, given=IMAGES)
     return through(
-        start, FallBackToFloat(SEARCH, budget=budget), TuneRanges(SEARCH), given=IMAGES[:4]
+        start, FallBackToFloat(SEARCH, budget=budget), GiveUpZeroPoints(), given=IMAGES[:4]
     )
 
 
@@ -195,7 +195,7 @@ def test_zero_point_that_gains_more_than_it_costs_stays(monkeypatch: pytest.Monk
 def test_without_images_it_says_so() -> None:
     start = through(pyramid(), *START, given=IMAGES)
     with pytest.raises(CalibrationError, match="no calibration image"):
-        through(start, TuneRanges(SEARCH), given=[])
+        through(start, FallBackToFloat(SEARCH), given=[])
     with pytest.raises(CalibrationError, match="saw no data"):
         TrialNetwork(start, [])
 
@@ -217,10 +217,9 @@ def test_default_recipe_on_a_small_network() -> None:
     )
     assert result.search is not None
     assert len(result.split_choices) == 4  # backbone and neck
-    assert list(dict.fromkeys(stage for stage, _, _ in heard)) == [
-        "fall back to float",
-        "tune ranges",
-    ]
+    assert {stage for stage, _, _ in heard} == {
+        "fall back to float"
+    }  # no zero point costs anything
     assert heard[-1][1] == heard[-1][2]
     again = quantize_graph(graph, load_recipe("measured"), Source(IMAGES))
     assert again.quantizers == result.quantizers

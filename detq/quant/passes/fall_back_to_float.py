@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 from detq.config import RangeMethod, RangesConfig
+from detq.progress import Steps
 from detq.quant.fallback import QuantizerGroup, fall_back, quantizer_groups
 from detq.quant.network import Network, Ranges, SearchResult, Stage
 from detq.quant.pipeline import Seen, WantsNothing
@@ -45,7 +47,7 @@ class FallBackToFloat(WantsNothing):
             quantizer_groups(network),
             self.budget - network.split_cost,
         )
-        search.run(lambda done: seen.report(self.name, done, len(search.groups)))
+        search.run(partial(seen.report, self.name))
         in_float = [q.name for q in network.quantizers if q.name in search.in_float]
         ranges = {n: r for n, r in search.proposals[search.rule].items() if n not in in_float}
         changed = fall_back(network, in_float)
@@ -56,7 +58,6 @@ class FallBackToFloat(WantsNothing):
             error=float(search.errors.mean()),
             in_float=tuple(in_float),
             cost=search.spent,
-            gains={group.members[0]: gain for group, gain in search.gains.items()},
         )
         did = f"{len(in_float)} tensors, +{100 * search.spent:.1f}% latency; output error "
         return replace(
@@ -76,25 +77,21 @@ class _Fallback:
     budget: float
     in_float: frozenset[str] = frozenset()
     spent: float = 0.0
+    share: float = 0.0
     gains: dict[QuantizerGroup, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rule, self.errors = self._best_rule()
         self.start, self.start_error = self.rule, float(self.errors.mean())
 
-    def run(self, progress: Callable[[int], None]) -> None:
+    def run(self, progress: Steps) -> None:
         """Fall back while the budget lasts and something is worth it."""
-        progress(0)
-        self.gains = self._gains(self.groups, progress)
-        share = 0.0
+        fitting = list(filter(self._fits, self.groups))
+        progress(0, len(fitting))
+        self.gains = self._gains(fitting, lambda done: progress(done, len(fitting)))
         while True:
-            promising = [
-                group
-                for group in sorted(self.gains, key=lambda group: -self.gains[group])
-                if not self.in_float & set(group.members)
-                and self.spent + group.cost <= self.budget
-                and share + group.mac_share <= MAC_SHARE
-            ]
+            promising = list(filter(self._fits, self.gains))
+            promising.sort(key=lambda group: -self.gains[group])
             tried = {group: self._without(group) for group in promising[:_CANDIDATES]}
             before = float(self.errors.mean())
             worth = {
@@ -105,7 +102,7 @@ class _Fallback:
             if not worth:
                 return
             best = max(worth, key=lambda group: worth[group])
-            self.spent, share = self.spent + best.cost, share + best.mac_share
+            self.spent, self.share = self.spent + best.cost, self.share + best.mac_share
             self.in_float = self.in_float.union(best.members)
             self.errors = tried[best]
             rule, errors = self._best_rule()
@@ -113,14 +110,23 @@ class _Fallback:
                 self.rule, self.errors = rule, errors
                 self.gains |= self._gains(promising, lambda done: None)
 
+    def _fits(self, group: QuantizerGroup) -> bool:
+        """True if the budgets have room for it and it is not in float yet."""
+        return (
+            not self.in_float & set(group.members)
+            and self.spent + group.cost <= self.budget
+            and self.share + group.mac_share <= MAC_SHARE
+        )
+
     def _best_rule(self) -> tuple[RangeMethod, Errors]:
         """Whose ranges for all tensors give the least error."""
-        errors = {
-            rule: self.trial.errors(ranges, self.in_float)
-            for rule, ranges in self.proposals.items()
-        }
-        best = min(errors, key=lambda rule: float(errors[rule].mean()))
-        return best, errors[best]
+        (best, ranges), *others = self.proposals.items()
+        errors = self.trial.errors(ranges, self.in_float)
+        for rule, ranges in others:
+            found = self.trial.errors(ranges, self.in_float, than=errors)
+            if found.mean() < errors.mean():
+                best, errors = rule, found
+        return best, errors
 
     def _gains(
         self, groups: Sequence[QuantizerGroup], progress: Callable[[int], None]
@@ -132,7 +138,7 @@ class _Fallback:
 
     def _without(self, group: QuantizerGroup) -> Errors:
         ranges = self.proposals[self.rule]
-        return self.trial.errors(ranges, self.in_float.union(group.members))
+        return self.trial.errors(ranges, self.in_float.union(group.members), than=self.errors)
 
     def _price(self, group: QuantizerGroup) -> float:
         """What a group uses up of the budgets; nothing is free, or crumbs would come first."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 
 from detq.errors import GraphError
@@ -18,8 +19,8 @@ from detq.quant.hessians import (
     KernelBlocks,
     gptq_weight,
     hessians,
+    map_layers,
     output_noise,
-    take_hessians,
 )
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen
@@ -57,10 +58,14 @@ class RoundWeights:
                 _round_to_nearest(layer)
             return replace(network, model=model, did="to the nearest integers")
         layers = {layer.name: layer for layer in self._layers(network, model)}
-        gains = [
-            self._round(layers[blocks.name], blocks, hessian)
-            for blocks, hessian in take_hessians(seen.statistics, self.wants(network))
-        ]
+
+        def rounded(blocks: KernelBlocks, hessian: list[Hessian]) -> _Rounded:
+            return self._rounded(layers[blocks.name], blocks, hessian)
+
+        gains = []
+        for one in map_layers(rounded, seen.statistics, self.wants(network)):
+            replace_constant_input(one.quantizer, 0, one.weight)
+            gains.append(one.gain)
         model.validate_nodes_and_infer_types()
         did = (
             f"{len(layers)} convolutions, each with {np.median(gains or [1.0]):.0%} of the output "
@@ -71,18 +76,25 @@ class RoundWeights:
         coarse = {split.coarse for split in network.splits}
         return [layer for layer in quantized_layers(model) if layer.name not in coarse]
 
-    def _round(self, layer: ConvLayer, blocks: KernelBlocks, hessian: list[Hessian]) -> float:
-        """Write one layer's weights; returns its error relative to nearest rounding."""
+    def _rounded(self, layer: ConvLayer, blocks: KernelBlocks, hessian: list[Hessian]) -> _Rounded:
         quantizer, grid = _quantizer_and_grid(layer)
         stored, step = layer.weight, grid.step
         rounded = gptq_weight(
             blocks, stored, step, hessian, bits=self.bits, limit_pairs=self.limit_pairs
         )
         nearest = np.rint(stored / step) * step
-        replace_constant_input(quantizer, 0, np.asarray(rounded, np.float32))
         before = output_noise(blocks, stored - nearest, hessian).sum()
         after = output_noise(blocks, stored - rounded, hessian).sum()
-        return float(after / before) if before > 0 else 1.0
+        gain = float(after / before) if before > 0 else 1.0
+        return _Rounded(quantizer, np.asarray(rounded, np.float32), gain)
+
+
+class _Rounded(NamedTuple):
+    """The weight that a quantizer is to read, and its output error relative to the nearest's."""
+
+    quantizer: ov.Node
+    weight: npt.NDArray[np.float32]
+    gain: float
 
 
 def _round_to_nearest(layer: ConvLayer) -> None:

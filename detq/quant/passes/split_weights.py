@@ -16,10 +16,10 @@ from detq.errors import GraphError
 from detq.graph.layers import ConvLayer, layer_of
 from detq.graph.surgery import nodes_by_name
 from detq.numerics.cfws import WeightSplit, split_center, split_residual
-from detq.quant.hessians import Hessians, hessians, take_hessians
+from detq.quant.hessians import Hessian, Hessians, KernelBlocks, hessians, map_layers
 from detq.quant.network import Network, SplitConvolution, Stage
 from detq.quant.pipeline import Seen
-from detq.quant.split_choice import choose, weigh
+from detq.quant.split_choice import Weighed, choose, weigh
 
 CHOICE_IMAGES = 8
 
@@ -60,17 +60,13 @@ class SplitWeights:
         candidates = {layer.name: layer for layer in self.candidates(network)}
         chosen: Collection[str] = candidates
         if self.config.layers == "chosen":
-            weighed = [
-                weigh(
-                    candidates[blocks.name],
-                    blocks,
-                    hessian,
-                    self.config,
-                    limit_pairs=self.limit_pairs,
-                )
-                for blocks, hessian in take_hessians(seen.statistics, self.wants(network))
-            ]
-            choices = choose(network.model, weighed, self.budget)
+
+            def weighed(blocks: KernelBlocks, hessian: list[Hessian]) -> Weighed:
+                layer = candidates[blocks.name]
+                return weigh(layer, blocks, hessian, self.config, limit_pairs=self.limit_pairs)
+
+            every = list(map_layers(weighed, seen.statistics, self.wants(network)))
+            choices = choose(network.model, every, self.budget)
             network = replace(network, split_choices=choices)
             chosen = {choice.name for choice in choices if choice.chosen}
         names = [name for name in candidates if name in chosen]
