@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from detq.progress import Steps, silent
 from detq.records import BenchResult
 from detq.runtime.detector import CompiledGraph
 from detq.runtime.execution import constant_bytes
-from detq.runtime.options import RuntimeOptions
+from detq.runtime.machine import float_precisions
+from detq.runtime.options import FloatPrecision, RuntimeOptions
 
 WARM_UP = 5
 BURST_S = 0.5
@@ -25,8 +26,22 @@ DEFAULT_OPTIONS = RuntimeOptions()
 Milliseconds = np.ndarray
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A graph, and what its float operations compute in."""
+
+    graph: DetectorGraph
+    float_precision: FloatPrecision = "f32"
+
+
+def variants_of(graph: DetectorGraph) -> list[Variant]:
+    """A float graph in every precision that the processor has; a quantized one as it ships."""
+    precisions = ("f32",) if graph.is_quantized else float_precisions()
+    return [Variant(graph, precision) for precision in precisions]
+
+
 def bench(
-    graphs: Sequence[DetectorGraph],
+    variants: Sequence[Variant],
     *,
     rounds: int = 50,
     bursts: int = 0,
@@ -36,26 +51,48 @@ def bench(
     """Latency of bare inference, one image at a time, model after model in every round.
 
     Then, if ``bursts`` are wanted, throughput with as many images at once as suits the machine,
-    also in turns. Results come in the order of ``graphs``; ratios are against the first. Raises
-    DetqError for fewer than one round.
+    also in turns. Results come in the order of ``variants``. Ratios are against the fastest variant
+    of the first float graph, or against the first of all where there is none: users have that
+    anyway, whatever float32 takes. Raises DetqError for fewer than one round.
     """
     if rounds < 1:
         raise DetqError(f"bench: rounds must be 1 or more, got {rounds}")
-    detectors = [CompiledGraph(graph, options=replace(options, requests=1)) for graph in graphs]
-    steps = rounds + bursts * len(graphs)
+    detectors = _compiled(variants, replace(options, requests=1))
+    steps = rounds + bursts * len(variants)
     tell = progress or silent
     latencies_ms = _latencies(detectors, rounds, lambda done: tell(done, steps))
+    fastest, f32 = _references(variants, latencies_ms)
     results = [
-        _result(detector, latencies_ms[:, index], latencies_ms[:, 0])
-        for index, detector in enumerate(detectors)
+        _result(detector, variant, own_ms, fastest, f32)
+        for detector, variant, own_ms in zip(detectors, variants, latencies_ms.T, strict=True)
     ]
     if bursts < 1:
         return results
-    rates = _rates(graphs, results, bursts, options, lambda done: tell(rounds + done, steps))
+    rates = _rates(variants, results, bursts, options, lambda done: tell(rounds + done, steps))
     return [
         replace(result, images_per_s=rate, requests=requests)
         for result, (rate, requests) in zip(results, rates, strict=True)
     ]
+
+
+def _compiled(variants: Sequence[Variant], options: RuntimeOptions) -> list[CompiledGraph]:
+    return [
+        CompiledGraph(each.graph, options=replace(options, float_precision=each.float_precision))
+        for each in variants
+    ]
+
+
+def _references(
+    variants: Sequence[Variant], latencies_ms: Milliseconds
+) -> tuple[Milliseconds, Milliseconds | None]:
+    """Every round of the fastest float, and of the same model in float32 if there is one."""
+    graph = next((each.graph for each in variants if not each.graph.is_quantized), None)
+    own = [index for index, each in enumerate(variants) if each.graph is graph]
+    if not own:
+        return latencies_ms[:, 0], None
+    fastest = min(own, key=lambda index: float(np.median(latencies_ms[:, index])))
+    f32 = next((i for i in own if variants[i].float_precision == "f32"), None)
+    return latencies_ms[:, fastest], None if f32 is None else latencies_ms[:, f32]
 
 
 def _latencies(
@@ -76,16 +113,16 @@ def _latencies(
 
 
 def _rates(
-    graphs: Sequence[DetectorGraph],
+    variants: Sequence[Variant],
     latencies: Sequence[BenchResult],
     bursts: int,
     options: RuntimeOptions,
     progress: Callable[[int], None],
 ) -> list[tuple[float, int]]:
     """Images per second of each model, and how many were in flight: medians of the bursts."""
-    detectors = [CompiledGraph(graph, options=options) for graph in graphs]
+    detectors = _compiled(variants, options)
     inputs = [_noise(detector) for detector in detectors]
-    rates = np.zeros((bursts, len(graphs)))
+    rates = np.zeros((bursts, len(variants)))
     for number in range(-1, bursts):  # the first warms up
         for index, (detector, known) in enumerate(zip(detectors, latencies, strict=True)):
             count = max(2 * detector.requests, math.ceil(BURST_S * 1000 / known.latency_ms))
@@ -93,7 +130,7 @@ def _rates(
             detector.infer_all([inputs[index]] * count)
             if number >= 0:
                 rates[number, index] = count / (time.perf_counter() - started)
-                progress(number * len(graphs) + index + 1)
+                progress(number * len(variants) + index + 1)
     medians = np.median(rates, axis=0)
     return [
         (float(rate), detector.requests) for rate, detector in zip(medians, detectors, strict=True)
@@ -105,14 +142,22 @@ def _noise(detector: CompiledGraph) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _result(detector: CompiledGraph, own_ms: Milliseconds, first_ms: Milliseconds) -> BenchResult:
+def _result(
+    detector: CompiledGraph,
+    variant: Variant,
+    own_ms: Milliseconds,
+    fastest_ms: Milliseconds,
+    f32_ms: Milliseconds | None,
+) -> BenchResult:
     latency_ms = float(np.median(own_ms))
     return BenchResult(
         model=detector.spec.name,
         latency_ms=latency_ms,
         latency_p90_ms=float(np.percentile(own_ms, 90)),
         latency_p99_ms=float(np.percentile(own_ms, 99)),
-        speedup=float(np.median(first_ms / own_ms)),
+        speedup=float(np.median(fastest_ms / own_ms)),
+        of_f32=None if f32_ms is None else float(np.median(f32_ms / own_ms)),
+        float_precision=variant.float_precision,
         precision=detector.executed_precision,
         int8_share=detector.int8_share,
         macs_per_s=detector.macs / latency_ms * 1000,

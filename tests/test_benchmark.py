@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detq.benchmark import WARM_UP, bench
+from detq.benchmark import WARM_UP, Variant, bench, variants_of
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec
@@ -70,7 +70,7 @@ def test_models_take_turns(turns: list[str], named: Callable[[str], DetectorGrap
     """A machine that slows down half-way must slow down all models alike."""
     reports: list[tuple[int, int]] = []
     bench(
-        [named("a"), named("bb")],
+        [Variant(named("a")), Variant(named("bb"))],
         rounds=3,
         options=THREE_THREADS,
         progress=lambda done, total: reports.append((done, total)),
@@ -84,7 +84,8 @@ def test_results_are_medians_in_order_with_ratios_to_the_first(
     named: Callable[[str], DetectorGraph],
 ) -> None:
     names = ["slow model", "fast", "slower model"]
-    results = bench([named(name) for name in names], rounds=11, options=THREE_THREADS)
+    variants = [Variant(named(name)) for name in names]
+    results = bench(variants, rounds=11, options=THREE_THREADS)
     assert [result.model for result in results] == names
     rounds = WARM_UP + np.arange(11)  # the warm-up is not counted
     for name, result in zip(names, results, strict=True):
@@ -94,9 +95,46 @@ def test_results_are_medians_in_order_with_ratios_to_the_first(
         assert result.latency_p99_ms == pytest.approx(np.percentile(own, 99))
         assert result.macs_per_s == pytest.approx(1000 / np.median(own) * 1000)
         assert (result.images_per_s, result.requests) == (None, None)
-        assert result.speedup == pytest.approx(np.median(first / own))
+        assert result.speedup == result.of_f32 == pytest.approx(np.median(first / own))
         assert (result.precision, result.int8_share) == ("fp32", 0.25)
     assert results[0].speedup == 1
+
+
+def test_ratios_are_against_the_fastest_float_of_the_first_float_model(
+    turns: list[str], named: Callable[[str], DetectorGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models take as long as their names are; the float one is called otherwise in bf16."""
+    monkeypatch.setattr(DetectorGraph, "is_quantized", property(lambda g: "int8" in g.spec.name))
+    exact, rounded = named("float model"), named("int8")
+    other = named("another float model")
+    clocked = bench.__globals__["CompiledGraph"]
+
+    class Halved(clocked):  # type: ignore[misc]
+        def __init__(self, graph: DetectorGraph, *, options: RuntimeOptions) -> None:
+            super().__init__(graph, options=options)
+            if options.float_precision == "bf16":
+                self.spec = named("float").spec
+
+    monkeypatch.setitem(bench.__globals__, "CompiledGraph", Halved)
+    variants = [Variant(rounded), Variant(exact), Variant(exact, "bf16"), Variant(other)]
+    results = bench(variants, rounds=1, options=THREE_THREADS)
+    own = np.array(
+        [len(name) + WARM_UP for name in ("int8", "float model", "float", other.spec.name)]
+    )
+    assert [row.speedup for row in results] == pytest.approx(list(own[2] / own))
+    assert [row.of_f32 for row in results] == pytest.approx(list(own[1] / own))
+    assert [row.float_precision for row in results] == ["f32", "f32", "bf16", "f32"]
+    (alone, after) = bench([Variant(rounded), Variant(rounded)], rounds=1, options=THREE_THREADS)
+    assert (alone.speedup, alone.of_f32, after.of_f32) == (1, None, None)
+
+
+def test_a_float_model_is_measured_in_every_precision_of_the_machine(
+    colour_graph: DetectorGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(variants_of.__globals__, "float_precisions", lambda: ("f32", "bf16"))
+    assert variants_of(colour_graph) == [Variant(colour_graph), Variant(colour_graph, "bf16")]
+    monkeypatch.setattr(DetectorGraph, "is_quantized", property(lambda graph: True))
+    assert variants_of(colour_graph) == [Variant(colour_graph)]
 
 
 def test_throughput_is_measured_in_turns_after_latency(
@@ -105,7 +143,7 @@ def test_throughput_is_measured_in_turns_after_latency(
     reports: list[tuple[int, int]] = []
     names = ["a", "bb"]
     results = bench(
-        [named(name) for name in names],
+        [Variant(named(name)) for name in names],
         rounds=2,
         bursts=3,
         options=THREE_THREADS,
@@ -120,9 +158,9 @@ def test_throughput_is_measured_in_turns_after_latency(
 
 def test_real_models_are_measured(colour_graph: DetectorGraph) -> None:
     first, second = bench(
-        [colour_graph, colour_graph], rounds=2, bursts=1, options=RuntimeOptions(threads=1)
+        [Variant(colour_graph)] * 2, rounds=2, bursts=1, options=RuntimeOptions(threads=1)
     )
-    assert first.speedup == 1
+    assert first.speedup == 1 or second.speedup == 1
     assert min(first.latency_ms, second.latency_ms, second.speedup) > 0
     assert first.images_per_s is not None
     assert first.images_per_s > 0
@@ -132,4 +170,4 @@ def test_real_models_are_measured(colour_graph: DetectorGraph) -> None:
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"rounds": -1}], ids=str)
 def test_fewer_than_one_is_an_error(colour_graph: DetectorGraph, options: dict[str, Any]) -> None:
     with pytest.raises(DetqError, match=next(iter(options))):
-        bench([colour_graph], **options)
+        bench([Variant(colour_graph)], **options)

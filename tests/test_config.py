@@ -83,8 +83,12 @@ def test_coco_has_its_80_classes_in_order() -> None:
         ),
         ({"name": "a", "bias_correction": "nncf"}, "needs ranges: placement in every part"),
         (
-            {"name": "a", "ranges": {"backbone": "search"}},
-            "search: name it for backbone, neck and head, or for none",
+            {
+                "name": "a",
+                "mixed_precision": True,
+                "ranges": dict.fromkeys(("backbone", "neck", "head"), "placement"),
+            },
+            "mixed_precision: needs ranges by a rule in some part",
         ),
         (
             {"name": "a", "weights": {"bits": 4}, "overflow_fix": "disable"},
@@ -106,7 +110,7 @@ def test_coco_has_its_80_classes_in_order() -> None:
         "unknown part",
         "no images",
         "nncf's correction for other ranges",
-        "search in one part",
+        "mixed precision without ranges",
         "few bits on foreign grids",
         "list",
         "empty",
@@ -332,3 +336,9 @@ def test_configuration_is_frozen() -> None:
 def test_recipes_from_before_the_names_of_the_field() -> None:
     old = WeightsConfig.model_validate({"layers": "measured", "rounding": "feedback"})
     assert (old.layers, old.rounding) == ("chosen", "gptq")
+
+
+def test_recipe_of_the_time_when_search_was_a_rule() -> None:
+    old = Recipe.model_validate({"name": "a", "ranges": {"backbone": "search", "bins": 512}})
+    assert (old.ranges.backbone, old.ranges.bins, old.mixed_precision) == ("mse", 512, True)
+    assert not Recipe.model_validate({"name": "a", "ranges": {"backbone": "mse"}}).mixed_precision

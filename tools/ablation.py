@@ -5,7 +5,8 @@
 
 ``run`` quantizes and measures every (model, recipe, seed) that the results file does not hold yet,
 one JSON line each, so that it can be cut off and started again; passes that several recipes begin
-with run once. Then it measures latencies, every recipe of a model in turns. ``table`` prints Markdown. CONFIG lists models::
+with run once. Then it measures latencies, every recipe of a model in turns. ``table`` prints
+Markdown. CONFIG lists models::
 
     models:
       - model: bccd_yolov6n.pt
@@ -40,6 +41,7 @@ from scipy.stats import spearmanr
 
 from detq import api
 from detq.api.judging import agreement as held_back_agreement
+from detq.benchmark import Variant, bench
 from detq.config import Recipe
 from detq.data.calibration import readable_images
 from detq.data.dataset import load_split, sample_images
@@ -112,7 +114,7 @@ def run(config: Path, results: Path) -> None:
         if (name, "latency", 0) not in done:
             plain = [recipe for recipe in saved if saved[recipe].exists()]
             graphs = [graph, *(_read(saved[recipe], graph) for recipe in plain)]
-            measured = api.bench(graphs, rounds=100)
+            measured = bench([Variant(each) for each in graphs], rounds=100)
             latency = {
                 recipe: row.latency_ms
                 for recipe, row in zip([FLOAT, *plain], measured, strict=True)

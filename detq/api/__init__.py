@@ -11,6 +11,7 @@ from detq.api.running import (
     detector,
     doubt,
     evaluate,
+    fastest_float,
     judged_split,
     predict,
     sample_picture,
@@ -35,7 +36,7 @@ from detq.records import BenchResult, Classified, Detections, EvalResult, Predic
 from detq.report.draw import class_color, draw_detections
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
-from detq.runtime.options import RuntimeOptions
+from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
 
 if TYPE_CHECKING:  # what __getattr__ gives
@@ -76,6 +77,7 @@ __all__ = [
     "Detector",
     "DetectorGraph",
     "EvalResult",
+    "FloatPrecision",
     "Frame",
     "MaxDrop",
     "Prediction",
@@ -99,6 +101,7 @@ __all__ = [
     "draw_detections",
     "evaluate",
     "export",
+    "fastest_float",
     "frame_rate",
     "hold_accuracy",
     "judged_split",

@@ -15,7 +15,7 @@ from detq.api.quantization import (
     calibration_overlap,
     quantize,
 )
-from detq.api.running import bench, evaluate, judged_split
+from detq.api.running import evaluate, judged_split
 from detq.api.sources import (
     FLOAT,
     DataSource,
@@ -26,21 +26,26 @@ from detq.api.sources import (
     open_dataset,
     open_graph,
 )
+from detq.benchmark import Variant, bench, variants_of
 from detq.config import DatasetConfig, Recipe
 from detq.errors import CalibrationError
 from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, labelled, silent
 from detq.records import BenchResult, EvalResult
+from detq.runtime.options import RuntimeOptions
 from detq.tasks import strategy_of
+
+LEAST_SPEEDUP = 1.2
+"""Where INT8 gains less over a float of 16 bits, its accuracy is not worth giving up."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The float model, or what one recipe made of it.
+    """The float model in one precision, or what one recipe made of it.
 
     ``quality`` is None where the data set does not say what is right; ``speed`` is against the
-    float model's.
+    fastest float.
     """
 
     label: str
@@ -51,7 +56,8 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The float model, then what each recipe made of it, the chosen one's last: that is ``result``.
+    """The float model in every precision that the machine executes, float32 first, then what each
+    recipe made of it, the chosen one's last: that is ``result``.
 
     Scores are those on ``split`` by the protocol ``preset``; ``overlap`` is the number of
     calibration images that are also in it. ``left_out`` says of each recipe without a row why.
@@ -69,6 +75,18 @@ class Comparison:
         """Of every row; empty where nothing could be measured."""
         return [row.quality for row in self.rows if row.quality is not None]
 
+    @property
+    def fastest_float(self) -> Compared:
+        """What users of the float model have on this machine."""
+        floats = [row for row in self.rows if row.graph is self.rows[0].graph]
+        return min(floats, key=lambda row: row.speed.latency_ms)
+
+    @property
+    def gains_little(self) -> bool:
+        """True if INT8 is hardly faster than a float that is not float32."""
+        fastest, int8 = self.fastest_float, self.rows[-1]
+        return fastest is not self.rows[0] and int8.speed.speedup < LEAST_SPEEDUP
+
     def measured(self) -> dict[str, Any] | None:
         """What an exported directory keeps of this, as plain values; None without scores."""
         if not self.scores:
@@ -84,6 +102,7 @@ class Comparison:
                     "size_mb": round(quality.size_mb, 3),
                     "latency_ms": round(row.speed.latency_ms, 3),
                     "speedup": round(row.speed.speedup, 3),
+                    "of_f32": row.speed.of_f32 and round(row.speed.of_f32, 3),
                 }
                 for row, quality in zip(self.rows, self.scores, strict=True)
             },
@@ -112,8 +131,9 @@ def compare(
 
     The last recipe is the chosen one: ``max_drop`` holds for it, and the others are left out if
     what they make is broken. Scores are those on ``split``, by default ``val`` if the data set has
-    it; latencies are medians of ``rounds`` inferences in turns. Raises a DetqError for bad input,
-    CalibrationError if the chosen recipe's model disagrees with the float model, AccuracyError.
+    it; latencies are medians of ``rounds`` inferences in turns, speed-ups against the fastest
+    float. Raises a DetqError for bad input, CalibrationError if the chosen recipe's model disagrees
+    with the float model, AccuracyError.
     """
     chosen = load_recipes(recipes)
     report, dataset, graph = progress or silent, open_dataset(data), open_graph(model, imgsz)
@@ -138,17 +158,18 @@ def compare(
             preset=preset,
             progress=labelled(report, last if len(chosen) > 1 else ""),
         )
-    graphs = {FLOAT: graph, **{name: result.graph for name, result in results.items()}}
+    variants = {FLOAT[each.float_precision]: each for each in variants_of(graph)}
+    variants |= {name: Variant(result.graph) for name, result in results.items()}
     scores: Mapping[str, EvalResult] = {}
     overlap = 0
     if measurable:
-        scores = _scores(graphs, dataset, judged, preset, report)
+        scores = _scores(variants, dataset, judged, preset, report)
         overlap = calibration_overlap(results[last], dataset, judged)
     timing = partial(report, "measuring latency")
-    speeds = bench(list(graphs.values()), rounds=rounds, progress=timing)
+    speeds = bench(list(variants.values()), rounds=rounds, progress=timing)
     rows = tuple(
-        Compared(name, graphs[name], speed, scores.get(name))
-        for name, speed in zip(graphs, speeds, strict=True)
+        Compared(label, variants[label].graph, speed, scores.get(label))
+        for label, speed in zip(variants, speeds, strict=True)
     )
     return Comparison(rows, results[last], judged, preset, overlap, left_out)
 
@@ -183,16 +204,22 @@ def _quantized(
 
 
 def _scores(
-    graphs: Mapping[str, DetectorGraph],
+    variants: Mapping[str, Variant],
     data: DatasetConfig,
     split: str,
     preset: str,
     report: Progress,
 ) -> dict[str, EvalResult]:
-    """Of each graph, under its label."""
+    """Of each variant, under its label."""
     found = {}
-    for label, graph in graphs.items():
-        progress = labelled(report, label)
-        result = evaluate(graph, data=data, split=split, preset=preset, progress=progress)
+    for label, each in variants.items():
+        result = evaluate(
+            each.graph,
+            data=data,
+            split=split,
+            preset=preset,
+            options=RuntimeOptions(float_precision=each.float_precision),
+            progress=labelled(report, label),
+        )
         found[label] = replace(result, model=label)
     return found

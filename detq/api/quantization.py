@@ -125,7 +125,7 @@ class QuantizationResult:
                 for quantizer in self.quantized.quantizers
             ],
             "split_choices": [asdict(choice) for choice in self.quantized.split_choices],
-            "search": self._search(),
+            "mixed_precision": self._mixed_precision(),
             "guard": self._accuracy_control(),
             "int8_share_of_convolution_macs": round(self.int8_share, 4),
             "agreement_with_float": self.agreement,
@@ -134,15 +134,14 @@ class QuantizationResult:
         }
         return {**details, "measured": measured} if measured else details
 
-    def _search(self) -> dict[str, Any] | None:
-        search = self.quantized.search
-        if search is None:
+    def _mixed_precision(self) -> dict[str, Any] | None:
+        mixed = self.quantized.mixed
+        if mixed is None:
             return None
         return {
-            "best_rule": search.start,
-            "output_error_of_best_rule": search.start_error,
-            "output_error": search.error,
-            "in_float": list(search.in_float),
+            "output_error_in_int8": mixed.int8_error,
+            "output_error": mixed.error,
+            "in_float": list(mixed.in_float),
         }
 
     def _accuracy_control(self) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from detq.api.sources import (
     open_dataset,
     open_graph,
 )
-from detq.benchmark import DEFAULT_OPTIONS
+from detq.benchmark import DEFAULT_OPTIONS, variants_of
 from detq.benchmark import bench as measure_speed
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
@@ -27,7 +27,7 @@ from detq.progress import Progress, Steps, silent
 from detq.records import BenchResult, Classified, EvalResult, Prediction
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
-from detq.runtime.options import RuntimeOptions
+from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import strategy_of
 from detq.tasks.classification import classify_images
@@ -110,6 +110,7 @@ def evaluate(
     split: str = "val",
     imgsz: ImageSize | None = None,
     preset: str | None = None,
+    options: RuntimeOptions | None = None,
     progress: Progress | None = None,
 ) -> EvalResult:
     """How good a model is on a split of a data set: a detector's COCO mAP, a classifier's top-1.
@@ -124,6 +125,7 @@ def evaluate(
         open_dataset(data),
         split,
         preset=find_protocol(preset, graph.spec).name,
+        options=options,
         progress=partial(progress or silent, f"evaluating {graph.spec.name}"),
     )
 
@@ -160,16 +162,30 @@ def bench(
 ) -> list[BenchResult]:
     """Latency of several models, and throughput if ``bursts`` of it are wanted, measured in turns.
 
-    See :mod:`detq.benchmark`.
+    Float models are measured in every precision that the machine executes, one result each, and
+    speed-ups are against the fastest (:mod:`detq.benchmark`).
     """
     graphs = [open_graph(model, imgsz) for model in models]
     return measure_speed(
-        graphs,
+        [variant for graph in graphs for variant in variants_of(graph)],
         rounds=rounds,
         bursts=bursts,
         options=options or DEFAULT_OPTIONS,
         progress=progress,
     )
+
+
+def fastest_float(model: ModelSource, *, imgsz: ImageSize | None = None) -> FloatPrecision:
+    """The precision in which a float model is fastest on this machine, measured in some seconds.
+
+    For ``RuntimeOptions(float_precision=…)``; ``f32`` for a quantized model.
+    """
+    variants = variants_of(open_graph(model, imgsz))
+    if len(variants) == 1:
+        return variants[0].float_precision
+    results = measure_speed(variants, rounds=10)
+    fastest = min(range(len(variants)), key=lambda index: results[index].latency_ms)
+    return variants[fastest].float_precision
 
 
 def sample_picture(found_by: Detector) -> Path | None:

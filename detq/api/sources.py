@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.graph.resize import resized
 from detq.progress import Progress, silent
 from detq.records import SizeHW
+from detq.runtime.options import FloatPrecision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,8 +34,8 @@ EMBEDDED = Path(str(files("detq.weights")))
 """The models that detq brings along, and what belongs to them."""
 HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
-FLOAT = "float"
-"""What the row of the float model is called in a table."""
+FLOAT: Mapping[FloatPrecision, str] = {"f32": "float", "bf16": "float bf16", "f16": "float f16"}
+"""What the rows of the float model are called in a table."""
 ModelSource = str | Path | DetectorGraph
 DataSource = str | Path | DatasetConfig
 RecipeSource = str | Path | Recipe
@@ -175,7 +176,7 @@ def load_recipes(recipes: Sequence[RecipeSource]) -> list[Recipe]:
     if not recipes:
         raise ConfigError("nothing to compare: expected at least one recipe")
     chosen = [load_recipe(recipe) for recipe in recipes]
-    names = [FLOAT, *(recipe.name for recipe in chosen)]
+    names = [*FLOAT.values(), *(recipe.name for recipe in chosen)]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{name!r} would be two rows of the table; rename one recipe")

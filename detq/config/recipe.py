@@ -11,7 +11,7 @@ from detq.errors import ConfigError
 from detq.yaml_file import read_yaml
 
 RangeMethod = Literal[
-    "kl_cfws", "kl_entropy", "minmax", "mean_minmax", "mse", "percentile", "placement", "search"
+    "kl_cfws", "kl_entropy", "minmax", "mean_minmax", "mse", "percentile", "placement"
 ]
 
 
@@ -49,8 +49,7 @@ class WeightsConfig(_Strict):
 class RangesConfig(_Strict):
     """Which rule finds activation ranges in which part of the network.
 
-    ``placement`` keeps the ranges of the library that placed the quantizers; ``search`` finds them
-    by what they do to the network's output (:mod:`detq.quant.trial`), in every part or in none.
+    ``placement`` keeps the ranges of the library that placed the quantizers.
     """
 
     backbone: RangeMethod = "kl_cfws"
@@ -70,21 +69,9 @@ class RangesConfig(_Strict):
         """True if no range is chosen by a rule of detq's own."""
         return {self.backbone, self.neck, self.head} == {"placement"}
 
-    @property
-    def is_searched(self) -> bool:
-        """True if the ranges are found by what they do to the network's output."""
-        return self.backbone == "search"
-
     def all_by(self, method: RangeMethod) -> RangesConfig:
         """The same with one rule for every part."""
         return self.model_copy(update={"backbone": method, "neck": method, "head": method})
-
-    @model_validator(mode="after")
-    def _check(self) -> RangesConfig:
-        parts = {self.backbone, self.neck, self.head}
-        if "search" in parts and len(parts) > 1:
-            raise ValueError("search: name it for backbone, neck and head, or for none of them")
-        return self
 
 
 class Recipe(_Strict):
@@ -93,8 +80,10 @@ class Recipe(_Strict):
     ``latency_budget`` is what measured choices (split layers, tensors left in float) may cost, as a
     share of the predicted latency of the plain INT8 convolutions. ``quantize_elementwise: false``
     leaves tensors in float that no convolution reads. ``equalize_channels`` brings the channels of
-    tensors to like ranges (:mod:`detq.quant.passes.equalize_channels`). ``without`` leaves passes
-    out by their names, to see what each of them brings.
+    tensors to like ranges (:mod:`detq.quant.passes.equalize_channels`). ``mixed_precision`` leaves
+    tensors in float that no grid serves, and zero points out that cost more than they bring, both
+    judged by the network's output (:mod:`detq.quant.trial`). ``without`` leaves passes out by their
+    names, to see what each of them brings.
     """
 
     name: str
@@ -105,6 +94,7 @@ class Recipe(_Strict):
     quantize_decode: bool = False
     quantize_elementwise: bool = True
     equalize_channels: bool = False
+    mixed_precision: bool = False
     latency_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     overflow_fix: Literal["pairs", "disable", "first_layer_only", "enable"] = "pairs"
     bias_correction: Literal["none", "mean_error", "nncf", "nncf_accurate"] = "mean_error"
@@ -112,10 +102,22 @@ class Recipe(_Strict):
     calibration_images: Annotated[int, Field(ge=1)] = 300
     seed: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_search(cls, values: object) -> object:
+        """Recipes that were written when ``search`` was a rule for ranges."""
+        if not isinstance(values, dict) or not isinstance(values.get("ranges"), dict):
+            return values
+        known = {key: "mse" if rule == "search" else rule for key, rule in values["ranges"].items()}
+        mixed = {"mixed_precision": True} if known != values["ranges"] else {}
+        return {**values, **mixed, "ranges": known}
+
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         if self.bias_correction.startswith("nncf") and not self.ranges.only_placement:
             raise ValueError("bias_correction: nncf needs ranges: placement in every part")
+        if self.mixed_precision and self.ranges.only_placement:
+            raise ValueError("mixed_precision: needs ranges by a rule in some part")
         own = self.weights.rounding != "nearest" or self.weights.bits != 8
         if own and self.overflow_fix != "pairs":
             raise ValueError("weights: rounding and bits need overflow_fix: pairs")

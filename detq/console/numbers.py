@@ -11,3 +11,8 @@ def number(value: float | None, digits: int = 2) -> str:
 def difference(value: float | None, first: float | None) -> str:
     """To the first, with its sign; ``-`` where one of them is None."""
     return "-" if value is None or first is None else f"{value - first:+.2f}"
+
+
+def ratio(value: float | None) -> str:
+    """``1.25x``; ``-`` for None."""
+    return "-" if value is None else f"{value:.2f}x"

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from detq.api import Comparison, QuantizationResult
-from detq.console.numbers import number
+from detq.console.numbers import number, ratio
 from detq.console.scores import note_left_out, print_scores, scores_document
 from detq.console.terminal import note, stdout, warn
 from detq.quickstart import Quickstart
@@ -28,12 +28,18 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
         note_left_out(comparison.split, comparison.scores[0].data)
     else:
         note(f"split {comparison.split} has no ground truth: {metric} was not measured")
-    exact, int8 = comparison.rows[0].speed, comparison.rows[-1].speed
+    exact, int8 = comparison.fastest_float.speed, comparison.rows[-1].speed
     stdout.print(
-        f"latency {exact.latency_ms:.2f} ms in float, {int8.latency_ms:.2f} ms in INT8 "
-        f"({int8.speedup:.2f}x, medians of {rounds} inferences in turns)",
+        f"latency {int8.latency_ms:.2f} ms in INT8, {exact.latency_ms:.2f} ms in the fastest "
+        f"float, {exact.float_precision}: {int8.speedup:.2f}x, {ratio(int8.of_f32)} of f32 "
+        f"(medians of {rounds} inferences in turns)",
         highlight=False,
     )
+    if comparison.gains_little:
+        warn(
+            f"on this machine {exact.float_precision} is as fast: keep it, or use INT8 where its "
+            f"{int8.latency_ms:.2f} ms are worth what it loses"
+        )
     _print_decisions(comparison.result, directory)
     _warn_of_result(comparison.result)
     if comparison.overlap:
@@ -98,7 +104,13 @@ def quantization_document(
         },
         "int8_share": result.int8_share,
         "agreement": result.agreement,
-        "latency_ms": {"float": rows[0].speed.latency_ms, "int8": rows[-1].speed.latency_ms},
+        "latency_ms": {
+            "float": rows[0].speed.latency_ms,
+            "fastest_float": comparison.fastest_float.speed.latency_ms,
+            "int8": rows[-1].speed.latency_ms,
+        },
+        "fastest_float": comparison.fastest_float.speed.float_precision,
+        "speedup": rows[-1].speed.speedup,
         "doubts": doubts,
     }
 
@@ -109,7 +121,7 @@ def print_quickstart(outcome: Quickstart) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
     metrics = strategy_of(comparison.result.graph.spec).WORDS.metrics
-    for heading in (*(heading for heading, _ in metrics), "latency ms", "speed-up", "MB"):
+    for heading in (*(heading for heading, _ in metrics), "latency ms", "speed-up", "of f32", "MB"):
         table.add_column(heading, justify="right")
     for row, quality in zip(comparison.rows, comparison.scores, strict=True):
         table.add_row(
@@ -117,6 +129,7 @@ def print_quickstart(outcome: Quickstart) -> None:
             *(number(quality.scores[key]) for _, key in metrics),
             f"{row.speed.latency_ms:.2f}",
             f"{row.speed.speedup:.2f}x",
+            ratio(row.speed.of_f32),
             f"{quality.size_mb:.1f}",
         )
     stdout.print(table)

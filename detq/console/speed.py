@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from detq.console.numbers import number
+from detq.console.numbers import number, ratio
 from detq.console.terminal import stderr, stdout
 from detq.programs.measure import ProgramSpeed
 from detq.programs.speeds import Speeds
@@ -27,11 +27,20 @@ def print_speeds(speeds: Speeds) -> None:
 
 
 def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
-    """The machine, then a table; speed-up is against the first model."""
+    """The machine, then a table; speed-up is against the fastest float."""
     print_machine(machine)
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
-    headings = ("median ms", "p90", "p99", "speed-up", "images/s", "precision", "INT8 MACs")
+    headings = (
+        "median ms",
+        "p90",
+        "p99",
+        "speed-up",
+        "of f32",
+        "images/s",
+        "precision",
+        "INT8 MACs",
+    )
     for heading in (*headings, "GMAC/s", "of peak", "MB"):
         table.add_column(heading, justify="right")
     for result in results:
@@ -41,6 +50,7 @@ def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
             f"{result.latency_p90_ms:.2f}",
             f"{result.latency_p99_ms:.2f}",
             f"{result.speedup:.2f}x",
+            ratio(result.of_f32),
             number(result.images_per_s, 1),
             result.precision,
             f"{100 * result.int8_share:.1f}%",

@@ -27,6 +27,11 @@ class DetectorGraph:
     model: ov.Model
     spec: ModelSpec
 
+    @property
+    def is_quantized(self) -> bool:
+        """True if anything in it is rounded to a grid."""
+        return any(node.get_type_name() == "FakeQuantize" for node in self.model.get_ops())
+
     def __post_init__(self) -> None:
         _check_port(self.spec, "input", self.model.inputs, INPUT, (1, 3, *self.spec.size_hw))
         contract = self.spec.contract

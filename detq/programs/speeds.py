@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detq.benchmark import DEFAULT_OPTIONS, bench
+from detq.benchmark import DEFAULT_OPTIONS, bench, variants_of
 from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.programs.measure import ProgramSpeed, measure_programs
@@ -65,7 +65,18 @@ def measure_speeds(
         raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
     machine = describe_machine(threads=options.threads)
     report = partial(progress, "measuring")
-    results = bench(graphs, rounds=rounds, bursts=bursts, options=options, progress=report)
+    variants = [
+        (name, variant)
+        for name, graph in zip(names, graphs, strict=True)
+        for variant in variants_of(graph)
+    ]
+    results = bench(
+        [variant for _, variant in variants],
+        rounds=rounds,
+        bursts=bursts,
+        options=options,
+        progress=report,
+    )
     programs: Sequence[ProgramSpeed] = ()
     if source is not None:
         programs = measure_programs(
@@ -83,7 +94,9 @@ def measure_speeds(
     }
     return Speeds(
         machine=machine,
-        models=tuple(replace(row, model=name) for row, name in zip(results, names, strict=True)),
+        models=tuple(
+            replace(row, model=name) for row, (name, _) in zip(results, variants, strict=True)
+        ),
         programs=tuple(programs),
         layers=times if layers else None,
     )

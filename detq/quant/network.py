@@ -94,16 +94,14 @@ class ActivationQuantizer:
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """What the search for ranges found, as errors of the network's output (0 for equal outputs).
+class MixedPrecision:
+    """What was left in float, by errors of the network's output (0 for equal outputs).
 
-    ``start`` is the best single rule for all tensors and ``start_error`` its error, ``error`` the
-    one reached. ``in_float`` fell back to float, for ``cost``, a predicted share of the latency
-    in plain INT8.
+    ``int8_error`` is that of the network wholly in INT8, ``error`` the one reached. ``in_float``
+    fell back to float, for ``cost``, a predicted share of the latency in plain INT8.
     """
 
-    start: str
-    start_error: float
+    int8_error: float
     error: float
     in_float: tuple[str, ...]
     cost: float
@@ -128,7 +126,7 @@ class Network:
     observed: Mapping[str, list[ActivationStatistics]] = field(default_factory=dict)
     bias_shifts: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     biases_corrected: int = 0
-    search: SearchResult | None = None
+    mixed: MixedPrecision | None = None
     did: str = ""
 
     @classmethod

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from detq.config import Recipe, WeightsConfig
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import nodes_of_type
 from detq.numerics.histogram import ActivationStatistics
 from detq.progress import Progress, silent
 from detq.quant.fallback import fall_back
-from detq.quant.network import ActivationQuantizer, Network, SearchResult, SplitChoice, Stage
+from detq.quant.network import ActivationQuantizer, MixedPrecision, Network, SplitChoice, Stage
 from detq.quant.observation import Images
 from detq.quant.observation_store import ObservationStore
 from detq.quant.passes.split_weights import SplitWeights
@@ -55,9 +54,9 @@ class QuantizedDetector:
         return self.unfinished.observed
 
     @property
-    def search(self) -> SearchResult | None:
-        """What the search for ranges found, if there was one."""
-        return self.unfinished.search
+    def mixed(self) -> MixedPrecision | None:
+        """What was left in float for the sake of the output, if anything was tried."""
+        return self.unfinished.mixed
 
 
 def quantize_graph(
@@ -74,7 +73,7 @@ def quantize_graph(
     Raises CalibrationError if ``images`` gives none, or unusable activations, and GraphError for a
     graph that is quantized already.
     """
-    if nodes_of_type(graph.model, "FakeQuantize"):
+    if graph.is_quantized:
         raise GraphError(f"{graph.spec.name}: is quantized already; pass the float model")
     choosing = [one for one in passes_of(recipe) if one.stage < Stage.FINISHED]
     unfinished, steps = run_passes(

@@ -18,7 +18,6 @@ from detq.quant.passes.round_weights import RoundWeights
 from detq.quant.passes.set_weight_grids import SetWeightGrids
 from detq.quant.passes.split_weights import SplitWeights
 from detq.quant.pipeline import Pass
-from detq.quant.range_rules import PROPOSALS
 
 NEEDED = (PlaceQuantizers.name, CompressWeights.name)
 """Without these there is no INT8 model."""
@@ -83,7 +82,7 @@ def _placing(recipe: Recipe) -> list[Pass]:
         passes.append(SetWeightGrids(bits=weights.bits))
     if weights.rounding == "gptq":
         passes.append(RoundWeights("gptq", weights.bits, limit_pairs))
-    elif recipe.ranges.is_searched:
+    elif recipe.mixed_precision:
         passes.append(RoundWeights("nearest"))
     return passes
 
@@ -92,9 +91,9 @@ def _ranges(recipe: Recipe) -> list[Pass]:
     rules, symmetric = recipe.ranges, recipe.placement == "performance"
     if rules.only_placement:
         return []
-    if not rules.is_searched:
-        return [ChooseRanges(rules, symmetric)]
-    passes: list[Pass] = [ChooseRanges(rules.all_by(PROPOSALS[0]), symmetric)]
+    passes: list[Pass] = [ChooseRanges(rules, symmetric)]
+    if not recipe.mixed_precision:
+        return passes
     if recipe.bias_correction == "mean_error":
         passes.append(MeasureBiasErrors())
-    return [*passes, FallBackToFloat(rules, symmetric, recipe.latency_budget), GiveUpZeroPoints()]
+    return [*passes, FallBackToFloat(recipe.latency_budget), GiveUpZeroPoints()]

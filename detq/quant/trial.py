@@ -29,11 +29,11 @@ from detq.quant.quantizers import activation_nodes, readers
 
 Errors = npt.NDArray[np.float64]
 
-SEARCH_IMAGES = 24
-"""With eight, what a search won on YOLOv6-Lite-S was gone on other images."""
-RANKING_IMAGES = 4
+SEARCH_IMAGES = 16
+"""With eight, what a choice won on YOLOv6-Lite-S was gone on other images."""
+RANKING_IMAGES = 2
 """So many are enough to tell which tensors matter."""
-_STOPS = (4, 8, 16)  # what is worse on so many images is not tried on the others
+_STOPS = (4, 8)  # what is worse on so many images is not tried on the others
 _FINE = 2.0**-20  # step of a grid, relative to its range, that is as good as float
 
 

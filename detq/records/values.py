@@ -231,8 +231,10 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Speed of one model. ``speedup`` is the median over rounds of first model's time / its own.
+    """Speed of one model whose float operations compute in ``float_precision``.
 
+    ``speedup`` is the median over rounds of the fastest float's time / its own, ``of_f32`` the same
+    against float32, None where there is no float model to compare with.
     ``int8_share`` is the share of convolution multiply-accumulates that execute in INT8, 0..1;
     ``macs_per_s`` are all of one image over the median latency. ``images_per_s``, with
     ``requests`` images in flight at once, is None if it was not measured.
@@ -243,6 +245,8 @@ class BenchResult:
     latency_p90_ms: float
     latency_p99_ms: float
     speedup: float
+    of_f32: float | None
+    float_precision: str
     precision: str
     int8_share: float
     macs_per_s: float

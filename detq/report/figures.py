@@ -14,9 +14,8 @@ from detq.config import RangesConfig
 from detq.graph.detector_graph import DetectorGraph
 from detq.numerics.cfws import center_to_surround_ratio, split_center
 from detq.numerics.histogram import ActivationStatistics
-from detq.numerics.ranges import choose_range
+from detq.numerics.ranges import THRESHOLDS, choose_range
 from detq.quant.noise import TensorNoise
-from detq.quant.range_rules import PROPOSALS
 from detq.records import Part
 from detq.report.layers import convolution_kernels
 
@@ -97,7 +96,7 @@ def _draw_tensor(axis: Axes, tensor: ObservedTensor) -> None:
     axis.hist(values, bins.tolist(), weights=counts, log=True, color="#94a3b8")
     colors = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#a16207")
     config = RangesConfig()
-    for rule, color in zip(PROPOSALS, colors, strict=True):
+    for rule, color in zip(THRESHOLDS, colors, strict=True):
         found = choose_range(seen, rule, config, symmetric=False)
         axis.axvline(found.high, color=color, linewidth=1, linestyle=":", label=rule)
     if tensor.low is not None and tensor.high is not None:

@@ -65,7 +65,7 @@ def convolution_kernels(graph: DetectorGraph) -> dict[str, npt.NDArray[np.float3
         weight = constant_value(producer(node, 1))
         if weight is not None and weight.dtype.kind == "f":
             kernels[node.get_friendly_name()] = weight.reshape(-1, *weight.shape[-3:])
-    if not kernels or nodes_of_type(graph.model, "FakeQuantize"):
+    if not kernels or graph.is_quantized:
         raise GraphError(
             f"{graph.spec.name}: its weights are already quantized; inspect the float model"
         )

@@ -67,7 +67,7 @@ def render_report(
         steepest=[(short_name(name), drop) for name, drop in steepest],
         range_picture=_embedded(ranges_png(shown)) if shown else None,
         disagreements=[(each, _embedded(each.jpeg)) for each in evidence.disagreements],
-        search=details["search"],
+        mixed=details["mixed_precision"],
         guard=details["guard"],
         choices={choice["name"]: choice for choice in details["split_choices"]},
         short_name=short_name,

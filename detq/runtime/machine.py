@@ -12,6 +12,7 @@ from openvino import opset15 as ops
 
 from detq.records import Machine
 from detq.runtime.layer_times import profiled_request
+from detq.runtime.options import FloatPrecision
 
 FEATURES = {
     "avx2": "AVX2",
@@ -46,6 +47,13 @@ def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) ->
         load=load,
         int8_macs_per_s=_int8_peak(threads),
     )
+
+
+def float_precisions() -> tuple[FloatPrecision, ...]:
+    """Those that the processor has instructions for; float32 always, and first."""
+    capable = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    more: tuple[tuple[str, FloatPrecision], ...] = (("BF16", "bf16"), ("FP16", "f16"))
+    return ("f32", *(precision for name, precision in more if name in capable))
 
 
 def core_count() -> int:

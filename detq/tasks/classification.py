@@ -27,6 +27,7 @@ from detq.records import Classified, EvalResult, ModelSpec
 from detq.report.disagreement import ChangedClass, changed_classes
 from detq.report.words import Metric, Words
 from detq.runtime.classifier import Classifier, classify_stream
+from detq.runtime.options import RuntimeOptions
 from detq.tasks.strategy import Predicted, Reader
 
 METRICS: Sequence[Metric] = (("top-1", "top1"), ("top-5", "top5"))
@@ -90,11 +91,12 @@ def evaluate(
     split: str,
     *,
     preset: str | None = None,
+    options: RuntimeOptions | None = None,
     progress: Steps | None = None,
 ) -> EvalResult:
     """Top-1 and top-5 on a split whose images lie in one folder per class; no preset matters."""
     return evaluate_classifier(
-        Classifier(graph), load_labelled_split(data, split), progress=progress
+        Classifier(graph, options=options), load_labelled_split(data, split), progress=progress
     )
 
 

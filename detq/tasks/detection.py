@@ -25,6 +25,7 @@ from detq.records import EvalResult, ModelSpec
 from detq.report.disagreement import Disagreement, worst_disagreements
 from detq.report.words import Metric, Words
 from detq.runtime.detector import Detector
+from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import doubts
 from detq.tasks.pictures import draw_pictures, plan_pictures
@@ -103,13 +104,19 @@ def evaluate(
     split: str,
     *,
     preset: str | None = None,
+    options: RuntimeOptions | None = None,
     progress: Steps | None = None,
 ) -> EvalResult:
     """COCO mAP by the protocol that ``preset`` names, by default that of the model's family."""
     spec = graph.spec
     protocol = find_protocol(preset, spec)
     return evaluate_detector(
-        Detector(graph, preprocess=protocol.preprocess(spec), postprocess=protocol.postprocess),
+        Detector(
+            graph,
+            preprocess=protocol.preprocess(spec),
+            postprocess=protocol.postprocess,
+            options=options,
+        ),
         load_split(data, split),
         protocol=protocol,
         progress=progress,

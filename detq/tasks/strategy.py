@@ -15,6 +15,7 @@ from detq.records import Classified, EvalResult, ModelSpec, Prediction, SizeHW
 from detq.report.disagreement import Difference
 from detq.report.words import Metric, Words
 from detq.runtime.detector import CompiledGraph
+from detq.runtime.options import RuntimeOptions
 
 Reader = Callable[[Path, SizeHW | None, str], DetectorGraph]
 """(model file, (H, W) in pixels, layout) -> the graph, read in that layout."""
@@ -90,6 +91,7 @@ class Strategy(Protocol[Network, Seen]):
         split: str,
         *,
         preset: str | None = None,
+        options: RuntimeOptions | None = None,
         progress: Steps | None = None,
     ) -> EvalResult:
         """Its scores on a split. Raises DataError."""

@@ -322,7 +322,7 @@ def test_range_without_zero_or_extent_is_an_error(low: float, high: float) -> No
 
 
 def test_every_rule_of_the_configuration_exists() -> None:
-    assert {*THRESHOLDS, "placement", "search"} == set(get_args(RangeMethod))
+    assert {*THRESHOLDS, "placement"} == set(get_args(RangeMethod))
 
 
 @given(st.floats(-100, 0), st.floats(2**-10, 100))

@@ -19,6 +19,7 @@ from detq.records import Classified, EvalResult, ModelSpec, NamedClass
 from detq.report.disagreement import Difference
 from detq.report.words import Words
 from detq.runtime.detector import CompiledGraph
+from detq.runtime.options import RuntimeOptions
 from detq.tasks.strategy import Predicted, Reader
 
 CONTRACT = Contract(output="shares", rows=0, has_places=False, use="measures colours")
@@ -73,10 +74,11 @@ def evaluate(
     split: str,
     *,
     preset: str | None = None,
+    options: RuntimeOptions | None = None,
     progress: Steps | None = None,
 ) -> EvalResult:
     paths = load_split(data, split, with_annotations=False).paths
-    network = compiled(graph)
+    network = CompiledGraph(graph, options=options)
     truth = [image[..., ::-1].mean((0, 1)) / 255 for image in read_images(paths)]
     close = agreement(truth, run(network, paths), class_count=3)
     precision = network.executed_precision

@@ -60,8 +60,9 @@ def test_it_is_judged_and_quantized_and_written(
 
 def test_it_is_compared(graph: DetectorGraph, data: DatasetConfig) -> None:
     comparison = detq.compare(graph, ["minmax", "nncf"], data=data, rounds=1)
-    assert [row.label for row in comparison.rows] == ["float", "minmax", "nncf"]
-    assert [list(score.scores) for score in comparison.scores] == [["closeness"]] * 3
+    labels = [row.label for row in comparison.rows]
+    assert (labels[0], labels[-2:]) == ("float", ["minmax", "nncf"])
+    assert [list(score.scores) for score in comparison.scores] == [["closeness"]] * len(labels)
 
 
 def test_who_runs_it_as_another_is_told_what_it_is(graph: DetectorGraph) -> None:

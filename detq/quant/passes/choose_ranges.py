@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from detq.config import RangesConfig
+from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.ranges import Range, choose_range
 from detq.quant.histograms import Histogram, distinct, histograms, take_histograms
-from detq.quant.network import PLACED, Network, Stage
+from detq.quant.network import PLACED, ActivationQuantizer, Network, Stage
 from detq.quant.pipeline import Seen
 from detq.quant.quantizers import write_ranges
-from detq.quant.range_rules import ranges_by
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,27 @@ class ChooseRanges:
         """Choose and write them."""
         observed = take_histograms(seen.statistics, self._histograms(network))
         network = replace(network, observed=observed)
-        ranges = ranges_by(self.rules, network, symmetric=self.symmetric)
+        rules = {q.name: getattr(self.rules, q.part) for q in network.quantizers}
+        ranges = {
+            q.name: self._ranges(q, observed[q.name], rules[q.name])
+            for q in network.quantizers
+            if rules[q.name] != PLACED
+        }
         model = network.model.clone()
         write_ranges(model, ranges)
-        rules = {q.name: getattr(self.rules, q.part) for q in network.quantizers}
         kept = sum(rule == PLACED for rule in rules.values())
         used = sorted({rule for rule in rules.values() if rule != PLACED})
         did = f"{len(ranges)} tensors by {', '.join(used)}" + (f", {kept} kept" if kept else "")
         return replace(network.with_rules(rules, ranges), model=model, did=did)
+
+    def _ranges(
+        self, quantizer: ActivationQuantizer, seen: Sequence[ActivationStatistics], rule: str
+    ) -> tuple[Range, ...]:
+        """One, or one per channel."""
+        symmetric = self.symmetric or quantizer.is_fine_branch
+        return tuple(
+            choose_range(channel, rule, self.rules, symmetric=symmetric) for channel in seen
+        )
 
     def _histograms(self, network: Network) -> dict[str, Histogram]:
         return histograms(network.model, network.quantizers, bins=self.rules.bins)

@@ -58,9 +58,9 @@ class GiveUpZeroPoints(WantsNothing):
         model = network.model.clone()
         write_ranges(model, signed)
         rules = {q.name: f"{q.rule}, signed" for q in network.quantizers if q.name in signed}
-        search = network.search and replace(network.search, error=float(errors.mean()))
+        mixed = network.mixed and replace(network.mixed, error=float(errors.mean()))
         did = f"of {len(signed)} tensors; output error {before.mean():.3f} -> {errors.mean():.3f}"
-        return replace(network.with_rules(rules, signed), model=model, search=search, did=did)
+        return replace(network.with_rules(rules, signed), model=model, mixed=mixed, did=did)
 
 
 def _signed(ranges: Ranges, scale: float) -> dict[str, tuple[Range, ...]]:
