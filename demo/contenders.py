@@ -74,4 +74,7 @@ class Contender:
         options = detq.RuntimeOptions(
             threads=threads, requests=1, pinning=False, float_precision=self._float_precision
         )
-        return detq.detector(self._graph, options=options)
+        try:
+            return detq.detector(self._graph, options=options, rect=True)
+        except detq.DetqError:  # it is bound to its size
+            return detq.detector(self._graph, options=options)

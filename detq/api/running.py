@@ -26,7 +26,7 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps, silent
 from detq.records import BenchResult, Classified, EvalResult, Prediction
 from detq.runtime.classifier import Classifier
-from detq.runtime.detector import Detector
+from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import strategy_of
@@ -41,10 +41,13 @@ def detector(
     confidence: float = PREDICTION.confidence,
     iou: float | None = PREDICTION.iou,
     options: RuntimeOptions | None = None,
+    rect: bool = False,
 ) -> Detector:
     """A model ready to find objects: ``detector(model).detect(image_bgr)``.
 
-    Images fill the network's input. The few pixels that evaluation of official models leaves free
+    Images fill the network's input; with ``rect`` it has their own shape, in whole strides, and no
+    time goes into padding: for a video, or images of few shapes, each of which is compiled once.
+    The few pixels that evaluation of official models leaves free
     would cost a frame that fits already some milliseconds of resizing. For many images, or a
     video, see :func:`detq.detect_stream`. Raises a DetqError for bad input.
     """
@@ -53,6 +56,7 @@ def detector(
         graph,
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
         options=options,
+        rect=Rect() if rect else None,
     )
 
 
@@ -111,12 +115,14 @@ def evaluate(
     imgsz: ImageSize | None = None,
     preset: str | None = None,
     options: RuntimeOptions | None = None,
+    rect: bool = False,
     progress: Progress | None = None,
 ) -> EvalResult:
     """How good a model is on a split of a data set: a detector's COCO mAP, a classifier's top-1.
 
     ``preset`` names a protocol for mAP (:data:`detq.evaluation.protocol.PROTOCOLS`), by default the
     one behind the figures of the model's family; a classifier's images lie in one folder per class.
+    With ``rect`` inputs have the images' own shapes, as in the programs' rectangular figures.
     Raises a DetqError for bad input.
     """
     graph = open_graph(model, imgsz)
@@ -126,6 +132,7 @@ def evaluate(
         split,
         preset=find_protocol(preset, graph.spec).name,
         options=options,
+        rect=rect,
         progress=partial(progress or silent, f"evaluating {graph.spec.name}"),
     )
 

@@ -34,6 +34,12 @@ def bench(
         list[str] | None,
         typer.Option(help="With --source: ultralytics, onnxruntime or benchmark_app beside detq."),
     ] = None,
+    rect: Annotated[
+        bool | None,
+        typer.Option(
+            "--rect/--square", help="With --source: inputs of its shape, by default for a video."
+        ),
+    ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also show where each model spends its time.")
     ] = False,
@@ -44,6 +50,7 @@ def bench(
     from detq.console.files import check_file, write_json
     from detq.console.speed import print_speeds
     from detq.console.terminal import progress_bars
+    from detq.data.video import is_video
     from detq.programs.speeds import check_peers, measure_speeds
 
     check_file(json_file)
@@ -58,6 +65,7 @@ def bench(
             source=source,
             peers=peer or (),
             layers=layers,
+            rect=is_video(source) if rect is None else rect,
             options=api.RuntimeOptions(threads=threads, streams=streams, pinning=pin),
             progress=report,
         )

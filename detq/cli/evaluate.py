@@ -19,6 +19,9 @@ def evaluate(
     imgsz: ImageSize = None,
     layout: Layout = None,
     preset: Preset = None,
+    rect: Annotated[
+        bool, typer.Option("--rect", help="Inputs of the images' own shapes, without padding.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""
@@ -45,6 +48,7 @@ def evaluate(
                 data=dataset,
                 split=split,
                 preset=preset,
+                rect=rect,
                 progress=labelled(report, str(model) if len(models) > 1 else ""),
             )
             rows.append(replace(result, model=str(model)))

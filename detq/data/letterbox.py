@@ -6,8 +6,9 @@ the other programs' predictors do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -110,13 +111,14 @@ class Letterbox:
 class Preprocess:
     """How an image becomes the network input of ``size_hw`` pixels.
 
-    The image fits into the input less ``shrink`` pixels on each axis, by the rules that ``fit``
-    names in :data:`FITS`; padding fills the rest.
+    The image fits into ``within_hw``, the input's size if None, less ``shrink`` pixels on each
+    axis, by the rules that ``fit`` names in :data:`FITS`; padding fills the rest.
     """
 
     size_hw: SizeHW
     shrink: int = 0
     fit: Fit = "yolov6"
+    within_hw: SizeHW | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.shrink < min(self.size_hw):
@@ -125,6 +127,19 @@ class Preprocess:
                 f"shrink: expected 0 up to below the smaller side of {height}x{width}, "
                 f"got {self.shrink}"
             )
+
+    def trimmed(self, original_hw: SizeHW, *, stride: int, margin: float = 0.0) -> Preprocess:
+        """The same for an input no larger than an image of that size needs, in whole strides.
+
+        The image keeps its size in the input. ``margin`` is in strides, added before rounding up:
+        YOLOv6's and Ultralytics' own rectangular evaluation has 0.5, so that the longer side grows
+        too. An image that is stretched needs the whole input.
+        """
+        if not FITS[self.fit].keeps_ratio:
+            return self
+        sides = (max(1, math.ceil(n / stride + margin)) for n in self.plan(original_hw).resized_hw)
+        height, width = (side * stride for side in sides)
+        return replace(self, size_hw=(height, width), within_hw=self.within_hw or self.size_hw)
 
     def plan(self, original_hw: SizeHW) -> Letterbox:
         """Size of an image -> its place in the input."""
@@ -166,5 +181,5 @@ class Preprocess:
     def _ratio(self, original_hw: SizeHW) -> float:
         return min(
             (side - self.shrink) / original
-            for side, original in zip(self.size_hw, original_hw, strict=True)
+            for side, original in zip(self.within_hw or self.size_hw, original_hw, strict=True)
         )

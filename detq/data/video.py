@@ -25,12 +25,17 @@ def read_frames(source: Path) -> Iterator[ImageBGR]:
 
     Raises DataError, at once for what is neither, and in its turn for an image that is damaged.
     """
-    if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
+    if is_video(source):
         return read_video(source)
     if source.is_file() and source.suffix.lower() not in IMAGE_SUFFIXES:
         known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError(f"{source}: neither a video nor an image; known endings: {known}")
     return read_images(list_images(source))
+
+
+def is_video(source: Path | None) -> bool:
+    """By its name."""
+    return source is not None and source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir()
 
 
 def frame_rate(path: Path) -> float | None:

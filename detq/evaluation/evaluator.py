@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detq.data.dataset import Split
-from detq.data.images import read_sound_images
+from detq.data.images import image_size_hw, read_sound_images
 from detq.errors import DataError
 from detq.evaluation.canonical import ordered_by_content, renumber_categories
 from detq.evaluation.classes import map_classes
@@ -17,7 +17,7 @@ from detq.evaluation.coco_map import CocoScores, coco_detections, score_detectio
 from detq.evaluation.protocol import PROTOCOLS, Protocol, default_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
-from detq.records import Detections, EvalResult, ModelSpec
+from detq.records import Detections, EvalResult, ModelSpec, SizeHW
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
@@ -54,17 +54,37 @@ def run_detector(
 ) -> Run:
     """Detections in each image file, in order. Files are decoded while others are inferred.
 
-    Damaged files are left out. Raises DataError for what is no image file at all,
-    RuntimeTimeoutError if inference hangs.
+    Damaged files are left out. Images of one shape come one after another, for a network that is
+    compiled for each. Raises DataError for what is no image file at all, RuntimeTimeoutError if
+    inference hangs.
     """
     found: list[Detections] = []
     damaged: list[Path] = []
     started_s = time.perf_counter()
-    for frame in detect_stream(detector, read_sound_images(paths, damaged)):
+    order = sorted(range(len(paths)), key=lambda index: _input_hw(detector, paths[index]))
+    images = read_sound_images([paths[index] for index in order], damaged)
+    for frame in detect_stream(detector, images):
         found.append(frame.detections)
         if progress is not None:
             progress(len(found), len(paths))
-    return Run(tuple(found), time.perf_counter() - started_s, tuple(damaged))
+    lost = set(damaged)
+    sound = [index for index in order if paths[index] not in lost]
+    by_index = dict(zip(sound, found, strict=True))
+    return Run(
+        tuple(by_index[index] for index in sorted(by_index)),
+        time.perf_counter() - started_s,
+        tuple(damaged),
+    )
+
+
+def _input_hw(detector: Detector, path: Path) -> SizeHW:
+    """The size that the network has for an image; its own if that cannot be told."""
+    if not detector.is_rect:
+        return detector.spec.size_hw
+    try:
+        return detector.trimmed(image_size_hw(path)).size_hw
+    except DataError:
+        return detector.spec.size_hw
 
 
 def score_run(

@@ -60,21 +60,23 @@ def measure_programs(
     peers: Sequence[str] = (),
     rounds: int = 3,
     options: RuntimeOptions | None = None,
+    rect: bool = False,
     progress: Steps | None = None,
 ) -> list[ProgramSpeed]:
     """Every model through detq, and through each peer that can run it, in turns.
 
     ``models`` maps a name to the file it was read from and its graph. ``source`` is a video, an
-    image or a folder of images. Raises ConfigError for a peer that is unknown, not installed, or
-    that can run none of the models; DataError for the source; DetqError if a program fails.
+    image or a folder of images; with ``rect`` detq's inputs have its shape. Raises ConfigError for
+    a peer that is unknown, not installed, or that can run none of the models; DataError for the
+    source; DetqError if a program fails.
     """
-    tell, chosen = progress or silent, options or RuntimeOptions()
+    tell, settings = progress or silent, {**_plain(options or RuntimeOptions()), "rect": rect}
     next(iter(read_frames(source)))  # what is wrong with it is said before the long run
     jobs = list(_jobs(models, peers))
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
         runs = [
-            (job, stack.enter_context(_started(job, source, folder / str(number), chosen)))
+            (job, stack.enter_context(_started(job, source, folder / str(number), settings)))
             for number, job in enumerate(jobs)
         ]
         answers: list[list[_Answer]] = [[] for _ in runs]
@@ -134,7 +136,9 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
 
 
 @contextmanager
-def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> Iterator[_Worker]:
+def _started(
+    job: _Job, source: Path, folder: Path, options: Mapping[str, Any]
+) -> Iterator[_Worker]:
     """The program at work, with files of its own in ``folder``."""
     path = job.path
     if job.program == "benchmark_app":
@@ -154,9 +158,9 @@ def _started(job: _Job, source: Path, folder: Path, options: RuntimeOptions) -> 
 class _Worker:
     """A process of :mod:`detq.programs.worker`; a context manager that ends it."""
 
-    def __init__(self, program: str, path: Path, source: Path, options: RuntimeOptions) -> None:
+    def __init__(self, program: str, path: Path, source: Path, options: Mapping[str, Any]) -> None:
         module = [sys.executable, "-m", "detq.programs.worker"]
-        arguments = [program, str(path), str(source), str(MAX_FRAMES), json.dumps(_plain(options))]
+        arguments = [program, str(path), str(source), str(MAX_FRAMES), json.dumps(options)]
         self._name = program
         self._log = tempfile.TemporaryFile(  # noqa: SIM115 - closed with the process
             "w+", encoding="utf-8", errors="replace"

@@ -51,14 +51,16 @@ def measure_speeds(
     source: Path | None = None,
     peers: Sequence[str] = (),
     layers: bool = False,
+    rect: bool = False,
     options: RuntimeOptions = DEFAULT_OPTIONS,
     progress: Progress = silent,
 ) -> Speeds:
     """Latency and throughput (:mod:`detq.benchmark`) of models, called by the files they are from.
 
     With a ``source``, images or a video, also from there to boxes (:mod:`detq.programs.measure`),
-    beside ``peers``; with ``layers`` also where each model spends its time. Raises ConfigError for
-    what does not go together, and a DetqError if a program fails.
+    beside ``peers``, with ``rect`` at inputs of its shape; with ``layers`` also where each model
+    spends its time. Raises ConfigError for what does not go together, and a DetqError if a program
+    fails.
     """
     graphs, names = [graph for _, graph in models], [str(path) for path, _ in models]
     if source is not None and not all(strategy_of(graph.spec).FROM_FILE for graph in graphs):
@@ -85,11 +87,17 @@ def measure_speeds(
             peers=peers,
             rounds=max(bursts, 1),
             options=options,
+            rect=rect,
             progress=partial(progress, "measuring programs"),
         )
     times = {
-        name: layer_times(graph, rounds=rounds, threads=options.threads)
-        for name, graph in zip(names, graphs, strict=True)
+        name if each.float_precision == "f32" else f"{name} in {each.float_precision}": layer_times(
+            each.graph,
+            rounds=rounds,
+            threads=options.threads,
+            float_precision=each.float_precision,
+        )
+        for name, each in variants
         if layers
     }
     return Speeds(

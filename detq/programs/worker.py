@@ -71,18 +71,20 @@ def _detq(model: Path, source: Path, limit: int, options: dict[str, Any]) -> dic
     import detq  # noqa: PLC0415 - start-up is part of what is measured
     from detq.data.video import read_frames  # noqa: PLC0415
 
-    directory = options["cache_dir"]
+    directory, rect = options["cache_dir"], options.pop("rect")
     options = {**options, "cache_dir": None if directory is None else Path(directory)}
-    chosen = detq.RuntimeOptions(**options)
-    detector = detq.detector(model, options=chosen)
-    detector.detect(next(iter(read_frames(source))))
-    noise = np.random.default_rng(0).integers(0, 256, (1, *detector.spec.size_hw, 3), np.uint8)
+    detector = detq.detector(model, options=detq.RuntimeOptions(**options), rect=rect)
+    first = next(iter(read_frames(source)))
+    detector.detect(first)
+    size_hw = detector.trimmed((first.shape[0], first.shape[1])).size_hw
+    network = detector.network_of(size_hw)
+    noise = np.random.default_rng(0).integers(0, 256, (1, *size_hw, 3), np.uint8)
 
     def bare() -> dict[str, Any]:
         started_s, images = time.perf_counter(), 0
         while time.perf_counter() - started_s < BURST_S:
-            batch = 8 * detector.requests
-            detector.infer_all([noise] * batch)
+            batch = 8 * network.requests
+            network.infer_all([noise] * batch)
             images += batch
         return {"images": images, "seconds": time.perf_counter() - started_s}
 

@@ -24,9 +24,6 @@ from detq.quant.observation import FloatNetwork, NotKept
 
 Shift = npt.NDArray[np.float64]
 
-BIAS_IMAGES = 64
-"""With 96 the output error on held-back images is the same (docs/performance.md)."""
-
 
 @dataclass(frozen=True)
 class BiasErrors(NotKept):
@@ -39,7 +36,7 @@ class BiasErrors(NotKept):
     model: ov.Model
     totals: frozenset[str]
     purpose: str
-    images: int | None = BIAS_IMAGES
+    images: int | None
     size_bytes: int = 0
     of_float = False
 

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 PATCHES_PER_IMAGE = 128
 """Input patches drawn from each image; their moments are exact enough."""
-BLOCK_INPUTS = 1152
+BLOCK_INPUTS = 576
 """At most so many inputs (channels times taps) share their errors out: cost grows as its cube."""
 
 

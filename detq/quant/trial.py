@@ -8,6 +8,7 @@ exact weights while a tensor that it reads is in float.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,9 @@ class TrialNetwork:
             bypass(node)  # weights lie on their grids already
         inputs = [*model.get_parameters(), *inputs, *switched]
         trial = ov.Model(model.get_results(), inputs, "trial")
-        self._request = compile_exact(trial).create_infer_request()
+        compiled = compile_exact(trial, several=True)
+        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
         self._wide = {
             name: [_wide(channel) for channel in channels]
             for name, channels in network.observed.items()
@@ -89,14 +92,26 @@ class TrialNetwork:
         """
         left = frozenset(in_float)
         inputs = [*self._grids(ranges, left), *self._switches(left)]
-        samples = self._samples[:first]
-        found = np.full(len(samples), np.inf)
-        for index, (image, expected) in enumerate(samples):
-            if index in _STOPS and than is not None and found[:index].sum() > than[:index].sum():
+        count = len(self._samples[:first])
+        found = np.full(count, np.inf)
+        for start, stop in pairwise([0, *(stop for stop in _STOPS if stop < count), count]):
+            if than is not None and found[:start].sum() > than[:start].sum():
                 break
-            outputs = self._request.infer([image, *inputs], share_inputs=True)
-            found[index] = output_error(expected, outputs[0])
+            for index in range(start, stop, len(self._requests)):
+                together = range(index, min(index + len(self._requests), stop))
+                found[index : together.stop] = self._infer(together, inputs)
         return found
+
+    def _infer(self, indices: Sequence[int], inputs: Sequence[Image]) -> list[float]:
+        """The errors on some images, at the same time."""
+        pairs = list(zip(self._requests, indices, strict=False))
+        for request, index in pairs:
+            request.start_async([self._samples[index][0], *inputs], share_inputs=True)
+        errors = []
+        for request, index in pairs:
+            request.wait()
+            errors.append(output_error(self._samples[index][1], request.get_output_tensor(0).data))
+        return errors
 
     def gains(
         self,

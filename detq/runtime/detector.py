@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from detq.data.images import ImageBGR
 from detq.data.letterbox import Letterbox, Preprocess
 from detq.errors import DataError, DetqError, GraphError, RuntimeTimeoutError
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import Detections, ModelSpec
+from detq.graph.resize import resized
+from detq.records import Detections, ModelSpec, SizeHW
 from detq.runtime.execution import (
     ExecutedConvolution,
     convolution_macs,
@@ -28,6 +29,9 @@ from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
 
 Pixels = npt.NDArray[np.uint8]
+
+SHAPES = 16
+"""So many networks for shapes of images are kept compiled."""
 
 
 class CompiledGraph:
@@ -91,13 +95,24 @@ class CompiledGraph:
         return self._compiled.create_infer_request()
 
 
+@dataclass(frozen=True)
+class Rect:
+    """Inputs of the images' own shapes, in whole strides; a square is half padding for a film.
+
+    ``margin`` is what :meth:`~detq.data.letterbox.Preprocess.trimmed` adds.
+    """
+
+    margin: float = 0.0
+
+
 class Detector(CompiledGraph):
     """A detector graph compiled for the CPU, with its preprocessing and post-processing.
 
     ``preprocess`` defaults to the graph's fit and size. What an end-to-end detector
-    finds is not suppressed, and may be of several classes. One detector may be used from several
-    threads. Raises DetqError if the sizes contradict each other or the graph is no
-    detector, GraphError if OpenVINO cannot compile the graph.
+    finds is not suppressed, and may be of several classes. With ``rect``, the network is compiled
+    for each shape of image that comes, no larger than it needs (:class:`Rect`). One detector may be
+    used from several threads. Raises DetqError if the sizes contradict each other, the graph is no
+    detector or, with ``rect``, is bound to its size, GraphError if OpenVINO cannot compile it.
     """
 
     def __init__(
@@ -107,6 +122,7 @@ class Detector(CompiledGraph):
         preprocess: Preprocess | None = None,
         postprocess: PostprocessOptions = EVALUATION,
         options: RuntimeOptions | None = None,
+        rect: Rect | None = None,
     ) -> None:
         self.preprocess = preprocess or Preprocess(graph.spec.size_hw, fit=graph.spec.fit)
         self.postprocess = postprocess
@@ -119,6 +135,12 @@ class Detector(CompiledGraph):
                 f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
                 f"preprocessing makes {self.preprocess.size_hw}"
             )
+        self._rect = rect
+        self._shaped = lru_cache(SHAPES)(
+            lambda size_hw: CompiledGraph(resized(graph, size_hw), options=options)
+        )
+        if rect is not None:  # what is bound to its size is so at once
+            resized(graph, (graph.spec.size_hw[0] + max(graph.spec.strides), graph.spec.size_hw[1]))
         super().__init__(graph, options=options)
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
@@ -126,7 +148,8 @@ class Detector(CompiledGraph):
 
         Raises RuntimeTimeoutError if inference does not finish in time.
         """
-        return self.start(self.place(image_bgr), self.create_request()).finish()
+        placed = self.place(image_bgr)
+        return self.start(placed, placed.network.create_request()).finish()
 
     def tuned(self, *, confidence: float, iou: float) -> Detector:
         """The same compiled model with other thresholds; nothing is compiled again.
@@ -144,20 +167,38 @@ class Detector(CompiledGraph):
     def place(self, image_bgr: ImageBGR) -> PlacedImage:
         """uint8 [H, W, 3] BGR of any size -> what :meth:`start` takes. Raises DataError."""
         check_image(image_bgr)
-        return PlacedImage(*self.preprocess.place(image_bgr))
+        preprocess = self.trimmed((image_bgr.shape[0], image_bgr.shape[1]))
+        return PlacedImage(*preprocess.place(image_bgr), self.network_of(preprocess.size_hw))
+
+    @property
+    def is_rect(self) -> bool:
+        """True if inputs have the images' own shapes."""
+        return self._rect is not None
+
+    def trimmed(self, original_hw: SizeHW) -> Preprocess:
+        """What an image of that size goes through: with ``rect`` its input is of its own shape."""
+        if self._rect is None:
+            return self.preprocess
+        stride, margin = max(self.spec.strides), self._rect.margin
+        return self.preprocess.trimmed(original_hw, stride=stride, margin=margin)
+
+    def network_of(self, size_hw: SizeHW) -> CompiledGraph:
+        """The network for inputs of that size, compiled when it is first asked for."""
+        return self if size_hw == self.spec.size_hw else self._shaped(size_hw)
 
     def start(self, placed: PlacedImage, request: ov.InferRequest) -> Job:
-        """Begin inference and return at once. ``request`` must be idle."""
+        """Begin inference and return at once. ``request``, of ``placed.network``, must be idle."""
         request.start_async({0: placed.pixels}, share_inputs=True)
         return Job(self, request, placed)
 
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """uint8 [1, H, W, 3] BGR of the network's size, and where in it the image lies."""
+    """uint8 [1, H, W, 3] BGR of the network's size, where in it the image lies, and the network."""
 
     pixels: Pixels
     letterbox: Letterbox
+    network: CompiledGraph
 
 
 class Pending:
@@ -213,13 +254,13 @@ def check_image(image_bgr: ImageBGR) -> None:
 
 def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
-        return ov.Core().compile_model(_fed_with_pixels(graph.model), "CPU", options.properties())
+        return ov.Core().compile_model(fed_with_pixels(graph.model), "CPU", options.properties())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None
 
 
-def _fed_with_pixels(model: ov.Model) -> ov.Model:
+def fed_with_pixels(model: ov.Model) -> ov.Model:
     """A copy whose input is uint8 [1, H, W, 3] BGR: colour order, layout, scale are in the graph.
 
     There the runtime folds them into what follows: an INT8 model quantizes the image by reading it.

@@ -11,22 +11,28 @@ import openvino as ov
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import LayerTime
+from detq.runtime.detector import fed_with_pixels
 from detq.runtime.execution import PRECISIONS
+from detq.runtime.options import FloatPrecision
 
 WARM_UP = 3
 
 
 def layer_times(
-    graph: DetectorGraph, *, rounds: int = 20, threads: int | None = None
+    graph: DetectorGraph,
+    *,
+    rounds: int = 20,
+    threads: int | None = None,
+    float_precision: FloatPrecision = "f32",
 ) -> list[LayerTime]:
-    """Median time of each executed operation, in the order of execution; one image at a time.
+    """Median time of each executed operation, in the order of execution; one frame at a time.
 
-    Raises DetqError for fewer than one round.
+    It is the graph that a detector runs, from pixels. Raises DetqError for fewer than one round.
     """
     if rounds < 1:
         raise DetqError(f"layer times: rounds must be 1 or more, got {rounds}")
-    request = profiled_request(graph.model, threads)
-    image = np.random.default_rng(0).random((1, 3, *graph.spec.size_hw), np.float32)
+    request = profiled_request(fed_with_pixels(graph.model), threads, float_precision)
+    image = np.random.default_rng(0).integers(0, 256, (1, *graph.spec.size_hw, 3), np.uint8)
     times = defaultdict[tuple[str, str, str], list[float]](list)
     for number in range(-WARM_UP, rounds):
         request.infer([image], share_inputs=True)
@@ -42,11 +48,13 @@ def layer_times(
     ]
 
 
-def profiled_request(model: ov.Model, threads: int | None) -> ov.InferRequest:
-    """One image at a time, float operations in float32, every operation timed."""
+def profiled_request(
+    model: ov.Model, threads: int | None, float_precision: FloatPrecision = "f32"
+) -> ov.InferRequest:
+    """One image at a time, every operation timed."""
     properties: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": float_precision,
         "PERF_COUNT": "YES",
     }
     if threads is not None:

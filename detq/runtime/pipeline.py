@@ -7,15 +7,17 @@ post-processes. Every queue is bounded, and order is kept.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from threading import Condition, Thread
 
+import openvino as ov
+
 from detq.data.images import ImageBGR
 from detq.errors import RuntimeTimeoutError
 from detq.records import Detections
-from detq.runtime.detector import Detector, Job, PlacedImage
+from detq.runtime.detector import CompiledGraph, Detector, Job, PlacedImage
 
 AHEAD = 4
 """Images that are read and wait for inference, unless only the newest is wanted."""
@@ -60,16 +62,19 @@ def detect_stream(
     closed in the end.
     """
     feed = _Feed(detector, images_bgr, limit=1 if newest_only else AHEAD, replaces=newest_only)
-    idle = [detector.create_request() for _ in range(detector.requests + 1)]
+    idle = defaultdict[CompiledGraph, list[ov.InferRequest]](list)
     busy: deque[tuple[_Waiting, Job]] = deque()
     try:
         while True:
             waiting = feed.poll() if busy else feed.wait(patience_s)
             if waiting is not None:
-                busy.append((waiting, detector.start(waiting.placed, idle.pop())))
-            if busy and (waiting is None or not idle):
+                network = waiting.placed.network
+                request = idle[network].pop() if idle[network] else network.create_request()
+                busy.append((waiting, detector.start(waiting.placed, request)))
+            if busy and (waiting is None or len(busy) > detector.requests):
                 yield _finish(*busy[0])
-                idle.append(busy.popleft()[1].request)
+                done, job = busy.popleft()
+                idle[done.placed.network].append(job.request)
             elif waiting is None:
                 return
     finally:

@@ -13,6 +13,7 @@ from detq.data.centre_crop import CROP_SHARE, CentreCrop
 from detq.data.class_folders import has_class_folders, load_labelled_split
 from detq.data.dataset import load_split
 from detq.data.images import list_images, read_images
+from detq.errors import ConfigError
 from detq.evaluation.agreement import MIN_SCORE
 from detq.evaluation.classes import with_names_of
 from detq.evaluation.top_k import (
@@ -92,9 +93,12 @@ def evaluate(
     *,
     preset: str | None = None,
     options: RuntimeOptions | None = None,
+    rect: bool = False,
     progress: Steps | None = None,
 ) -> EvalResult:
     """Top-1 and top-5 on a split whose images lie in one folder per class; no preset matters."""
+    if rect:
+        raise ConfigError(f"{graph.spec.name}: classifiers see a square of every image; no --rect")
     return evaluate_classifier(
         Classifier(graph, options=options), load_labelled_split(data, split), progress=progress
     )

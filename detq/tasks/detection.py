@@ -24,7 +24,7 @@ from detq.progress import Progress, Steps
 from detq.records import EvalResult, ModelSpec
 from detq.report.disagreement import Disagreement, worst_disagreements
 from detq.report.words import Metric, Words
-from detq.runtime.detector import Detector
+from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import doubts
@@ -46,6 +46,8 @@ WORDS = Words(
     alike="objects at the same places",
 )
 FROM_FILE = True
+RECT_MARGIN = 0.5
+"""What YOLOv6's and Ultralytics' own rectangular figures have."""
 compiled = evaluation_detector
 run = run_detector
 doubt = doubts.doubt
@@ -105,6 +107,7 @@ def evaluate(
     *,
     preset: str | None = None,
     options: RuntimeOptions | None = None,
+    rect: bool = False,
     progress: Steps | None = None,
 ) -> EvalResult:
     """COCO mAP by the protocol that ``preset`` names, by default that of the model's family."""
@@ -116,6 +119,7 @@ def evaluate(
             preprocess=protocol.preprocess(spec),
             postprocess=protocol.postprocess,
             options=options,
+            rect=Rect(RECT_MARGIN) if rect else None,
         ),
         load_split(data, split),
         protocol=protocol,

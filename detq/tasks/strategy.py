@@ -92,9 +92,10 @@ class Strategy(Protocol[Network, Seen]):
         *,
         preset: str | None = None,
         options: RuntimeOptions | None = None,
+        rect: bool = False,
         progress: Steps | None = None,
     ) -> EvalResult:
-        """Its scores on a split. Raises DataError."""
+        """Its scores on a split; with ``rect`` inputs have the images' shapes. Raises DataError."""
 
     def doubt(
         self,

@@ -157,3 +157,22 @@ def test_fit_puts_image_and_boxes_where_it_says(
         assert (pixels[0, -1] == padding).all()
     whole = np.array([[0, top, 64, top + resized_hw[0]]], np.float32)
     np.testing.assert_allclose(box.to_original(whole), [[0, 0, 128, 64]])
+
+
+@given(st.tuples(sides, sides), st.tuples(strided, strided), st.integers(0, 31), st.floats(0, 1.5))
+def test_a_trimmed_input_holds_the_image_as_large_as_before(
+    original_hw: tuple[int, int], size_hw: tuple[int, int], shrink: int, margin: float
+) -> None:
+    whole = Preprocess(size_hw, shrink)
+    trimmed = whole.trimmed(original_hw, stride=32, margin=margin)
+    before, after = whole.plan(original_hw), trimmed.plan(original_hw)
+    assert after.resized_hw == before.resized_hw
+    for side, resized in zip(trimmed.size_hw, after.resized_hw, strict=True):
+        assert side % 32 == 0
+        assert 0 <= side - resized < 32 * (1 + margin)
+    assert min(after.pad_top, after.pad_left) >= 0
+
+
+def test_a_stretched_image_takes_the_whole_input() -> None:
+    preprocess = Preprocess((320, 320), fit="stretch")
+    assert preprocess.trimmed((100, 300), stride=32) == preprocess

@@ -4,17 +4,21 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from detq.config import DatasetConfig, read_dataset
 from detq.data.dataset import Split, load_split
+from detq.data.images import read_image_bgr
 from detq.errors import DataError
 from detq.evaluation.evaluator import evaluate, run_detector, score_run
 from detq.evaluation.protocol import PROTOCOLS
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_onnx
-from detq.runtime.detector import Detector
+from detq.runtime.detector import Detector, Rect
+from detq.tasks import detection
 
 
 def _split(images: Path, *names: str) -> Split:
@@ -161,3 +165,29 @@ def test_object_0_is_all_that_label_files_and_json_differ_in(
     assert scores.map == pytest.approx(47.21, abs=0.02)
     assert scores == score_run(yolov6n, replace(by_labels, annotations=shifted), run)
     assert scores == score_run(yolov6n, by_labels, run, protocol=PROTOCOLS["coco"])
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [("test", (47.23, 79.13, 51.98)), ("val", (48.21, 81.87, 51.70))],
+)
+def test_rectangular_figures_are_the_original_programs(
+    shared: Path, bccd_graph: DetectorGraph, split: str, expected: tuple[float, float, float]
+) -> None:
+    data = read_dataset(shared / "data/bccd/data.yaml")
+    result = detection.evaluate(bccd_graph, data, split, rect=True)
+    assert (result.map, result.map50, result.map75) == pytest.approx(expected, abs=0.005)
+
+
+def test_images_of_many_shapes_keep_their_order(bccd_graph: DetectorGraph, tmp_path: Path) -> None:
+    sides = [(40, 90), (90, 40), (40, 90), (64, 64), (90, 40)]
+    for number, (height, width) in enumerate(sides):
+        Image.new("RGB", (width, height), (40 * number, 90, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "9.png").write_bytes(b"no image")
+    paths = sorted(tmp_path.iterdir())
+    detector = Detector(bccd_graph, rect=Rect(0.5))
+    run = run_detector(detector, paths)
+    assert run.damaged == (paths[-1],)
+    for path, found in zip(paths, run.detections, strict=False):
+        alone = detector.detect(read_image_bgr(path))
+        np.testing.assert_array_equal(found.boxes_xyxy_px, alone.boxes_xyxy_px)

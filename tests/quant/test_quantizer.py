@@ -23,7 +23,7 @@ from detq.errors import CalibrationError, ConfigError, GraphError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, nodes_of_type, producer, producers
 from detq.numerics.cfws import quantize_weight
-from detq.quant.bias_errors import BIAS_IMAGES
+from detq.quant.passes.correct_biases import BIAS_IMAGES
 from detq.quant.passes.place_quantizers import decode_nodes, quiet_nncf
 from detq.quant.quantizer import QuantizedDetector, quantize_graph
 from detq.quant.recipes import passes_of

@@ -12,8 +12,9 @@ from detq.data.letterbox import Preprocess
 from detq.errors import DataError, DetqError, RuntimeTimeoutError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.records import ModelSpec
-from detq.runtime.detector import Detector
+from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import RuntimeOptions
+from detq.runtime.pipeline import detect_stream
 
 Image = npt.NDArray[np.uint8]
 
@@ -118,3 +119,36 @@ def test_tuned_detector_has_thresholds_of_its_own(colour_graph: DetectorGraph) -
     assert len(detector.detect(image)) == 1
     with pytest.raises(DetqError, match="confidence"):
         detector.tuned(confidence=1.5, iou=0.5)
+
+
+@pytest.mark.parametrize("height", [100, 33])
+def test_rect_compiles_for_each_shape_and_finds_the_same(
+    bccd_graph: DetectorGraph, height: int
+) -> None:
+    square, rect = Detector(bccd_graph), Detector(bccd_graph, rect=Rect())
+    image = np.random.default_rng(0).integers(0, 256, (height, 200, 3), np.uint8)
+    placed = rect.place(image)
+    assert placed.pixels.shape == (1, -(-height * 320 // 200 // 32) * 32, 320, 3)
+    assert placed.network.spec.size_hw == placed.pixels.shape[1:3]
+    assert rect.place(image).network is placed.network
+    assert rect.tuned(confidence=0.5, iou=0.5).place(image).network is placed.network
+    assert square.place(image).network is square
+    assert rect.place(np.zeros((64, 64, 3), np.uint8)).network is rect
+    assert rect.detect(image).boxes_xyxy_px.max(initial=0) <= 200
+
+
+def test_a_stream_may_change_its_shape(bccd_graph: DetectorGraph) -> None:
+    detector = Detector(bccd_graph, rect=Rect())
+    shapes = [(64, 96), (96, 64), (64, 96), (64, 64), (96, 64)] * 2
+    images = [np.full((*shape, 3), 114, np.uint8) for shape in shapes]
+    frames = list(detect_stream(detector, images))
+    assert [frame.index for frame in frames] == list(range(len(shapes)))
+    for frame, image in zip(frames, images, strict=True):
+        alone = detector.detect(image)
+        np.testing.assert_array_equal(frame.detections.boxes_xyxy_px, alone.boxes_xyxy_px)
+
+
+def test_a_graph_that_is_bound_to_its_size_says_so(colour_graph: DetectorGraph) -> None:
+    """Its decode is in numbers of the input's two halves."""
+    with pytest.raises(DetqError, match="colours"):
+        Detector(colour_graph, rect=Rect())

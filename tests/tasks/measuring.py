@@ -75,6 +75,7 @@ def evaluate(
     *,
     preset: str | None = None,
     options: RuntimeOptions | None = None,
+    rect: bool = False,
     progress: Steps | None = None,
 ) -> EvalResult:
     paths = load_split(data, split, with_annotations=False).paths

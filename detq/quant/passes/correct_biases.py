@@ -10,6 +10,11 @@ from detq.quant.bias_errors import BiasErrors
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen
 
+BIAS_IMAGES = 64
+"""With 96 the output error on held-back images is the same (docs/performance.md)."""
+TRIAL_IMAGES = 32
+"""Enough to compare one choice with another."""
+
 
 @dataclass(frozen=True)
 class MeasureBiasErrors:
@@ -21,7 +26,7 @@ class MeasureBiasErrors:
 
     def wants(self, network: Network) -> list[BiasErrors]:
         """The mean errors of all layers."""
-        return [_errors(network, "correcting biases for the search")]
+        return [_errors(network, "measuring what biases are off by", TRIAL_IMAGES)]
 
     def apply(self, network: Network, seen: Seen) -> Network:
         """Remember them."""
@@ -39,7 +44,7 @@ class CorrectBiases:
 
     def wants(self, network: Network) -> list[BiasErrors]:
         """The mean errors of all layers."""
-        return [_errors(network, "correcting biases")]
+        return [_errors(network, "correcting biases", BIAS_IMAGES)]
 
     def apply(self, network: Network, seen: Seen) -> Network:
         """Add them."""
@@ -51,6 +56,6 @@ class CorrectBiases:
         return replace(network, model=model, biases_corrected=len(shifts), did=did)
 
 
-def _errors(network: Network, purpose: str) -> BiasErrors:
+def _errors(network: Network, purpose: str, images: int) -> BiasErrors:
     totals = frozenset(split.total for split in network.splits)
-    return BiasErrors(network.model, totals, purpose)
+    return BiasErrors(network.model, totals, purpose, images)

@@ -16,7 +16,7 @@ from detq.quant.trial import RANKING_IMAGES, TrialNetwork, search_images
 MAC_SHARE = 0.045
 """At most this share of the multiplications leaves INT8, so that 95% surely stay in it."""
 _LEAST_GAIN = 0.01  # of the error
-_CANDIDATES = 6
+_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
