@@ -28,16 +28,21 @@ Milliseconds = np.ndarray
 
 @dataclass(frozen=True)
 class Variant:
-    """A graph, and what its float operations compute in."""
+    """A graph, and how it is compiled; latency is that of one request, whatever they say."""
 
     graph: DetectorGraph
-    float_precision: FloatPrecision = "f32"
+    options: RuntimeOptions = DEFAULT_OPTIONS
+
+    @property
+    def float_precision(self) -> FloatPrecision:
+        """What its float operations compute in."""
+        return self.options.float_precision
 
 
-def variants_of(graph: DetectorGraph) -> list[Variant]:
+def variants_of(graph: DetectorGraph, options: RuntimeOptions = DEFAULT_OPTIONS) -> list[Variant]:
     """A float graph in every precision that the processor has; a quantized one as it ships."""
     precisions = ("f32",) if graph.is_quantized else float_precisions()
-    return [Variant(graph, precision) for precision in precisions]
+    return [Variant(graph, replace(options, float_precision=each)) for each in precisions]
 
 
 def bench(
@@ -45,7 +50,6 @@ def bench(
     *,
     rounds: int = 50,
     bursts: int = 0,
-    options: RuntimeOptions = DEFAULT_OPTIONS,
     progress: Steps | None = None,
 ) -> list[BenchResult]:
     """Latency of bare inference, one image at a time, model after model in every round.
@@ -57,7 +61,10 @@ def bench(
     """
     if rounds < 1:
         raise DetqError(f"bench: rounds must be 1 or more, got {rounds}")
-    detectors = _compiled(variants, replace(options, requests=1))
+    detectors = [
+        CompiledGraph(each.graph, options=replace(each.options, requests=1, streams=None))
+        for each in variants
+    ]
     steps = rounds + bursts * len(variants)
     tell = progress or silent
     latencies_ms = _latencies(detectors, rounds, lambda done: tell(done, steps))
@@ -68,17 +75,10 @@ def bench(
     ]
     if bursts < 1:
         return results
-    rates = _rates(variants, results, bursts, options, lambda done: tell(rounds + done, steps))
+    rates = _rates(variants, results, bursts, lambda done: tell(rounds + done, steps))
     return [
         replace(result, images_per_s=rate, requests=requests)
         for result, (rate, requests) in zip(results, rates, strict=True)
-    ]
-
-
-def _compiled(variants: Sequence[Variant], options: RuntimeOptions) -> list[CompiledGraph]:
-    return [
-        CompiledGraph(each.graph, options=replace(options, float_precision=each.float_precision))
-        for each in variants
     ]
 
 
@@ -116,11 +116,10 @@ def _rates(
     variants: Sequence[Variant],
     latencies: Sequence[BenchResult],
     bursts: int,
-    options: RuntimeOptions,
     progress: Callable[[int], None],
 ) -> list[tuple[float, int]]:
     """Images per second of each model, and how many were in flight: medians of the bursts."""
-    detectors = _compiled(variants, options)
+    detectors = [CompiledGraph(each.graph, options=each.options) for each in variants]
     inputs = [_noise(detector) for detector in detectors]
     rates = np.zeros((bursts, len(variants)))
     for number in range(-1, bursts):  # the first warms up

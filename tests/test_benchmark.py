@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,9 +71,8 @@ def test_models_take_turns(turns: list[str], named: Callable[[str], DetectorGrap
     """A machine that slows down half-way must slow down all models alike."""
     reports: list[tuple[int, int]] = []
     bench(
-        [Variant(named("a")), Variant(named("bb"))],
+        [Variant(named("a"), THREE_THREADS), Variant(named("bb"), THREE_THREADS)],
         rounds=3,
-        options=THREE_THREADS,
         progress=lambda done, total: reports.append((done, total)),
     )
     assert turns == ["a", "bb"] * (WARM_UP + 3)
@@ -84,8 +84,8 @@ def test_results_are_medians_in_order_with_ratios_to_the_first(
     named: Callable[[str], DetectorGraph],
 ) -> None:
     names = ["slow model", "fast", "slower model"]
-    variants = [Variant(named(name)) for name in names]
-    results = bench(variants, rounds=11, options=THREE_THREADS)
+    variants = [Variant(named(name), THREE_THREADS) for name in names]
+    results = bench(variants, rounds=11)
     assert [result.model for result in results] == names
     rounds = WARM_UP + np.arange(11)  # the warm-up is not counted
     for name, result in zip(names, results, strict=True):
@@ -116,15 +116,17 @@ def test_ratios_are_against_the_fastest_float_of_the_first_float_model(
                 self.spec = named("float").spec
 
     monkeypatch.setitem(bench.__globals__, "CompiledGraph", Halved)
-    variants = [Variant(rounded), Variant(exact), Variant(exact, "bf16"), Variant(other)]
-    results = bench(variants, rounds=1, options=THREE_THREADS)
+    bf16 = replace(THREE_THREADS, float_precision="bf16")
+    variants = [Variant(rounded), Variant(exact), Variant(exact, bf16), Variant(other)]
+    variants = [replace(each, options=replace(each.options, threads=3)) for each in variants]
+    results = bench(variants, rounds=1)
     own = np.array(
         [len(name) + WARM_UP for name in ("int8", "float model", "float", other.spec.name)]
     )
     assert [row.speedup for row in results] == pytest.approx(list(own[2] / own))
     assert [row.of_f32 for row in results] == pytest.approx(list(own[1] / own))
     assert [row.float_precision for row in results] == ["f32", "f32", "bf16", "f32"]
-    (alone, after) = bench([Variant(rounded), Variant(rounded)], rounds=1, options=THREE_THREADS)
+    (alone, after) = bench([Variant(rounded, THREE_THREADS)] * 2, rounds=1)
     assert (alone.speedup, alone.of_f32, after.of_f32) == (1, None, None)
 
 
@@ -132,7 +134,9 @@ def test_a_float_model_is_measured_in_every_precision_of_the_machine(
     colour_graph: DetectorGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(variants_of.__globals__, "float_precisions", lambda: ("f32", "bf16"))
-    assert variants_of(colour_graph) == [Variant(colour_graph), Variant(colour_graph, "bf16")]
+    found = variants_of(colour_graph, THREE_THREADS)
+    assert [each.float_precision for each in found] == ["f32", "bf16"]
+    assert {each.options.threads for each in found} == {3}
     monkeypatch.setattr(DetectorGraph, "is_quantized", property(lambda graph: True))
     assert variants_of(colour_graph) == [Variant(colour_graph)]
 
@@ -143,10 +147,9 @@ def test_throughput_is_measured_in_turns_after_latency(
     reports: list[tuple[int, int]] = []
     names = ["a", "bb"]
     results = bench(
-        [Variant(named(name)) for name in names],
+        [Variant(named(name), THREE_THREADS) for name in names],
         rounds=2,
         bursts=3,
-        options=THREE_THREADS,
         progress=lambda done, total: reports.append((done, total)),
     )
     assert turns[-8:] == ["a burst", "bb burst"] * 4  # one of them to warm up
@@ -158,7 +161,7 @@ def test_throughput_is_measured_in_turns_after_latency(
 
 def test_real_models_are_measured(colour_graph: DetectorGraph) -> None:
     first, second = bench(
-        [Variant(colour_graph)] * 2, rounds=2, bursts=1, options=RuntimeOptions(threads=1)
+        [Variant(colour_graph, RuntimeOptions(threads=1))] * 2, rounds=2, bursts=1
     )
     assert first.speedup == 1 or second.speedup == 1
     assert min(first.latency_ms, second.latency_ms, second.speedup) > 0

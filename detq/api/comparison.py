@@ -33,7 +33,6 @@ from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, labelled, silent
 from detq.records import BenchResult, EvalResult
-from detq.runtime.options import RuntimeOptions
 from detq.tasks import strategy_of
 
 LEAST_SPEEDUP = 1.2
@@ -218,7 +217,7 @@ def _scores(
             data=data,
             split=split,
             preset=preset,
-            options=RuntimeOptions(float_precision=each.float_precision),
+            options=each.options,
             progress=labelled(report, label),
         )
         found[label] = replace(result, model=label)

@@ -174,10 +174,9 @@ def bench(
     """
     graphs = [open_graph(model, imgsz) for model in models]
     return measure_speed(
-        [variant for graph in graphs for variant in variants_of(graph)],
+        [each for graph in graphs for each in variants_of(graph, options or DEFAULT_OPTIONS)],
         rounds=rounds,
         bursts=bursts,
-        options=options or DEFAULT_OPTIONS,
         progress=progress,
     )
 

@@ -70,13 +70,12 @@ def measure_speeds(
     variants = [
         (name, variant)
         for name, graph in zip(names, graphs, strict=True)
-        for variant in variants_of(graph)
+        for variant in variants_of(graph, options)
     ]
     results = bench(
         [variant for _, variant in variants],
         rounds=rounds,
         bursts=bursts,
-        options=options,
         progress=report,
     )
     programs: Sequence[ProgramSpeed] = ()

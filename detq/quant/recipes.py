@@ -19,8 +19,8 @@ from detq.quant.passes.set_weight_grids import SetWeightGrids
 from detq.quant.passes.split_weights import SplitWeights
 from detq.quant.pipeline import Pass
 
-NEEDED = (PlaceQuantizers.name, CompressWeights.name)
-"""Without these there is no INT8 model."""
+NEEDED = (PlaceQuantizers.name, ChooseRanges.name, CompressWeights.name)
+"""Without these there is no INT8 model, or none that works."""
 
 
 def passes_of(recipe: Recipe) -> tuple[Pass, ...]:

@@ -33,20 +33,35 @@ def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) ->
     """Measures the INT8 peak, which takes about a second."""
     load = _load()  # before this process adds to it
     cores = core_count()
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
-    fields = {
-        key.strip(): value.strip()
-        for key, _, value in (line.partition(":") for line in reversed(text.splitlines()))
-    }
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return Machine(
-        cpu=fields.get("model name") or platform.processor() or platform.machine(),
-        features=tuple(name for flag, name in FEATURES.items() if flag in flags),
+        cpu=cpu_name(cpuinfo),
+        features=cpu_features(cpuinfo),
         cores=cores,
         threads=threads or cores,
         load=load,
         int8_macs_per_s=_int8_peak(threads),
     )
+
+
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+    """What the processor calls itself."""
+    return _fields(cpuinfo).get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
+    """Its instructions that INT8 depends on, by their names in :data:`FEATURES`."""
+    fields = _fields(cpuinfo)
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return tuple(name for flag, name in FEATURES.items() if flag in flags)
+
+
+def _fields(cpuinfo: Path) -> dict[str, str]:
+    """Of the first processor that /proc/cpuinfo lists; none where there is no such file."""
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    return {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in reversed(text.splitlines()))
+    }
 
 
 def float_precisions() -> tuple[FloatPrecision, ...]:

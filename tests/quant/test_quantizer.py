@@ -275,8 +275,8 @@ def test_a_pass_can_be_left_out(name: str) -> None:
     assert [step.name for step in found.steps] == [s.name for s in whole.steps if s.name != name]
 
 
-@pytest.mark.parametrize("name", ["place quantizers", "equalise channels"])
+@pytest.mark.parametrize("name", ["place quantizers", "choose ranges", "equalise channels"])
 def test_a_pass_that_is_not_there_or_needed_is_an_error(name: str) -> None:
     recipe = load_recipe("minmax").model_copy(update={"without": (name,)})
-    with pytest.raises(ConfigError, match=f"without: '{name}' is none of .*choose ranges"):
+    with pytest.raises(ConfigError, match=f"without: '{name}' is none of .*correct biases"):
         passes_of(recipe)
