@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what __getattr__ gives
         QuantizationResult,
         Recipe,
         RuntimeOptions,
+        Tuning,
         adapt,
         bench,
         class_color,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # what __getattr__ gives
         read_frames,
         register_adapter,
         sample_picture,
+        tune,
         write_image,
     )
 else:
@@ -88,6 +90,7 @@ __all__ = [
     "QuantizationResult",
     "Recipe",
     "RuntimeOptions",
+    "Tuning",
     "adapt",
     "bench",
     "class_color",
@@ -107,6 +110,7 @@ __all__ = [
     "read_frames",
     "register_adapter",
     "sample_picture",
+    "tune",
     "write_image",
 ]
 

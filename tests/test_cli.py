@@ -59,7 +59,7 @@ def test_help_is_light_and_lists_every_command() -> None:
     [
         ("quantize", "data recipe imgsz calib-images split compare output json"),
         ("eval", "data split imgsz preset json"),
-        ("bench", "imgsz rounds threads streams pin source peer layers json"),
+        ("bench", "imgsz rounds threads streams pin source peer layers rect tune json"),
         ("predict", "output imgsz confidence iou json"),
         ("inspect", "imgsz layout plot json"),
         ("export", "format output data recipe imgsz layout"),

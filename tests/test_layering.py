@@ -44,6 +44,7 @@ ROWS = {
     "runtime": 6,
     "evaluation": 7,
     "benchmark": 7,
+    "tuning": 8,
     "onnx_export": 7,
     "report": 7,
     "tasks": 8,

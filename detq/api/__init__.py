@@ -15,6 +15,7 @@ from detq.api.running import (
     judged_split,
     predict,
     sample_picture,
+    tune,
 )
 from detq.api.sources import (
     EMBEDDED,
@@ -38,6 +39,7 @@ from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
+from detq.tuning import Tuning
 
 if TYPE_CHECKING:  # what __getattr__ gives
     from detq.api.comparison import Compared, Comparison, compare
@@ -85,6 +87,7 @@ __all__ = [
     "QuantizationResult",
     "Recipe",
     "RuntimeOptions",
+    "Tuning",
     "adapt",
     "bench",
     "builtin_recipes",
@@ -114,5 +117,6 @@ __all__ = [
     "read_frames",
     "register_adapter",
     "sample_picture",
+    "tune",
     "write_image",
 ]

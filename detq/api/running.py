@@ -16,11 +16,14 @@ from detq.api.sources import (
     open_dataset,
     open_graph,
 )
+from detq.artifact import read_details
 from detq.benchmark import DEFAULT_OPTIONS, variants_of
 from detq.benchmark import bench as measure_speed
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
 from detq.data.digit_scenes import CLASS_NAMES as DIGIT_NAMES
+from detq.data.images import list_images
+from detq.errors import ArtifactError, ConfigError
 from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps, silent
@@ -29,9 +32,12 @@ from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
+from detq.runtime.tuned import read_tuned, write_tuned
 from detq.tasks import strategy_of
 from detq.tasks.classification import classify_images
 from detq.tasks.pictures import draw_pictures, plan_pictures
+from detq.tuning import Tuning
+from detq.tuning import tune as measure_options
 
 
 def detector(
@@ -49,13 +55,14 @@ def detector(
     time goes into padding: for a video, or images of few shapes, each of which is compiled once.
     The few pixels that evaluation of official models leaves free
     would cost a frame that fits already some milliseconds of resizing. For many images, or a
-    video, see :func:`detq.detect_stream`. Raises a DetqError for bad input.
+    video, see :func:`detq.detect_stream`. Without ``options`` an exported directory that was tuned
+    on this machine runs as :func:`tune` found best. Raises a DetqError for bad input.
     """
     graph = open_graph(model, imgsz)
     return Detector(
         graph,
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
-        options=options,
+        options=options or _tuned(model),
         rect=Rect() if rect else None,
     )
 
@@ -192,6 +199,32 @@ def fastest_float(model: ModelSource, *, imgsz: ImageSize | None = None) -> Floa
     results = measure_speed(variants, rounds=10)
     fastest = min(range(len(variants)), key=lambda index: results[index].latency_ms)
     return variants[fastest].float_precision
+
+
+def tune(
+    model: str | Path, *, images: str | Path | None = None, progress: Steps | None = None
+) -> Tuning:
+    """Find the options with which an exported directory does most on this machine, and keep them.
+
+    They go into ``runtime.json`` in the directory, for :func:`detector`. ``images``, a file or a
+    folder, let it try 16-bit floats for what is not quantized, which change detections a little
+    (:mod:`detq.tuning`). Raises a DetqError for anything but an exported directory.
+    """
+    directory = Path(model)
+    if not read_details(directory):
+        raise ArtifactError(f"{directory}: only a directory that detq wrote can be tuned")
+    graph = open_graph(directory, None)
+    if images is not None and not strategy_of(graph.spec).FROM_FILE:
+        raise ConfigError(f"{graph.spec.name}: only detectors are tuned on images; leave them out")
+    found = measure_options(
+        graph, () if images is None else list_images(Path(images)), progress=progress
+    )
+    write_tuned(directory, found.best.options)
+    return found
+
+
+def _tuned(model: ModelSource) -> RuntimeOptions | None:
+    return None if isinstance(model, DetectorGraph) else read_tuned(Path(model))
 
 
 def sample_picture(found_by: Detector) -> Path | None:

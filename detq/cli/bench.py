@@ -43,6 +43,10 @@ def bench(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also show where each model spends its time.")
     ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Find an exported directory's fastest options; keep them."),
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Speed of one or more models, measured in turns so that the comparison is fair."""
@@ -50,10 +54,14 @@ def bench(
     from detq.console.files import check_file, write_json
     from detq.console.speed import print_speeds
     from detq.console.terminal import progress_bars
+    from detq.console.tuning import tune_models
     from detq.data.video import is_video
     from detq.programs.speeds import check_peers, measure_speeds
 
     check_file(json_file)
+    if tune:
+        write_json(json_file, tune_models(models, source))
+        return
     check_peers(peer or (), source)
     size = image_size(imgsz)
     with progress_bars() as report:

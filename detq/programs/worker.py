@@ -73,7 +73,9 @@ def _detq(model: Path, source: Path, limit: int, options: dict[str, Any]) -> dic
 
     directory, rect = options["cache_dir"], options.pop("rect")
     options = {**options, "cache_dir": None if directory is None else Path(directory)}
-    detector = detq.detector(model, options=detq.RuntimeOptions(**options), rect=rect)
+    chosen = detq.RuntimeOptions(**options)
+    tuned = None if chosen == detq.RuntimeOptions() else chosen  # the directory's own, if any
+    detector = detq.detector(model, options=tuned, rect=rect)
     first = next(iter(read_frames(source)))
     detector.detect(first)
     size_hw = detector.trimmed((first.shape[0], first.shape[1])).size_hw

@@ -1,0 +1,62 @@
+"""Which runtime options suit a model on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from detq import api
+from detq.console.numbers import number
+from detq.console.terminal import progress_bars, stdout
+from detq.progress import labelled
+from detq.tuning import Tried
+
+
+def tune_models(models: Sequence[Path], images: Path | None) -> dict[str, Any]:
+    """Tune every exported directory, and print what was tried; the same as plain values."""
+    document = {}
+    for model in models:
+        with progress_bars() as report:
+            progress = partial(labelled(report, str(model)), "measuring")
+            tuning = api.tune(model, images=images, progress=progress)
+        _print(str(model), tuning)
+        document[str(model)] = [
+            {**_options(one), "images_per_s": one.speed.images_per_s, "agreement": one.agreement}
+            for one in tuning.tried
+        ]
+    return {"tuned": document}
+
+
+def _print(model: str, tuning: api.Tuning) -> None:
+    table = Table("streams", "pinned", "float", box=None, pad_edge=False)
+    for heading in ("images/s", "agreement"):
+        table.add_column(heading, justify="right")
+    for one in tuning.tried:
+        options = one.options
+        table.add_row(
+            *(
+                "own choice" if value is None else str(value).lower()
+                for value in (options.streams, options.pinning)
+            ),
+            options.float_precision,
+            number(one.speed.images_per_s, 1),
+            number(one.agreement, 2),
+            style="bold" if one is tuning.best else None,
+        )
+    stdout.print(table)
+    gain = (tuning.best.speed.images_per_s or 0.0) / (tuning.tried[0].speed.images_per_s or 1.0)
+    kept = "OpenVINO's own choice stays" if gain == 1 else f"the best, {gain:.2f}x its own choice,"
+    stdout.print(f"{model}: {kept} in runtime.json", markup=False, highlight=False)
+
+
+def _options(one: Tried) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in asdict(one.options).items()
+        if key in ("streams", "pinning", "float_precision")
+    }
