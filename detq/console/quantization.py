@@ -37,8 +37,8 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
     )
     if comparison.gains_little:
         warn(
-            f"on this machine {exact.float_precision} is as fast: keep it, or use INT8 where its "
-            f"{int8.latency_ms:.2f} ms are worth what it loses"
+            f"on this machine {exact.float_precision} is nearly as fast ({exact.latency_ms:.2f} ms, "
+            f"INT8 {int8.latency_ms:.2f} ms): keep it here, and INT8 for machines without it"
         )
     _print_decisions(comparison.result, directory)
     _warn_of_result(comparison.result)
