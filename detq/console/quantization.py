@@ -37,8 +37,8 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
     )
     if comparison.gains_little:
         warn(
-            f"on this machine {exact.float_precision} is nearly as fast ({exact.latency_ms:.2f} ms, "
-            f"INT8 {int8.latency_ms:.2f} ms): keep it here, and INT8 for machines without it"
+            f"{exact.float_precision} is nearly as fast here ({exact.latency_ms:.2f} ms, INT8 "
+            f"{int8.latency_ms:.2f} ms): keep it, and INT8 for machines without it"
         )
     _print_decisions(comparison.result, directory)
     _warn_of_result(comparison.result)
