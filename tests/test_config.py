@@ -61,7 +61,7 @@ def test_coco_has_its_80_classes_in_order() -> None:
         ),
         (
             {"name": "a", "weights": {"splits": "cfws"}},
-            r"unknown key 'weights\.splits'; known keys: split, parts, layers, granularity, bits",
+            r"unknown key 'weights\.splits'; known keys: split, parts, granularity, bits",
         ),
         (
             {"name": "a", "ranges": {"bin": 3}},
@@ -334,8 +334,11 @@ def test_configuration_is_frozen() -> None:
 
 
 def test_recipes_from_before_the_names_of_the_field() -> None:
-    old = WeightsConfig.model_validate({"layers": "measured", "rounding": "feedback"})
-    assert (old.layers, old.rounding) == ("chosen", "gptq")
+    old = WeightsConfig.model_validate(
+        {"split": "cfws", "layers": "measured", "rounding": "feedback"}
+    )
+    assert (old.split, old.rounding) == ("none", "gptq")
+    assert WeightsConfig.model_validate({"split": "cfws", "layers": "all"}).split == "cfws"
 
 
 def test_recipe_of_the_time_when_search_was_a_rule() -> None:

@@ -108,11 +108,6 @@ def _split(
     if result is not None:
         return DetectorGraph(result.quantized.unfinished.float_model, result.float_graph.spec)
     weights = load_recipe(recipe or SPLIT_RECIPE).weights
-    if weights.split != "none" and weights.layers == "chosen":
-        raise ConfigError(
-            f"recipe {recipe}: chooses what to split by images; pass --data, or a recipe that "
-            f"splits every layer such as {SPLIT_RECIPE}"
-        )
     return split_graph(graph, weights).graph
 
 

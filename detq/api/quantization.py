@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,6 @@ class QuantizationResult:
                 }
                 for quantizer in self.quantized.quantizers
             ],
-            "split_choices": [asdict(choice) for choice in self.quantized.split_choices],
             "mixed_precision": self._mixed_precision(),
             "guard": self._accuracy_control(),
             "int8_share_of_convolution_macs": round(self.int8_share, 4),

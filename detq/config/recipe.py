@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detq.errors import ConfigError
 from detq.yaml_file import read_yaml
@@ -25,25 +25,31 @@ class WeightsConfig(_Strict):
     ``split: cfws`` writes a re-parameterized convolution as fine 3x3 + coarse 1x1 (paper, section
     3.1);
     ``split: residual`` keeps the whole kernel on the coarse grid and the residual as the fine
-    kernel. ``layers: chosen`` splits only where that pays, within the recipe's
-    ``latency_budget``. ``rounding: gptq`` lets the weights of a layer make up for each other's
+    kernel. ``rounding: gptq`` lets the weights of a layer make up for each other's
     rounding errors (:mod:`detq.numerics.gptq`). With fewer ``bits`` the integers are smaller; the
     runtime still stores and multiplies 8.
     """
 
     split: Literal["none", "cfws", "residual"] = "none"
     parts: tuple[Literal["backbone", "neck", "head"], ...] = ("backbone", "neck")
-    layers: Literal["all", "chosen"] = "all"
     granularity: Literal["channel", "tensor"] = "channel"
     bits: Annotated[int, Field(ge=2, le=8)] = 8
     rounding: Literal["nearest", "gptq"] = "nearest"
 
-    @field_validator("layers", "rounding", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, value: object) -> object:
-        """Recipes that were written before these were called what they are."""
-        names = {"measured": "chosen", "feedback": "gptq"}
-        return names.get(value, value) if isinstance(value, str) else value
+    def _of_before(cls, values: object) -> object:
+        """Recipes that were written when GPTQ was called otherwise, or layers to split chosen."""
+        if not isinstance(values, dict):
+            return values
+        known = {key: value for key, value in values.items() if key != "layers"}
+        if values.get("layers", "all") not in ("all", "chosen", "measured"):
+            return values
+        if values.get("layers", "all") != "all":
+            known["split"] = "none"
+        if known.get("rounding") == "feedback":
+            known["rounding"] = "gptq"
+        return known
 
 
 class RangesConfig(_Strict):
@@ -77,8 +83,8 @@ class RangesConfig(_Strict):
 class Recipe(_Strict):
     """A complete description of one way to quantize.
 
-    ``latency_budget`` is what measured choices (split layers, tensors left in float) may cost, as a
-    share of the predicted latency of the plain INT8 convolutions. ``quantize_elementwise: false``
+    ``latency_budget`` is what tensors left in float may cost, as a share of the predicted latency
+    of the plain INT8 convolutions. ``quantize_elementwise: false``
     leaves tensors in float that no convolution reads. ``equalize_channels`` brings the channels of
     tensors to like ranges (:mod:`detq.quant.passes.equalize_channels`). ``mixed_precision`` leaves
     tensors in float that no grid serves, and zero points out that cost more than they bring, both

@@ -1,4 +1,4 @@
-"""Predicted latency of convolutions: what a split or a float layer costs, before anything is timed.
+"""Predicted latency of convolutions: what a float layer costs, before anything is timed.
 
 A roofline: the multiplications at the machine's rate, or the traffic at the cache's, whichever
 takes longer, and what it costs to call an operation at all. Costs are shares of what the network's
@@ -57,10 +57,6 @@ class CostModel:
             rates: sum(convolution_seconds(node, rates, int8=True) for node in convolutions)
             for rates in machines
         })  # fmt: skip
-
-    def split(self, convolution: ov.Node) -> float:
-        """Splitting one convolution."""
-        return self._largest([convolution], split_seconds)
 
     def in_float(self, operations: Iterable[ov.Node]) -> float:
         """Computing (Group)Convolutions or MatMuls in float."""
@@ -145,20 +141,6 @@ def reads_zero_point(operation: ov.Node) -> bool:
 def zero_point_seconds(convolution: ov.Node, rates: Rates) -> float:
     """Predicted time that the zero point of its input adds to a convolution."""
     return rates.zero_point_share * convolution_seconds(convolution, rates, int8=True)
-
-
-def split_seconds(convolution: ov.Node, rates: Rates) -> float:
-    """Predicted time that splitting a convolution adds: a 1x1 on the same input, with the sum.
-
-    The 1x1 adds the other branch's output, in INT8, to its own accumulator. It has so little to do
-    that computing and moving do not overlap.
-    """
-    taps = math.prod(list(convolution.get_input_shape(1))[-2:])
-    output = _size(convolution.get_output_shape(0))
-    traffic = _size(convolution.get_input_shape(0)) + 2 * output
-    work = macs(convolution) / taps
-    moving_s = traffic / rates.bytes_per_s
-    return float(rates.call_s + work / rates.pointwise_macs_per_s + moving_s)
 
 
 def float_sum_seconds(fine: ov.Node, rates: Rates) -> float:

@@ -61,20 +61,6 @@ class SplitConvolution:
 
 
 @dataclass(frozen=True)
-class SplitChoice:
-    """What splitting one convolution would do: output SQNR in dB without and with, and its cost.
-
-    The cost is a share of the network's latency in plain INT8.
-    """
-
-    name: str
-    plain_db: float
-    split_db: float
-    cost: float
-    chosen: bool
-
-
-@dataclass(frozen=True)
 class ActivationQuantizer:
     """One activation FakeQuantize: where it is, what grid it may have, and which it was given.
 
@@ -121,7 +107,6 @@ class Network:
     float_model: ov.Model
     model: ov.Model
     splits: tuple[SplitConvolution, ...] = ()
-    split_choices: tuple[SplitChoice, ...] = ()
     quantizers: tuple[ActivationQuantizer, ...] = ()
     observed: Mapping[str, list[ActivationStatistics]] = field(default_factory=dict)
     bias_shifts: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
@@ -138,11 +123,6 @@ class Network:
     def graph(self) -> DetectorGraph:
         """The model as it stands."""
         return DetectorGraph(self.model, self.spec)
-
-    @property
-    def split_cost(self) -> float:
-        """What the chosen splits are predicted to cost, as a share of the plain INT8 latency."""
-        return sum(choice.cost for choice in self.split_choices if choice.chosen)
 
     @property
     def ranges(self) -> dict[str, tuple[Range, ...]]:

@@ -11,7 +11,7 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.numerics.histogram import ActivationStatistics
 from detq.progress import Progress, silent
 from detq.quant.fallback import fall_back
-from detq.quant.network import ActivationQuantizer, MixedPrecision, Network, SplitChoice, Stage
+from detq.quant.network import ActivationQuantizer, MixedPrecision, Network, Stage
 from detq.quant.observation import Images
 from detq.quant.observation_store import ObservationStore
 from detq.quant.passes.split_weights import SplitWeights
@@ -37,11 +37,6 @@ class QuantizedDetector:
     def split_layers(self) -> tuple[str, ...]:
         """The names of the convolutions that were split, in the order of the specification."""
         return tuple(split.fine for split in self.unfinished.splits)
-
-    @property
-    def split_choices(self) -> tuple[SplitChoice, ...]:
-        """What was weighed, if the recipe chooses what to split."""
-        return self.unfinished.split_choices
 
     @property
     def quantizers(self) -> tuple[ActivationQuantizer, ...]:
@@ -87,8 +82,7 @@ def split_graph(graph: DetectorGraph, weights: WeightsConfig) -> Network:
     network = Network.of(graph)
     if weights.split == "none":
         return network
-    split = SplitWeights(weights)
-    return split.split(network, [layer.name for layer in split.candidates(network)])
+    return SplitWeights(weights).split(network)
 
 
 def fall_back_to_float(

@@ -57,8 +57,7 @@ def _float_passes(recipe: Recipe) -> list[Pass]:
     if recipe.equalize_channels:
         passes.append(EqualizeChannels(into_weights=weights.granularity == "channel"))
     if weights.split != "none":
-        limit_pairs = recipe.overflow_fix == "pairs"
-        passes.append(SplitWeights(weights, limit_pairs, recipe.latency_budget))
+        passes.append(SplitWeights(weights, recipe.overflow_fix == "pairs"))
     return passes
 
 

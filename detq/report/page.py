@@ -69,7 +69,6 @@ def render_report(
         disagreements=[(each, _embedded(each.jpeg)) for each in evidence.disagreements],
         mixed=details["mixed_precision"],
         guard=details["guard"],
-        choices={choice["name"]: choice for choice in details["split_choices"]},
         short_name=short_name,
         int8_share=details["int8_share_of_convolution_macs"],
         recipe=details["recipe"],

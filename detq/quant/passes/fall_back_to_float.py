@@ -23,7 +23,7 @@ _CANDIDATES = 4
 class FallBackToFloat(WantsNothing):
     """Take out of INT8 what gains most for its share of ``budget``, while that lasts.
 
-    ``budget`` is a share of the latency in plain INT8, of which split convolutions have had theirs.
+    ``budget`` is a share of the latency in plain INT8.
     """
 
     budget: float = 0.0
@@ -33,11 +33,8 @@ class FallBackToFloat(WantsNothing):
 
     def apply(self, network: Network, seen: Seen) -> Network:
         """Judge and fall back."""
-        fallback = _Fallback(
-            TrialNetwork(network, search_images(seen.statistics)),
-            network,
-            self.budget - network.split_cost,
-        )
+        trial = TrialNetwork(network, search_images(seen.statistics))
+        fallback = _Fallback(trial, network, self.budget)
         fallback.run(quantizer_groups(network), partial(seen.report, self.name))
         in_float = [q.name for q in network.quantizers if q.name in fallback.in_float]
         mixed = MixedPrecision(

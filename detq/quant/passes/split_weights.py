@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -16,12 +16,8 @@ from detq.errors import GraphError
 from detq.graph.layers import ConvLayer, layer_of
 from detq.graph.surgery import nodes_by_name
 from detq.numerics.cfws import WeightSplit, split_center, split_residual
-from detq.quant.hessians import Hessian, Hessians, KernelBlocks, hessians, map_layers
 from detq.quant.network import Network, SplitConvolution, Stage
-from detq.quant.pipeline import Seen
-from detq.quant.split_choice import Weighed, choose, weigh
-
-CHOICE_IMAGES = 8
+from detq.quant.pipeline import Seen, WantsNothing
 
 _SPLITS: dict[str, Callable[..., WeightSplit]] = {
     "cfws": split_center,
@@ -30,13 +26,11 @@ _SPLITS: dict[str, Callable[..., WeightSplit]] = {
 
 
 @dataclass(frozen=True)
-class SplitWeights:
+class SplitWeights(WantsNothing):
     """Write ``Convolution(W)`` as ``Convolution(F) + Convolution(C)``, as the configuration says.
 
-    The convolutions are those that the spec calls re-parameterized, in ``config.parts``; with
-    ``layers: chosen`` only those that gain most per latency, within ``budget``, a share of the
-    latency in plain INT8. ``limit_pairs`` rounds coarse kernels so that they cannot overflow
-    (:mod:`detq.numerics.cfws`).
+    The convolutions are those that the spec calls re-parameterized, in ``config.parts``.
+    ``limit_pairs`` rounds coarse kernels so that they cannot overflow (:mod:`detq.numerics.cfws`).
 
     Raises GraphError if a re-parameterized convolution is missing or is not a "same" convolution
     with constant weights.
@@ -44,40 +38,18 @@ class SplitWeights:
 
     config: WeightsConfig
     limit_pairs: bool = False
-    budget: float = 0.0
     name: ClassVar[str] = "split weights"
     stage: ClassVar[Stage] = Stage.FLOAT
     keeps_float: ClassVar[bool] = False
 
-    def wants(self, network: Network) -> Sequence[Hessians]:
-        """The Hessians of the candidates, if there is a choice."""
-        if self.config.layers == "all":
-            return []
-        return hessians(self.candidates(network), "choosing layers to split", CHOICE_IMAGES)
-
     def apply(self, network: Network, seen: Seen) -> Network:
-        """Choose and split."""
-        candidates = {layer.name: layer for layer in self.candidates(network)}
-        chosen: Collection[str] = candidates
-        if self.config.layers == "chosen":
+        """Split them."""
+        found = self.split(network)
+        return replace(found, did=f"{len(found.splits)} re-parameterized convolutions")
 
-            def weighed(blocks: KernelBlocks, hessian: list[Hessian]) -> Weighed:
-                layer = candidates[blocks.name]
-                return weigh(layer, blocks, hessian, self.config, limit_pairs=self.limit_pairs)
-
-            every = list(map_layers(weighed, seen.statistics, self.wants(network)))
-            choices = choose(network.model, every, self.budget)
-            network = replace(network, split_choices=choices)
-            chosen = {choice.name for choice in choices if choice.chosen}
-        names = [name for name in candidates if name in chosen]
-        cost = network.split_cost
-        did = f"{len(names)} of {len(candidates)} re-parameterized convolutions"
-        return replace(
-            self.split(network, names), did=f"{did}, +{100 * cost:.1f}% latency" if cost else did
-        )
-
-    def split(self, network: Network, names: Sequence[str]) -> Network:
-        """The same function with the named convolutions split."""
+    def split(self, network: Network) -> Network:
+        """The same function with these convolutions split."""
+        names = [layer.name for layer in self._layers(network)]
         model = network.model.clone()
         split_weight = partial(
             _SPLITS[self.config.split],
@@ -90,8 +62,8 @@ class SplitWeights:
         model.validate_nodes_and_infer_types()
         return replace(network, float_model=model, model=model, splits=tuple(splits))
 
-    def candidates(self, network: Network) -> list[ConvLayer]:
-        """The re-parameterized convolutions that it may split, in the order of the spec."""
+    def _layers(self, network: Network) -> list[ConvLayer]:
+        """Those to split, in the order of the spec."""
         by_name = nodes_by_name(network.model)
         found = []
         for convolution in network.spec.reparameterized:
