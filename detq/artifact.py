@@ -22,6 +22,7 @@ from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, s
 from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.execute import core
 from detq.graph.trust import trust
 from detq.records import ModelSpec, ultralytics_keys
 from detq.tasks import strategy_of
@@ -52,7 +53,7 @@ def write_artifact(
             staging.mkdir()
             xml = staging / f"{graph.spec.name}.xml"
             ov.save_model(graph.model, xml, compress_to_fp16=False)
-            ov.Core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
+            core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
             metadata = _metadata(graph.spec, details or {})
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
             (staging / METADATA).write_text(text, encoding="utf-8")

@@ -19,6 +19,7 @@ from detq.data.images import read_image_bgr
 from detq.errors import CalibrationError, CheckpointError, ConfigError, DataError, DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec
+from detq.runtime.machine import float_precisions
 
 
 def _config(folder: Path, **splits: str) -> DatasetConfig:
@@ -336,7 +337,8 @@ def test_bench_opens_models_and_keeps_their_order(colour_model: Path) -> None:
     results = detq.bench(
         [colour_model / "colours.xml", graph], rounds=1, options=detq.RuntimeOptions(threads=1)
     )
-    assert [result.model for result in results] == ["colours", "colours"]
+    assert {result.model for result in results} == {"colours"}
+    assert [result.float_precision for result in results] == [*float_precisions()] * 2
 
 
 def _printed(code: str, **environment: str) -> str:

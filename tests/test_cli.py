@@ -18,9 +18,11 @@ from PIL import Image
 
 from detq import artifact
 from detq.cli.arguments import image_size
+from detq.cli.quantize import LATENCY_ROUNDS
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec
+from detq.runtime.machine import float_precisions
 
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
@@ -82,9 +84,12 @@ def _plain() -> dict[str, str]:
 def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported) -> None:
     heading, *rows, latency, decisions, summary = exported.out.splitlines()
     assert heading.split()[:4] == ["model", "mAP", "AP50", "AP75"]
-    assert [row.split()[0] for row in rows] == ["float", "minmax", "nncf", "measured"]
+    floats = len(float_precisions())
+    names = [row.split()[0] for row in rows]
+    assert names == [*["float"] * floats, "minmax", "nncf", "measured"]
     assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
-    assert [row.split()[-2] for row in rows] == ["fp32", "int8", "int8", "int8"]
+    assert [row.split()[-2] for row in rows][floats:] == ["int8"] * 3
+    assert f"of f32 (medians of {LATENCY_ROUNDS} inferences in turns)" in latency
     assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
     assert re.match(r"agreement with float \d\d\.\d% on 32 other images, ", summary)
     assert summary.endswith(f"written to {exported.directory.name}")
@@ -102,15 +107,19 @@ def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) ->
 
 def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
-    keys = ["agreement", "data", "doubts", "int8_share", "latency_ms", "models", "output"]
-    assert sorted(document) == keys
+    keys = "agreement data doubts fastest_float int8_share latency_ms models output speedup"
+    assert sorted(document) == keys.split()
+    assert document["fastest_float"] in float_precisions()
+    latency = document["latency_ms"]
+    assert 0 < latency["fastest_float"] <= latency["float"]
     data = {"split": "test", "images": 72, "damaged_images": 0, "damaged_files": []}
     assert data.items() <= document["data"].items()
     calibration = {"calibration_split": "train", "calibration_images": 100}
     assert calibration.items() <= document["data"].items()
     assert document["output"] == exported.directory.name
-    assert [list(row) for row in document["models"]] == [EVAL_KEYS] * 4
-    assert [row["images"] for row in document["models"]] == [72] * 4
+    count = len(float_precisions()) + 3
+    assert [list(row) for row in document["models"]] == [EVAL_KEYS] * count
+    assert [row["images"] for row in document["models"]] == [72] * count
     float_mb, *_, int8_mb = (row["size_mb"] for row in document["models"])
     assert int8_mb < float_mb / 3
     assert 80 < document["agreement"] <= 100
@@ -149,7 +158,7 @@ def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
     rows = _json(exported.folder / "results.json")["models"]
     for scores in details["measured"]["models"].values():
         assert scores.pop("latency_ms") > 0
-        assert scores.pop("speedup") > 0
+        assert min(scores.pop("speedup"), scores.pop("of_f32")) > 0
         assert 4 < scores.pop("size_mb") < 19
     assert details["measured"] == {
         "split": "test",
@@ -217,7 +226,7 @@ def test_guard_holds_a_drop_or_writes_nothing(
     )
     outcome = detq("quantize", bccd_float, *options, "--max-drop", "0.5")
     assert outcome.status == 0
-    float_row, int8_row = _json(tmp_path / "r.json")["models"]
+    float_row, *_, int8_row = _json(tmp_path / "r.json")["models"]
     assert float_row["map"] - int8_row["map"] <= 0.5
     assert re.search(r"--max-drop: \d+ tensors given back to float", outcome.out)
     metadata = yaml.safe_load((tmp_path / "out/metadata.yaml").read_text())["detq"]
@@ -255,25 +264,32 @@ def test_bench_of_float_and_int8(
     outcome = detq("bench", bccd_float, exported.directory, *options)
     assert outcome.status == 0
     document = _json(tmp_path / "b.json")
-    first, second = document["models"]
-    assert [row["model"] for row in (first, second)] == [str(bccd_float), str(exported.directory)]
-    assert list(first) == [
-        *("model", "latency_ms", "latency_p90_ms", "latency_p99_ms", "speedup", "precision"),
-        *("int8_share", "macs_per_s", "size_mb", "images_per_s", "requests"),
+    first, *others = document["models"]
+    floats = len(float_precisions())
+    assert [row["model"] for row in document["models"]] == [
+        *[str(bccd_float)] * floats,
+        str(exported.directory),
     ]
+    assert list(first) == [
+        *("model", "latency_ms", "latency_p90_ms", "latency_p99_ms", "speedup", "of_f32"),
+        *("float_precision", "precision", "int8_share", "macs_per_s", "size_mb"),
+        *("images_per_s", "requests"),
+    ]
+    assert first["of_f32"] == 1
+    assert 1 in [row["speedup"] for row in document["models"][:floats]]
+    assert others[-1]["precision"] == "int8"
     assert first["images_per_s"] > 0
-    floats, int8 = document["programs"]
-    assert (floats["program"], int8["model"]) == ("detq", str(exported.directory))
+    exact, int8 = document["programs"]
+    assert (exact["program"], int8["model"]) == ("detq", str(exported.directory))
     assert int8["end_to_end_per_s"] > 0
     assert document["machine"]["int8_macs_per_s"] > first["macs_per_s"] > 0
     times = document["layers"][str(exported.directory)]
     assert sum(layer["share"] for layer in times) == pytest.approx(1)
     convolutions = [layer for layer in times if layer["kind"] == "Convolution"]
     assert {layer["precision"] for layer in convolutions} == {"int8"}
-    assert first["speedup"] == 1
-    assert (first["precision"], second["precision"]) == ("fp32", "int8")
+    assert first["precision"] == "fp32"
     assert first["int8_share"] == 0
-    assert second["int8_share"] >= 0.95
+    assert others[-1]["int8_share"] >= 0.95
     assert _lines(outcome.out)[0].endswith("GMAC/s")
     assert "slowest" in outcome.out
 

@@ -12,6 +12,7 @@ import openvino as ov
 from detq.contract import INPUT, OUTPUT
 from detq.errors import CheckpointError
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.execute import core
 from detq.graph.surgery import nodes_of_type
 from detq.records import ModelSpec, SizeHW
 
@@ -49,7 +50,7 @@ def from_ir(path: Path, spec: ModelSpec) -> DetectorGraph:
 def read_ir(path: Path) -> ov.Model:
     """The graph of an ``.xml`` with its ``.bin`` beside it. Raises CheckpointError."""
     try:
-        return ov.Core().read_model(path)
+        return core().read_model(path)
     except Exception as error:  # pugixml's and OpenVINO's errors have no common root
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path}: not a readable OpenVINO IR ({lines[-1]})") from None

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
 Array = npt.NDArray[np.float32]
+
+
+@cache
+def core() -> ov.Core:
+    """OpenVINO, one for the process.
+
+    With each Core comes a CPU plugin, which lends its thread a stack for signals and takes it back
+    (OpenVINO 2026.4). If two of them overlap, the thread can keep one that is gone, and the next
+    signal ends the process.
+    """
+    return ov.Core()
 
 
 def compile_exact(model: ov.Model, *, several: bool = False) -> ov.CompiledModel:
@@ -19,7 +31,7 @@ def compile_exact(model: ov.Model, *, several: bool = False) -> ov.CompiledModel
     """
     hint = "THROUGHPUT" if several else "LATENCY"
     properties = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": hint}
-    return ov.compile_model(model, "CPU", properties)
+    return core().compile_model(model, "CPU", properties)
 
 
 def outputs_of(compiled: ov.CompiledModel, images: Iterable[Array]) -> Iterator[list[Array]]:

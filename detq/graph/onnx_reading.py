@@ -20,6 +20,7 @@ from onnx import external_data_helper
 
 from detq.errors import CheckpointError, shown
 from detq.files import in_place_of, open_regular, read_bytes
+from detq.graph.execute import core
 from detq.graph.preparation import Preparation, preparation
 
 MAX_FILE_BYTES = (2 << 30) - 1
@@ -97,7 +98,7 @@ def converted(proto: onnx.ModelProto, path: Path) -> tuple[ov.Model, Preparation
     """
     content = proto.SerializeToString()
     try:
-        built_in = preparation(ov.Core().read_model(io.BytesIO(content)))
+        built_in = preparation(core().read_model(io.BytesIO(content)))
         return ov.convert_model(io.BytesIO(content)), built_in
     except Exception as error:  # the converter's errors have no common root
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -17,6 +17,7 @@ from detq.data.images import ImageBGR
 from detq.data.letterbox import Letterbox, Preprocess
 from detq.errors import DataError, DetqError, GraphError, RuntimeTimeoutError
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.execute import core
 from detq.graph.resize import resized
 from detq.records import Detections, ModelSpec, SizeHW
 from detq.runtime.execution import (
@@ -254,7 +255,7 @@ def check_image(image_bgr: ImageBGR) -> None:
 
 def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
-        return ov.Core().compile_model(fed_with_pixels(graph.model), "CPU", options.properties())
+        return core().compile_model(fed_with_pixels(graph.model), "CPU", options.properties())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None

@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as ops
 
+from detq.graph.execute import core
 from detq.records import Machine
 from detq.runtime.layer_times import profiled_request
 from detq.runtime.options import FloatPrecision
@@ -66,7 +67,7 @@ def _fields(cpuinfo: Path) -> dict[str, str]:
 
 def float_precisions() -> tuple[FloatPrecision, ...]:
     """Those that the processor has instructions for; float32 always, and first."""
-    capable = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capable = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     more: tuple[tuple[str, FloatPrecision], ...] = (("BF16", "bf16"), ("FP16", "f16"))
     return ("f32", *(precision for name, precision in more if name in capable))
 

@@ -16,6 +16,7 @@ from openvino import opset15 as ops
 
 from detq.data.letterbox import Letterbox
 from detq.errors import DetqError
+from detq.graph.execute import core
 from detq.records import Detections
 
 Floats = npt.NDArray[np.float32]
@@ -116,7 +117,7 @@ def _suppressor() -> ov.CompiledModel:
         parameter.output(0).set_names({parameter.get_friendly_name()})
     kept = ops.non_max_suppression(*parameters, ops.constant(np.float32(-np.inf)))
     model = ov.Model([ops.result(kept.output(0))], parameters, "suppression")
-    return ov.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    return core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
 
 
 def _candidates(scores: Floats, options: PostprocessOptions, most: int) -> tuple[Indices, Indices]:

@@ -69,7 +69,9 @@ def test_models_are_switched_while_the_camera_runs(page: Browser, known: Known) 
     click(page, "#camera")
     more_answers(page)
     labels = page.value("[...document.querySelectorAll('#models button')].map(b => b.textContent)")
-    assert [label[:4] for label in labels] == ["FP32", "INT8"]
+    exact, rounded = (label[:4] for label in labels)
+    assert exact in ("FP32", "BF16", "FP16")  # whatever is fastest here
+    assert rounded == "INT8"
     for number in (1, 2):
         click(page, f"#models button:nth-child({number})")
         more_answers(page)

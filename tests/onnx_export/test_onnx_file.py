@@ -309,7 +309,6 @@ def test_zero_off_the_grid_is_an_error() -> None:
     [
         ({"format": "tflite"}, "format 'tflite': expected one of onnx, onnx-qdq, openvino"),
         ({"format": "onnx-qdq"}, "is a float model; pass --data"),
-        ({"recipe": "measured"}, "recipe measured: chooses what to split by images; pass --data"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(

@@ -61,7 +61,6 @@ class _Fallback:
     def run(self, groups: Sequence[QuantizerGroup], progress: Steps) -> None:
         """Fall back while the budgets last and something is worth it."""
         fitting = list(filter(self._fits, groups))
-        progress(0, len(fitting))
         gains = self._trial.gains(
             self._ranges,
             self.in_float,
