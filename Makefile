@@ -18,7 +18,7 @@ quickstart: $(READY)
 	$(BIN)/detq quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

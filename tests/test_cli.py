@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported
     assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
     assert re.match(r"agreement with float \d\d\.\d% on 32 other images, ", summary)
     assert summary.endswith(f"written to {exported.directory.name}")
-    assert re.match(r"latency \d+\.\d\d ms in float, \d+\.\d\d ms in INT8 ", latency)
+    assert re.match(r"latency \d+\.\d\d ms in INT8, \d+\.\d\d ms in the fastest float, ", latency)
 
 
 def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) -> None:
@@ -286,7 +287,8 @@ def test_bench_of_float_and_int8(
     times = document["layers"][str(exported.directory)]
     assert sum(layer["share"] for layer in times) == pytest.approx(1)
     convolutions = [layer for layer in times if layer["kind"] == "Convolution"]
-    assert {layer["precision"] for layer in convolutions} == {"int8"}
+    precisions = Counter(layer["precision"] for layer in convolutions)
+    assert precisions.most_common(1)[0][0] == "int8"
     assert first["precision"] == "fp32"
     assert first["int8_share"] == 0
     assert others[-1]["int8_share"] >= 0.95
