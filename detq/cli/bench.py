@@ -9,6 +9,30 @@ import typer
 
 from detq.cli.arguments import ImageSize, Json, Layout, Models, Threads, image_size
 
+Streams = Annotated[
+    int | None, typer.Option(min=1, help="Images that compute side by side; OpenVINO's choice.")
+]
+Pin = Annotated[
+    bool | None, typer.Option("--pin/--no-pin", help="Tie threads to cores; OpenVINO's choice.")
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(help="A video or images: also measure from file to boxes, start-up, memory."),
+]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(help="With --source: ultralytics, onnxruntime or benchmark_app beside detq."),
+]
+Rect = Annotated[
+    bool | None,
+    typer.Option(
+        "--rect/--square", help="With --source: inputs of its shape, by default for a video."
+    ),
+]
+Tune = Annotated[
+    bool, typer.Option("--tune", help="Find an exported directory's fastest options; keep them.")
+]
+
 
 def bench(
     models: Models,
@@ -19,34 +43,15 @@ def bench(
         int, typer.Option(min=0, help="Bursts of half a second to measure throughput with.")
     ] = 3,
     threads: Threads = None,
-    streams: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images that compute side by side; OpenVINO's choice."),
-    ] = None,
-    pin: Annotated[
-        bool | None, typer.Option("--pin/--no-pin", help="Tie threads to cores; OpenVINO's choice.")
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(help="A video or images: also measure from file to boxes, start-up, memory."),
-    ] = None,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(help="With --source: ultralytics, onnxruntime or benchmark_app beside detq."),
-    ] = None,
-    rect: Annotated[
-        bool | None,
-        typer.Option(
-            "--rect/--square", help="With --source: inputs of its shape, by default for a video."
-        ),
-    ] = None,
+    streams: Streams = None,
+    pin: Pin = None,
+    source: Source = None,
+    peer: Peers = None,
+    rect: Rect = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also show where each model spends its time.")
     ] = False,
-    tune: Annotated[
-        bool,
-        typer.Option("--tune", help="Find an exported directory's fastest options; keep them."),
-    ] = False,
+    tune: Tune = False,
     json_file: Json = None,
 ) -> None:
     """Speed of one or more models, measured in turns so that the comparison is fair."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detq.benchmark import DEFAULT_OPTIONS, bench, variants_of
+from detq.benchmark import DEFAULT_OPTIONS, Variant, bench, variants_of
 from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.programs.measure import ProgramSpeed, measure_programs
@@ -89,21 +89,26 @@ def measure_speeds(
             rect=rect,
             progress=partial(progress, "measuring programs"),
         )
-    times = {
-        name if each.float_precision == "f32" else f"{name} in {each.float_precision}": layer_times(
-            each.graph,
-            rounds=rounds,
-            threads=options.threads,
-            float_precision=each.float_precision,
-        )
-        for name, each in variants
-        if layers
-    }
     return Speeds(
         machine=machine,
         models=tuple(
             replace(row, model=name) for row, (name, _) in zip(results, variants, strict=True)
         ),
         programs=tuple(programs),
-        layers=times if layers else None,
+        layers=_layer_times(variants, rounds) if layers else None,
     )
+
+
+def _layer_times(
+    variants: Sequence[tuple[str, Variant]], rounds: int
+) -> dict[str, Sequence[LayerTime]]:
+    """Of every model, in every precision that it was measured in."""
+    return {
+        name if each.float_precision == "f32" else f"{name} in {each.float_precision}": layer_times(
+            each.graph,
+            rounds=rounds,
+            threads=each.options.threads,
+            float_precision=each.float_precision,
+        )
+        for name, each in variants
+    }
