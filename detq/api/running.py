@@ -196,9 +196,9 @@ def fastest_float(model: ModelSource, *, imgsz: ImageSize | None = None) -> Floa
     variants = variants_of(open_graph(model, imgsz))
     if len(variants) == 1:
         return variants[0].float_precision
-    results = measure_speed(variants, rounds=10)
-    fastest = min(range(len(variants)), key=lambda index: results[index].latency_ms)
-    return variants[fastest].float_precision
+    measured = zip(variants, measure_speed(variants, rounds=10), strict=True)
+    fastest, _ = min(measured, key=lambda pair: pair[1].latency_ms)
+    return fastest.float_precision
 
 
 def tune(

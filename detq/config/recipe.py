@@ -75,10 +75,6 @@ class RangesConfig(_Strict):
         """True if no range is chosen by a rule of detq's own."""
         return {self.backbone, self.neck, self.head} == {"placement"}
 
-    def all_by(self, method: RangeMethod) -> RangesConfig:
-        """The same with one rule for every part."""
-        return self.model_copy(update={"backbone": method, "neck": method, "head": method})
-
 
 class Recipe(_Strict):
     """A complete description of one way to quantize.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from detq import api
 from detq.console.numbers import number
 from detq.console.terminal import progress_bars, stdout
 from detq.progress import labelled
-from detq.tuning import Tried
+from detq.runtime.tuned import FILE, tuned_settings
 
 
 def tune_models(models: Sequence[Path], images: Path | None) -> dict[str, Any]:
@@ -26,7 +25,11 @@ def tune_models(models: Sequence[Path], images: Path | None) -> dict[str, Any]:
             tuning = api.tune(model, images=images, progress=progress)
         _print(str(model), tuning)
         document[str(model)] = [
-            {**_options(one), "images_per_s": one.speed.images_per_s, "agreement": one.agreement}
+            {
+                **tuned_settings(one.options),
+                "images_per_s": one.speed.images_per_s,
+                "agreement": one.agreement,
+            }
             for one in tuning.tried
         ]
     return {"tuned": document}
@@ -49,14 +52,11 @@ def _print(model: str, tuning: api.Tuning) -> None:
             style="bold" if one is tuning.best else None,
         )
     stdout.print(table)
-    gain = (tuning.best.speed.images_per_s or 0.0) / (tuning.tried[0].speed.images_per_s or 1.0)
-    kept = "OpenVINO's own choice stays" if gain == 1 else f"the best, {gain:.2f}x its own choice,"
-    stdout.print(f"{model}: {kept} in runtime.json", markup=False, highlight=False)
-
-
-def _options(one: Tried) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in asdict(one.options).items()
-        if key in ("streams", "pinning", "float_precision")
-    }
+    own, best = tuning.tried[0], tuning.best
+    gain = (best.speed.images_per_s or 0.0) / (own.speed.images_per_s or 1.0)
+    kept = (
+        f"the best, {gain:.2f}x its own choice,"
+        if best is not own
+        else "OpenVINO's own choice stays"
+    )
+    stdout.print(f"{model}: {kept} in {FILE}", markup=False, highlight=False)

@@ -23,14 +23,12 @@ from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 class Rates:
     """What two cores do. ``input_channels`` are multiplied at a time in INT8, fewer take as long.
 
-    ``pointwise_macs_per_s`` is the INT8 rate of 1x1 kernels, which use every input once;
     ``depthwise_macs_per_s`` holds in either precision: there is nothing to sum over.
     ``bytes_per_s`` is what feature maps move at, ``call_s`` the least that an operation takes.
     A zero point of its input that is not in its bias takes ``zero_point_share`` of a convolution.
     """
 
     int8_macs_per_s: float
-    pointwise_macs_per_s: float
     float_macs_per_s: float
     depthwise_macs_per_s: float
     bytes_per_s: float
@@ -39,8 +37,8 @@ class Rates:
     zero_point_share: float
 
 
-VNNI = Rates(440e9, 440e9, 125e9, 20e9, 100e9, 20e-6, 4, 0.0)
-AMX = Rates(2600e9, 1300e9, 180e9, 40e9, 30e9, 8e-6, 64, 1.0)
+VNNI = Rates(440e9, 125e9, 20e9, 100e9, 20e-6, 4, 0.0)
+AMX = Rates(2600e9, 180e9, 40e9, 30e9, 8e-6, 64, 1.0)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ Whoever copies the directory to another machine, or renews OpenVINO, has the def
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import openvino as ov
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,10 +33,14 @@ class _Document(BaseModel):
     settings: _Settings
 
 
+def tuned_settings(options: RuntimeOptions) -> dict[str, Any]:
+    """What of some options is tuned, and kept, by name."""
+    return {key: getattr(options, key) for key in _Settings.model_fields}
+
+
 def write_tuned(directory: Path, options: RuntimeOptions) -> Path:
     """Keep the options for this machine; returns the file. Raises ArtifactError."""
-    kept = {key: value for key, value in asdict(options).items() if key in _Settings.model_fields}
-    document = _Document(made_on=_here(), settings=_Settings(**kept))
+    document = _Document(made_on=_here(), settings=_Settings(**tuned_settings(options)))
     path = directory / FILE
     try:
         atomic_write(path, f"{json.dumps(document.model_dump(), indent=2)}\n".encode())

@@ -26,8 +26,8 @@ def test_costs_are_shares_on_the_machine_that_pays_most() -> None:
     model = repvgg_like().model
     node = find_node(model, "backbone.bare")
     slow, fast = (
-        Rates(1e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.0),
-        Rates(8e9, 1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.5),
+        Rates(1e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.0),
+        Rates(8e9, 1e9, 1e9, 1e9, 1e-6, 1, 0.5),
     )
     alone = [CostModel({m: CostModel.of(model, (m,)).plain_s[m]}) for m in (slow, fast)]
     both = CostModel.of(model, (slow, fast))

@@ -19,7 +19,7 @@ from small_graphs import (
     through,
 )
 
-from detq.config import Recipe
+from detq.config import RangesConfig, Recipe
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.surgery import constant_value, find_node, producer, replace_constant_input
@@ -167,8 +167,8 @@ def test_int8_error_falls_where_channels_differ() -> None:
     exact = run(graph.model, IMAGES)
     errors = []
     for equalized in (False, True):
-        recipe = Recipe(name="test", equalize_channels=equalized, ranges={"head": "minmax"})
-        recipe = recipe.model_copy(update={"ranges": recipe.ranges.all_by("minmax")})
+        ranges = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
+        recipe = Recipe(name="test", equalize_channels=equalized, ranges=ranges)
         found = run(quantize_graph(graph, recipe, Source(IMAGES)).graph.model, IMAGES)
         errors.append(float(np.square(found - exact).mean()))
     assert errors[1] < 0.5 * errors[0]

@@ -171,10 +171,11 @@ def test_what_does_not_fit_in_memory_together_takes_several_runs(
 def test_what_the_next_passes_want_is_seen_along() -> None:
     """Placing keeps the float network, so that a second choice of ranges reads no image."""
     rules = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
+    others = RangesConfig(backbone="mse", neck="mse", head="mse")
     source = Source(IMAGES)
     network, steps = run_passes(
         Network.of(pyramid()),
-        [PlaceQuantizers(), ChooseRanges(rules), ChooseRanges(rules.all_by("mse"))],
+        [PlaceQuantizers(), ChooseRanges(rules), ChooseRanges(others)],
         source,
     )
     assert [step.name for step in steps] == ["place quantizers", "choose ranges", "choose ranges"]

@@ -49,7 +49,6 @@ class SplitWeights(WantsNothing):
 
     def split(self, network: Network) -> Network:
         """The same function with these convolutions split."""
-        names = [layer.name for layer in self._layers(network)]
         model = network.model.clone()
         split_weight = partial(
             _SPLITS[self.config.split],
@@ -57,14 +56,13 @@ class SplitWeights(WantsNothing):
             bits=self.config.bits,
             limit_pairs=self.limit_pairs,
         )
-        nodes = nodes_by_name(model)
-        splits = [split_convolution(layer_of(nodes[name]), split_weight) for name in names]
+        splits = [split_convolution(layer, split_weight) for layer in self._layers(network, model)]
         model.validate_nodes_and_infer_types()
         return replace(network, float_model=model, model=model, splits=tuple(splits))
 
-    def _layers(self, network: Network) -> list[ConvLayer]:
-        """Those to split, in the order of the spec."""
-        by_name = nodes_by_name(network.model)
+    def _layers(self, network: Network, model: ov.Model) -> list[ConvLayer]:
+        """Those of a copy to split, in the order of the spec."""
+        by_name = nodes_by_name(model)
         found = []
         for convolution in network.spec.reparameterized:
             if convolution.part in self.config.parts:
