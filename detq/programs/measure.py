@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 from statistics import median
 from typing import Any
 
@@ -32,6 +33,8 @@ PEERS: Mapping[str, str] = {
     "benchmark_app": "openvino",
 }
 """Other programs that run the same models, and the package that each needs."""
+_EXPORTED = "_openvino_model"
+"""How the name of an exported directory ends where Ultralytics takes it for one."""
 MAX_FRAMES = 300
 """So many images of a source, at most, are one round."""
 
@@ -149,8 +152,10 @@ def _started(
         path = folder / "model.onnx"
         write_onnx(job.graph, path)
     elif job.program == "detq" and not path.is_dir():
-        path = folder / f"{job.graph.spec.name}_openvino_model"
+        path = folder / f"{job.graph.spec.name}{_EXPORTED}"
         write_artifact(job.graph, path)
+    elif job.program == "ultralytics" and not path.name.endswith(_EXPORTED):
+        path = copytree(path, folder / f"{path.name}{_EXPORTED}")
     with _Worker(job.program, path, source, options) as worker:
         yield worker
 
