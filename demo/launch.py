@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import detq
+from detq import Clip, Source, open_source
 
 from .contenders import Contender, ImageSize
 from .recording import FRAMES_PER_S, as_shown, check_recording, every_frame, record
 from .runner import Thresholds
-from .sources import Clip, Source, open_source
 from .stage import Stage
 from .view import View
 from .window import check_screen, show

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from .sources import ImageBGR
+from detq import ImageBGR
 
 Color = tuple[int, int, int]
 

@@ -10,11 +10,11 @@ from threading import Lock
 import cv2
 
 import detq
+from detq import Source
 
 from .contenders import Contender
 from .newest import Newest
 from .runner import Result, Runner, Thresholds
-from .sources import Source
 
 BOUNDARY = "picture"
 MEDIA_TYPE = f"multipart/x-mixed-replace; boundary={BOUNDARY}"

@@ -19,9 +19,9 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import detq
+from detq import ImageBGR
 
 from .limits import FRAME_BYTES, LONGEST_SIDE_PX, MOST_PIXELS, SETTINGS_BYTES
-from .sources import ImageBGR
 
 NUMBER_BYTES = 4
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # refused, not printed

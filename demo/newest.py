@@ -7,8 +7,7 @@ from collections.abc import Generator
 from threading import Condition, Event, Thread
 
 import detq
-
-from .sources import ImageBGR, Source
+from detq import ImageBGR, Source
 
 PATIENCE_S = 15.0
 """A live source that is silent for so long, and says nothing, has vanished."""

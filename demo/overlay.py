@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 import detq
+from detq import ImageBGR
 
 from .lettering import shade, text_width, write
 from .runner import Result
-from .sources import ImageBGR
 
 LARGEST_WH = (1280, 720)
 """Of all pictures side by side."""

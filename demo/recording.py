@@ -13,12 +13,12 @@ from typing import cast
 import cv2
 
 import detq
+from detq import Clip, ImageBGR
 
 from .contenders import Contender, title
 from .meter import Meter
 from .overlay import Panel, Status, compose
 from .runner import Result
-from .sources import Clip, ImageBGR
 from .stage import Stage
 from .view import View
 

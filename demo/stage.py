@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detq import ImageBGR, Source
+
 from .contenders import Contender
 from .newest import Newest
 from .overlay import Panel, Status, compose
 from .runner import Runner
-from .sources import ImageBGR, Source
 from .view import HELP, View
 
 

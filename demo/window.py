@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 
 import detq
+from detq import ImageBGR
 
-from .sources import ImageBGR
 from .stage import Stage
 from .view import View, press
 

@@ -29,7 +29,8 @@ from detq.api.sources import (
     load_recipes,
 )
 from detq.config import DatasetConfig, Recipe
-from detq.data.images import write_image
+from detq.data.images import ImageBGR, write_image
+from detq.data.live import Clip, Source, open_source
 from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
@@ -72,6 +73,7 @@ __all__ = [
     "BenchResult",
     "Classified",
     "Classifier",
+    "Clip",
     "Compared",
     "Comparison",
     "DatasetConfig",
@@ -81,12 +83,14 @@ __all__ = [
     "EvalResult",
     "FloatPrecision",
     "Frame",
+    "ImageBGR",
     "MaxDrop",
     "Prediction",
     "Progress",
     "QuantizationResult",
     "Recipe",
     "RuntimeOptions",
+    "Source",
     "Tuning",
     "adapt",
     "bench",
@@ -112,6 +116,7 @@ __all__ = [
     "load_dataset",
     "load_recipe",
     "load_recipes",
+    "open_source",
     "predict",
     "quantize",
     "read_frames",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from errno import EFBIG, EINVAL, ELOOP
-from functools import lru_cache
+from errno import EFBIG, EINVAL
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from detq.data.folders import Walk
 from detq.data.image_header import header_size_hw, may_be_turned
 from detq.errors import DamagedImageError, DataError
 from detq.files import read_bytes, read_text
@@ -37,6 +38,8 @@ OTHER_IMAGE_SUFFIXES = frozenset(
 MOST_PIXELS = 1 << 28
 """Of an image that is decoded; its header is asked before."""
 MOST_BYTES = 1 << 30
+_DECODERS, _AHEAD = 2, 8
+_Name = TypeVar("_Name")
 
 
 def read_image_bgr(path: Path) -> ImageBGR:
@@ -46,14 +49,24 @@ def read_image_bgr(path: Path) -> ImageBGR:
     would then be calibrated or judged on grey. Raises DamagedImageError naming the file; DataError
     for what is no regular file, or has more than 256 megapixels (:data:`MOST_PIXELS`).
     """
-    encoded = np.frombuffer(_read_file(path), dtype=np.uint8)
+    return _decoded(_read_file(path), path)
+
+
+def decode_image_bgr(content: bytes, name: str) -> ImageBGR:
+    """The same of an image file's bytes; ``name`` is what errors call it."""
+    _check_size(content, name)
+    return _decoded(content, name)
+
+
+def _decoded(content: bytes, name: Path | str) -> ImageBGR:
+    encoded = np.frombuffer(content, dtype=np.uint8)
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     except cv2.error:  # e.g. more pixels on one side than OpenCV accepts
         image = None
     if image is None:
         raise DamagedImageError(
-            f"{path}: cannot be decoded (truncated, or not an image); replace the file"
+            f"{name}: cannot be decoded (truncated, or not an image); replace the file"
         )
     return np.asarray(image, dtype=np.uint8)
 
@@ -83,9 +96,11 @@ def _image_size_hw(path: Path, _changed_ns: int, _bytes: int) -> SizeHW:
 
 def read_sound_images(paths: Iterable[Path], damaged: list[Path]) -> Iterator[ImageBGR]:
     """As :func:`read_images`, without the files that are damaged: their paths join ``damaged``."""
-    for path, image in _decoded_ahead(paths, workers=2, ahead=8):
+    for path, image in decoded_ahead((path, partial(read_image_bgr, path)) for path in paths):
         if isinstance(image, DamagedImageError):
             damaged.append(path)
+        elif isinstance(image, DataError):
+            raise image
         else:
             yield image
 
@@ -96,13 +111,17 @@ def _read_file(path: Path) -> bytes:
         content = read_bytes(path, most_bytes=MOST_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from None
+    _check_size(content, path)
+    return content
+
+
+def _check_size(content: bytes, name: Path | str) -> None:
     stated = header_size_hw(content)
     if stated is not None and stated[0] * stated[1] > MOST_PIXELS:
         raise DataError(
-            f"{path}: {stated[1]}x{stated[0]} pixels are more than 256 megapixels; "
+            f"{name}: {stated[1]}x{stated[0]} pixels are more than 256 megapixels; "
             "shrink the image or take it away"
         )
-    return content
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -132,44 +151,47 @@ def write_image(path: Path, image_bgr: ImageBGR) -> None:
     raise DataError(f"{path}: cannot be written ({reason}); pass another --output")
 
 
-def read_images(paths: Iterable[Path], *, workers: int = 2, ahead: int = 8) -> Iterator[ImageBGR]:
-    """Decode files in order on ``workers`` threads, at most ``ahead`` images ahead of the caller.
+def read_images(paths: Iterable[Path]) -> Iterator[ImageBGR]:
+    """Decode files in order, some of them ahead of the caller.
 
     Raises DataError as :func:`read_image_bgr` does, when the damaged file's turn comes.
     """
-    for _, image in _decoded_ahead(paths, workers=workers, ahead=ahead):
-        if isinstance(image, DamagedImageError):
+    for _, image in decoded_ahead((path, partial(read_image_bgr, path)) for path in paths):
+        if isinstance(image, DataError):
             raise image
         yield image
 
 
-def _decoded_ahead(
-    paths: Iterable[Path], *, workers: int, ahead: int
-) -> Iterator[tuple[Path, ImageBGR | DamagedImageError]]:
-    """Each path with its image, or with what is the matter with it."""
-    waiting = iter(paths)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        pending: deque[tuple[Path, Future[ImageBGR | DamagedImageError]]] = deque()
+def decoded_ahead(
+    jobs: Iterable[tuple[_Name, Callable[[], ImageBGR]]],
+) -> Iterator[tuple[_Name, ImageBGR | DataError]]:
+    """Each name with what its call returns, or with the DataError that it raises, in order.
+
+    Two threads work at most eight images ahead of the caller.
+    """
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
+        pending: deque[tuple[_Name, Future[ImageBGR | DataError]]] = deque()
 
         def submit(count: int) -> None:
-            pending.extend((path, pool.submit(_tried, path)) for path in islice(waiting, count))
+            pending.extend((name, pool.submit(_tried, job)) for name, job in islice(waiting, count))
 
         try:
-            submit(ahead)
+            submit(_AHEAD)
             while pending:
-                path, future = pending.popleft()
+                name, future = pending.popleft()
                 image = future.result()
                 submit(1)
-                yield path, image
+                yield name, image
         finally:
             for _, future in pending:
                 future.cancel()
 
 
-def _tried(path: Path) -> ImageBGR | DamagedImageError:
+def _tried(job: Callable[[], ImageBGR]) -> ImageBGR | DataError:
     try:
-        return read_image_bgr(path)
-    except DamagedImageError as error:
+        return job()
+    except DataError as error:
         return error
 
 
@@ -214,42 +236,9 @@ def find_images(source: Path) -> FoundImages:
 
 
 def _walk(folder: Path) -> FoundImages:
-    found: list[Path] = []
-    read: set[tuple[int, int]] = set()
-    skipped = others = 0
-    waiting, linked = [folder], list[Path]()
-    while waiting or linked:
-        here = (waiting or linked).pop()
-        try:
-            status = here.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in read:
-                skipped += 1
-                continue
-            read.add(identity)
-            with os.scandir(here) as entries:
-                # By name, so that a folder with two names goes by the same one on every machine.
-                for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-                    if _is_endless(entry):
-                        skipped += 1
-                    elif entry.is_dir():
-                        (linked if entry.is_symlink() else waiting).append(Path(entry.path))
-                    elif is_image(Path(entry.name)):
-                        found.append(Path(entry.path))
-                    else:
-                        others += Path(entry.name).suffix.lower() in OTHER_IMAGE_SUFFIXES
-        except OSError as error:
-            raise DataError(f"{here}: cannot be read ({error.strerror}); check the path") from None
-    return FoundImages(tuple(sorted(found)), skipped, others)
-
-
-def _is_endless(entry: os.DirEntry[str]) -> bool:
-    """True for a link that leads to itself."""
-    try:
-        entry.is_dir()
-    except OSError as error:
-        return error.errno == ELOOP
-    return False
+    walk = Walk(folder, wanted=is_image, counted=_is_other_image)
+    paths = tuple(sorted(Path(path) for path in walk))
+    return FoundImages(paths, walk.skipped_folders, walk.others)
 
 
 def list_images_in_text(list_file: Path, *, root: Path | None = None) -> tuple[Path, ...]:
@@ -287,3 +276,7 @@ def is_image(path: Path) -> bool:
     macOS leaves "._name.jpg" files on foreign disks; they are none.
     """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _is_other_image(path: Path) -> bool:
+    return path.suffix.lower() in OTHER_IMAGE_SUFFIXES

@@ -12,10 +12,10 @@ import pytest
 from scenes import Image, jpeg, write_clip
 
 from detq import DetqError, write_image
+from detq.data import live as sources
+from detq.data.live import Camera, Clip, Source, Stream, open_source
 from detq.demo import newest as newest_module
-from detq.demo import sources
 from detq.demo.newest import Newest
-from detq.demo.sources import Camera, Clip, Source, Stream, open_source
 
 
 def grey(level: int) -> Image:

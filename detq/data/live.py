@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-import detq
+from detq.data.images import ImageBGR
+from detq.data.video import frame_rate, read_frames
+from detq.errors import DetqError
+from detq.opencv import cv2
 
-ImageBGR = npt.NDArray[np.uint8]
 Say = Callable[[str | None], None]
 """Called with what a viewer should know now, None when all is well again."""
 Wait = Callable[[float], bool]
@@ -70,7 +70,7 @@ class Camera:
         capture = cv2.VideoCapture(self.index)
         try:
             if not capture.isOpened():
-                raise detq.DetqError(
+                raise DetqError(
                     f"{self.title}: cannot be opened; connect one, close other programs that use "
                     "it, or pass --source with a video, pictures or a stream"
                 )
@@ -78,7 +78,7 @@ class Camera:
             yield from _read(capture)
         finally:
             capture.release()
-        raise detq.DetqError(f"{self.title}: delivers no more pictures; check its cable")
+        raise DetqError(f"{self.title}: delivers no more pictures; check its cable")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Stream:
         """For ever. Raises DetqError if it cannot be opened at first, or stays away too long."""
         capture = self._open()
         if capture is None:
-            raise detq.DetqError(f"{self.title}: cannot be opened; check the address and network")
+            raise DetqError(f"{self.title}: cannot be opened; check the address and network")
         while capture is not None:
             try:
                 yield from _read(capture)
@@ -120,7 +120,7 @@ class Stream:
                 say(None)
                 return capture
             pause_s = min(2 * pause_s, SLOWEST_RETRY_S)
-        raise detq.DetqError(f"{self.title}: dropped, and not back for {GIVE_UP_S:g} s")
+        raise DetqError(f"{self.title}: dropped, and not back for {GIVE_UP_S:g} s")
 
     def _open(self) -> cv2.VideoCapture | None:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS]
@@ -145,13 +145,13 @@ class Clip:
     @property
     def frames_per_s(self) -> float:
         """What the file states."""
-        return detq.frame_rate(self.path) or LIVE_FRAMES_PER_S
+        return frame_rate(self.path) or LIVE_FRAMES_PER_S
 
     def every_frame(self) -> Iterator[ImageBGR]:
         """Each once, as fast as they can be had; a picture counts for :data:`HOLD_S`."""
-        is_video = detq.frame_rate(self.path) is not None
+        is_video = frame_rate(self.path) is not None
         copies = 1 if is_video else round(HOLD_S * LIVE_FRAMES_PER_S)
-        for image in detq.read_frames(self.path):
+        for image in read_frames(self.path):
             for _ in range(copies):
                 yield image
 
@@ -179,7 +179,7 @@ def open_source(text: str, *, repeats: bool = True) -> Source:
     if "://" in text:
         return Stream(text)
     clip = Clip(Path(text), repeats)
-    first = iter(detq.read_frames(clip.path))  # says at once what is wrong with it
+    first = iter(read_frames(clip.path))  # says at once what is wrong with it
     next(first, None)
     return clip
 
