@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Condition, Event, Thread
 from typing import Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -30,6 +31,7 @@ HOLD_S = 2.0
 FIRST_RETRY_S, SLOWEST_RETRY_S = 0.5, 8.0
 GIVE_UP_S = 60.0
 """A stream that stays away for so long is an error."""
+_LOOK_S, _JOIN_S = 0.5, 2.0
 OPEN_TIMEOUT_MS = READ_TIMEOUT_MS = 5000
 
 
@@ -182,6 +184,99 @@ def open_source(text: str, *, repeats: bool = True) -> Source:
     first = iter(read_frames(clip.path))  # says at once what is wrong with it
     next(first, None)
     return clip
+
+
+def watch(
+    sources: Sequence[Source],
+    *,
+    every: int = 1,
+    end_s: float | None = None,
+    most: int | None = None,
+    say: Say = lambda notice: None,
+) -> Generator[Shot]:
+    """The newest pictures of several sources, in turns, so that none waits for another.
+
+    A picture that was not taken before a newer one came is gone. Of each source every ``every``-th
+    picture is offered, ``most`` of them are taken, for ``end_s`` seconds in all. A source that
+    fails says so as its last shot; the others go on.
+    """
+    looks = [_Look(source, number, every, say) for number, source in enumerate(sources)]
+    changed, over = Condition(), Event()
+    started_s = time.monotonic()
+    threads = [
+        Thread(target=look.run, args=(changed, over), name="source", daemon=True) for look in looks
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        turn = 0
+        while True:
+            with changed:
+                order = (looks[(turn + step) % len(looks)] for step in range(len(looks)))
+                look = next((one for one in order if one.shot is not None), None)
+                left_s = _LOOK_S if end_s is None else started_s + end_s - time.monotonic()
+                if left_s <= 0 or (look is None and all(one.ended for one in looks)):
+                    return
+                if look is None:
+                    changed.wait(min(left_s, _LOOK_S))
+                    continue
+                shot, look.shot = look.shot, None
+                look.taken += 1
+            turn = look.number + 1
+            if shot is not None and (most is None or look.taken <= most):
+                yield replace(shot, time_s=shot.time_s - started_s)
+            if most is not None and all(one.ended or one.taken >= most for one in looks):
+                return
+    finally:
+        over.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(_JOIN_S)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture of a source, the ``index``-th that it delivered, ``time_s`` after the beginning; or
+    why the source has no more.
+    """
+
+    source: str
+    index: int
+    time_s: float
+    image: ImageBGR | DetqError
+
+
+class _Look:
+    """The newest picture of one source; its thread runs :meth:`run`."""
+
+    def __init__(self, source: Source, number: int, every: int, say: Say) -> None:
+        self.number = number
+        self.shot: Shot | None = None
+        self.taken = 0
+        self.ended = False
+        self._source, self._every, self._say = source, every, say
+
+    def run(self, changed: Condition, over: Event) -> None:
+        frames = self._source.frames(self._say, over.wait)
+        index = 0
+        try:
+            for index, image in enumerate(frames):
+                if over.is_set():
+                    return
+                if index % self._every == 0:
+                    self._show(index, image, changed)
+        except DetqError as error:
+            self._show(index, error, changed)
+        finally:
+            frames.close()
+            with changed:
+                self.ended = True
+                changed.notify_all()
+
+    def _show(self, index: int, image: ImageBGR | DetqError, changed: Condition) -> None:
+        with changed:
+            self.shot = Shot(self._source.title, index, time.monotonic(), image)
+            changed.notify_all()
 
 
 def _read(capture: cv2.VideoCapture) -> Iterator[ImageBGR]:

@@ -60,6 +60,45 @@ def read_video(path: Path) -> Iterator[ImageBGR]:
     return _frames(capture, np.asarray(frame, np.uint8))
 
 
+def read_timed(
+    name: str,
+    every: int = 1,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    most: int | None = None,
+) -> Iterator[tuple[int, float, ImageBGR]]:
+    """Number, time in seconds and picture of a video's frames, ``name`` a path or an address.
+
+    Of those from ``start_s`` on and before ``end_s`` every ``every``-th, at most ``most``. Raises
+    DataError if there is no video to be had.
+    """
+    place = name if "://" in name else Path(name).absolute()
+    capture = cv2.VideoCapture(cast(str, os.fsencode(place)))
+    try:
+        if not capture.grab():
+            raise DataError(
+                f"{name}: no frames; not a video that OpenCV can decode, or no such file"
+            )
+        index = wanted = found = 0
+        while most is None or found < most:
+            time_s = max(float(capture.get(cv2.CAP_PROP_POS_MSEC)), 0.0) / 1000
+            if end_s is not None and time_s >= end_s:
+                return
+            if time_s >= start_s:
+                if wanted % every == 0:
+                    decoded, frame = capture.retrieve()
+                    if not decoded:
+                        return
+                    yield index, time_s, np.asarray(frame, np.uint8)
+                    found += 1
+                wanted += 1
+            if not capture.grab():
+                return
+            index += 1
+    finally:
+        capture.release()
+
+
 def _open(path: Path) -> cv2.VideoCapture:
     # FFmpeg takes "a:b.mp4" for an address; a name that is no Unicode would end the process.
     return cv2.VideoCapture(cast(str, os.fsencode(path.absolute())))

@@ -1,0 +1,240 @@
+"""What a user names as a source, taken apart into pieces of work.
+
+Images, folders, patterns, lists, archives, videos, cameras, streams, and files in stores; however
+many there are, only one folder's names are held at a time.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from detq.data.folders import Walk
+from detq.data.images import IMAGE_SUFFIXES, is_image
+from detq.data.remote import WEB, file_system, open_binary, scheme_of, without_password
+from detq.data.video import VIDEO_SUFFIXES
+from detq.errors import DataError
+
+Kind = Literal["images", "tar", "zip", "video", "live"]
+Wide = Kind | Literal["list", "folder", "pattern"]
+Named = Iterator[tuple[str, Kind]]
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+LIST_SUFFIXES = (".txt", ".parquet")
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "udp", "tcp", "srt", "mms"})
+LIST_COLUMNS = ("path", "url", "image_url", "image_path", "file_name", "filename", "uri", "image")
+"""Where a Parquet file may hold names, the first that it has."""
+_CAMERA = re.compile(r"(?:/dev/video)?\d+")
+_PATTERN = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Frames that belong together: some images, or one archive, video or set of live sources.
+
+    ``names`` are as the user wrote them; those that a list wrote start at ``base``, its folder.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+    base: str = ""
+
+    @property
+    def images(self) -> int | None:
+        """How many there are; None if only reading tells."""
+        return len(self.names) if self.kind == "images" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"kind": self.kind, "names": list(self.names), "base": self.base}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Entry:
+        """What :meth:`to_dict` gave."""
+        return cls(values["kind"], tuple(values["names"]), values["base"])
+
+
+def find_entries(
+    sources: Sequence[str], *, size: int, most: int | None = None, without: Path | None = None
+) -> Iterator[Entry]:
+    """The work that sources are, in a fixed order: images in pieces of ``size``, live sources last.
+
+    ``most`` images are taken of each source that lists images; what lies below ``without`` is
+    not, so that a run does not read its own pictures. Raises DataError for a source that is none.
+    """
+    live: list[str] = []
+    for source in sources:
+        if kind_of(source) == "live":
+            live.append(source)
+        else:
+            yield from _pieces(source, size, most, without)
+    if live:
+        yield Entry("live", tuple(live))
+
+
+def kind_of(name: str) -> Wide:
+    """What a name stands for. Raises DataError."""
+    scheme = scheme_of(name)
+    if scheme in LIVE_SCHEMES or _CAMERA.fullmatch(name):
+        return "live"
+    return _kind_in_store(name, scheme) if scheme else _kind_of_path(name)
+
+
+def _kind_in_store(name: str, scheme: str) -> Wide:
+    if scheme not in WEB and _PATTERN.search(name):
+        return "pattern"
+    # On the web what has no ending is a stream of pictures, in a store it is a folder.
+    kind = _kind_by_ending(PurePosixPath(urlsplit(name).path))
+    return kind or ("live" if scheme in WEB else "folder")
+
+
+def _kind_of_path(name: str) -> Wide:
+    path = Path(name)
+    if path.is_dir():
+        return "folder"
+    if not path.exists():
+        if _PATTERN.search(name):
+            return "pattern"
+        raise DataError(f"{name}: no such image or folder; check the path")
+    kind = _kind_by_ending(path)
+    if kind is None:
+        known = " ".join(sorted({*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *TAR_SUFFIXES, *LIST_SUFFIXES}))
+        raise DataError(f"{name}: not an image or another source by its name; known: {known} .zip")
+    return kind
+
+
+def _kind_by_ending(path: PurePosixPath | Path) -> Kind | Literal["list"] | None:
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if name.endswith(TAR_SUFFIXES):
+        return "tar"
+    if suffix == ".zip":
+        return "zip"
+    if suffix in LIST_SUFFIXES:
+        return "list"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    return "images" if suffix in IMAGE_SUFFIXES else None
+
+
+def _pieces(source: str, size: int, most: int | None, without: Path | None) -> Iterator[Entry]:
+    kind, base = kind_of(source), ""
+    named: Named
+    if kind == "list":
+        base = "" if scheme_of(source) else str(Path(source).parent)
+        named = ((name, "images") for name in listed(source))
+    elif kind == "folder":
+        named = _kinds_below(source, without)
+    elif kind == "pattern":
+        named = _kinds_of(_matching(source))
+    else:
+        named = iter([(source, kind)])
+    yield from _grouped(source, islice(named, most), size, base)
+
+
+def _grouped(source: str, named: Named, size: int, base: str) -> Iterator[Entry]:
+    """Neighbouring images together, all else on its own. Raises DataError if there is nothing."""
+    images: list[str] = []
+    found = False
+    for name, kind in named:
+        found = True
+        if kind == "images":
+            images.append(name)
+        else:
+            if images:
+                yield Entry("images", tuple(images), base)
+                images = []
+            yield Entry(kind, (name,), base)
+        if len(images) == size:
+            yield Entry("images", tuple(images), base)
+            images = []
+    if images:
+        yield Entry("images", tuple(images), base)
+    if not found:
+        looked = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{without_password(source)}: no images; looked for {looked}")
+
+
+def _kinds_of(names: Iterable[str]) -> Named:
+    for name in names:
+        kind = _kind_by_ending(Path(name))
+        if kind is not None and kind != "list" and not Path(name).name.startswith("."):
+            yield name, kind
+
+
+def _kinds_below(folder: str, without: Path | None) -> Named:
+    if scheme_of(folder):
+        store = file_system(folder)
+        return _kinds_of(store.unstrip_protocol(name) for name in sorted(store.find(folder)))
+    names = iter(Walk(Path(folder), wanted=_is_read))
+    if without is not None and Path(folder).resolve() in without.resolve().parents:
+        inside = without.resolve()
+        names = (name for name in names if inside not in Path(name).resolve().parents)
+    return _kinds_of(names)
+
+
+def _is_read(path: Path) -> bool:
+    return is_image(path) or _kind_by_ending(path) in ("tar", "zip", "video")
+
+
+def _matching(pattern: str) -> list[str]:
+    if scheme_of(pattern):
+        store = file_system(pattern)
+        return [store.unstrip_protocol(name) for name in sorted(store.glob(pattern))]
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - as the user wrote them
+
+
+def listed(source: str) -> Iterator[str]:
+    """The names in a text file, one per line, or in a column of a Parquet file.
+
+    Raises DataError if it cannot be read or has no such column (:data:`LIST_COLUMNS`).
+    """
+    if source.lower().endswith(".parquet"):
+        yield from _column(source)
+        return
+    with closing(open_binary(source)) as file:
+        try:
+            for line in TextIOWrapper(file, encoding="utf-8-sig"):
+                if line.strip():
+                    yield line.strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{source}: cannot be read ({error}); save it as UTF-8") from None
+
+
+def _column(source: str) -> Iterator[str]:
+    parquet = pyarrow_parquet(source)
+    with closing(open_binary(source)) as file:
+        try:
+            table = parquet.ParquetFile(file)
+            names = [field.name for field in table.schema_arrow]
+            column = next((name for name in LIST_COLUMNS if name in names), None)
+            if column is None:
+                raise DataError(
+                    f"{source}: none of the columns {', '.join(LIST_COLUMNS)}; it has "
+                    f"{', '.join(names)}: rename the one with paths or addresses"
+                )
+            for batch in table.iter_batches(columns=[column]):
+                values = batch.column(0).to_pylist()
+                if not all(isinstance(value, str) for value in values):
+                    raise DataError(f"{source}: column {column} holds something else than text")
+                yield from values
+        except (OSError, ValueError) as error:  # pyarrow's own are either
+            raise DataError(f"{source}: cannot be read ({error}); replace the file") from None
+
+
+def pyarrow_parquet(name: str) -> Any:
+    """pyarrow's module for Parquet. Raises DataError, which ``name`` begins, without it."""
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise DataError(
+            f"{name}: Parquet needs pyarrow; pip install 'detq[scale]', or use --format jsonl"
+        ) from None
