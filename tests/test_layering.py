@@ -49,6 +49,7 @@ ROWS = {
     "report": 7,
     "tasks": 8,
     "artifact": 9,
+    "scale": 9,
     "api": 10,
     "quickstart": 11,
     "programs": 11,

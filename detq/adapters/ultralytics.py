@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from detq.adapters.archive import Archive
-from detq.adapters.coco_names import COCO_NAMES
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import fill, read_tensors
 from detq.adapters.ultralytics_config import ModelConfig, read_config
@@ -39,7 +38,7 @@ from detq.models.routed import (
     RoutedNetwork,
     run_layers,
 )
-from detq.records import Fit, SizeHW, placeholder_names
+from detq.records import COCO_NAMES, Fit, SizeHW, placeholder_names
 from detq.yaml_file import read_yaml
 
 NETWORKS = ("ultralytics.nn.tasks.DetectionModel", "ultralytics.nn.tasks.RTDETRDetectionModel")

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from detq.adapters.archive import Archive
-from detq.adapters.coco_names import COCO_NAMES
 from detq.adapters.stored_model import StoredModel
 from detq.adapters.tensors import fill, read_tensors
 from detq.adapters.unpickle import Instance
@@ -16,7 +15,7 @@ from detq.adapters.yolov6_tree import StoredNetwork, children_of, read_tree
 from detq.errors import CheckpointError, shown
 from detq.models.architecture import DFL_BINS, AnyArchitecture, LiteArchitecture, YOLOv6Architecture
 from detq.models.yolov6 import build
-from detq.records import SizeHW, placeholder_names
+from detq.records import COCO_NAMES, SizeHW, placeholder_names
 
 _PROJECTION = ("detect.proj", "detect.proj_conv.weight")  # constants 0..16, part of our decode
 _DISTILLATION = {"reg_preds_dist", "reg_preds_lrtb"}

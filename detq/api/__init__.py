@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from detq.api.own_adapters import register_adapter
+from detq.api.predicting import PredictionRun, predict_many, predictions_doubt
 from detq.api.running import (
     bench,
     classifier,
@@ -29,6 +30,7 @@ from detq.api.sources import (
     load_recipes,
 )
 from detq.config import DatasetConfig, Recipe
+from detq.data.frames import Cut
 from detq.data.images import ImageBGR, write_image
 from detq.data.live import Clip, Source, open_source
 from detq.data.video import frame_rate, read_frames
@@ -76,6 +78,7 @@ __all__ = [
     "Clip",
     "Compared",
     "Comparison",
+    "Cut",
     "DatasetConfig",
     "Detections",
     "Detector",
@@ -86,6 +89,7 @@ __all__ = [
     "ImageBGR",
     "MaxDrop",
     "Prediction",
+    "PredictionRun",
     "Progress",
     "QuantizationResult",
     "Recipe",
@@ -118,6 +122,8 @@ __all__ = [
     "load_recipes",
     "open_source",
     "predict",
+    "predict_many",
+    "predictions_doubt",
     "quantize",
     "read_frames",
     "register_adapter",

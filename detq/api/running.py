@@ -62,7 +62,7 @@ def detector(
     return Detector(
         graph,
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
-        options=options or _tuned(model),
+        options=options or tuned_options(model),
         rect=Rect() if rect else None,
     )
 
@@ -214,7 +214,7 @@ def tune(
     if not read_details(directory):
         raise ArtifactError(f"{directory}: only a directory that detq wrote can be tuned")
     graph = open_graph(directory, None)
-    if images is not None and not strategy_of(graph.spec).FROM_FILE:
+    if images is not None and not strategy_of(graph.spec).FINDS_BOXES:
         raise ConfigError(f"{graph.spec.name}: only detectors are tuned on images; leave them out")
     found = measure_options(
         graph, () if images is None else list_images(Path(images)), progress=progress
@@ -223,7 +223,8 @@ def tune(
     return found
 
 
-def _tuned(model: ModelSource) -> RuntimeOptions | None:
+def tuned_options(model: ModelSource) -> RuntimeOptions | None:
+    """What :func:`tune` found best on this machine for an exported directory, if it did."""
     return None if isinstance(model, DetectorGraph) else read_tuned(Path(model))
 
 

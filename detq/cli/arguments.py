@@ -53,3 +53,14 @@ def image_size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise ConfigError(f"--imgsz {text}: expected a side in pixels, or HxW such as 384x640")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def share(text: str | None) -> tuple[int, int]:
+    """``2/8``, the third of eight shares -> (2, 8); without text all of it. Raises ConfigError."""
+    if text is None:
+        return 0, 1
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise ConfigError(f"--shard {text}: expected I/N, such as 2/8") from None
+    return index, count

@@ -2,40 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from detq.cli.arguments import ImageSize, Json, Layout, Model, image_size
+from detq.cli.arguments import ImageSize, Json, Layout, Model, Threads, image_size, share
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Images, folders, patterns, lists (.txt, .parquet), .tar, .zip, videos, cameras by "
+        "number, streams by address; docs/predict.md.",
+    ),
+]
+Format = Annotated[
+    Literal["jsonl", "parquet", "coco", "yolo", "csv"],
+    typer.Option("--format", help="What is written."),
+]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="This process, or workers of a Ray cluster.")
+]
+Rect = Annotated[
+    bool | None,
+    typer.Option("--rect/--square", help="Inputs of the frames' shapes; by default of videos."),
+]
+Truth = Annotated[
+    Path | None, typer.Option(help="With --format coco: the annotations whose ids are meant.")
+]
 
 
 def predict(
     model: Model,
-    source: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
-    output: Annotated[Path, typer.Option(help="Directory for the pictures.")] = Path("predictions"),
+    source: Sources,
+    output: Annotated[Path, typer.Option(help="Directory for the rows.")] = Path("predictions"),
+    format_: Format = "jsonl",
+    draw: Annotated[bool, typer.Option("--draw", help="Also write pictures with boxes.")] = False,
     imgsz: ImageSize = None,
     layout: Layout = None,
     confidence: Annotated[float, typer.Option(help="Least score of a detection.")] = 0.25,
     iou: Annotated[float, typer.Option(help="Overlap above which boxes are one object.")] = 0.45,
+    classes: Annotated[str | None, typer.Option(help="Keep these alone: cat,dog.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, every N-th frame.")] = 1,
+    start: Annotated[float, typer.Option(min=0, help="Of a video, from this second on.")] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Of a video, before this second.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Of each source.")] = None,
+    rect: Rect = None,
+    annotations: Truth = None,
+    engine: Engine = "local",
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Every N-th shard alone, from the I-th on.")
+    ] = None,
+    shard_images: Annotated[int, typer.Option(min=1, help="Images of a shard.")] = 1000,
+    workers: Annotated[int | None, typer.Option(min=1, help="With Ray; all there is.")] = None,
+    threads: Threads = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; one of our own.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Draw the detections of a model on images; of a classifier, tell the best classes."""
+    """Find objects in any number of images; a rerun goes on where a run was stopped."""
     from detq import api
-    from detq.console.files import check_file, write_json
-    from detq.console.scores import print_predictions
-    from detq.console.terminal import note, progress_bars, warn
+    from detq.console.files import check_file
+    from detq.console.predictions import print_run, write_images
+    from detq.console.terminal import progress_bars, warn
+    from detq.data.frames import Cut
     from detq.tasks import strategy_of
 
     check_file(json_file)
     with progress_bars() as report:
         graph = api.load(model, imgsz=image_size(imgsz), layout=layout, progress=report)
-        predicted = strategy_of(graph.spec).predict(
-            graph, source, output=output, confidence=confidence, iou=iou, progress=report
+        run = api.predict_many(
+            graph,
+            source,
+            output=output,
+            format=format_,
+            draw=draw,
+            cut=Cut(every, start, end, max_images),
+            classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+            confidence=confidence,
+            iou=iou,
+            rect=rect,
+            annotations=annotations,
+            engine=engine,
+            shard=share(shard),
+            shard_images=shard_images,
+            workers=workers,
+            threads=threads,
+            address=address,
+            tuned=model,
+            progress=report,
         )
-    print_predictions(predicted.images)
-    if predicted.doubt is not None:
-        warn(predicted.doubt)
-    note(predicted.note)
-    write_json(json_file, {"images": [asdict(image) for image in predicted.images]})
+    finds_boxes = strategy_of(graph.spec).FINDS_BOXES
+    print_run(run, finds_boxes=finds_boxes)
+    doubt = api.predictions_doubt(graph, run)
+    if doubt is not None:
+        warn(doubt)
+    write_images(json_file, run, finds_boxes=finds_boxes)

@@ -138,6 +138,13 @@ def read_coco_header(json_file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]
     return names, tuple(image.file_name for image in document.images)
 
 
+def read_coco_ids(json_file: Path) -> tuple[dict[str, int | str], dict[str, int | str]]:
+    """Of a COCO JSON: image ids by file name, category ids by name. Raises DataError."""
+    document = _read(json_file, _Document)
+    images = {normal_name(image.file_name): image.id for image in document.images}
+    return images, {category.name: category.id for category in document.categories}
+
+
 def _convert(
     item: _Object,
     annotation_id: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ class Item:
     time_s: float | None = None
 
 
-Frames = Iterator[tuple[Item, ImageBGR | DetqError]]
+Frames = Generator[tuple[Item, ImageBGR | DetqError]]
 """Each frame, or why there is none."""
 
 
@@ -77,18 +77,17 @@ def read_frames_of(entry: Entry, cut: Cut = WHOLE) -> Frames:
         return _video(entry.names[0], cut)
     if entry.kind == "images":
         return decoded_ahead(
-            (Item(without_password(name), without_password(name)), partial(_read, name, entry.base))
+            (Item(without_password(name), without_password(name)), partial(_read, name))
             for name in entry.names
         )
     members = _tar_members if entry.kind == "tar" else _zip_members
     return _archive(entry.names[0], members, cut)
 
 
-def _read(name: str, base: str) -> ImageBGR:
+def _read(name: str) -> ImageBGR:
     if scheme_of(name):
         return decode_image_bgr(read_whole(name), without_password(name))
-    path = Path(base) / name
-    return read_image_bgr(path if path.exists() or not Path(name).exists() else Path(name))
+    return read_image_bgr(Path(name))
 
 
 def _video(name: str, cut: Cut) -> Frames:

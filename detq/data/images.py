@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from errno import EFBIG, EINVAL
@@ -164,7 +164,7 @@ def read_images(paths: Iterable[Path]) -> Iterator[ImageBGR]:
 
 def decoded_ahead(
     jobs: Iterable[tuple[_Name, Callable[[], ImageBGR]]],
-) -> Iterator[tuple[_Name, ImageBGR | DataError]]:
+) -> Generator[tuple[_Name, ImageBGR | DataError]]:
     """Each name with what its call returns, or with the DataError that it raises, in order.
 
     Two threads work at most eight images ahead of the caller.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -41,7 +41,8 @@ _PATTERN = re.compile(r"[*?[]")
 class Entry:
     """Frames that belong together: some images, or one archive, video or set of live sources.
 
-    ``names`` are as the user wrote them; those that a list wrote start at ``base``, its folder.
+    ``names`` begin as the user wrote them; ``base`` is the folder below which their pictures are
+    named, e.g. the one that was walked.
     """
 
     kind: Kind
@@ -126,18 +127,30 @@ def _kind_by_ending(path: PurePosixPath | Path) -> Kind | Literal["list"] | None
 
 
 def _pieces(source: str, size: int, most: int | None, without: Path | None) -> Iterator[Entry]:
-    kind, base = kind_of(source), ""
+    kind = kind_of(source)
     named: Named
     if kind == "list":
-        base = "" if scheme_of(source) else str(Path(source).parent)
-        named = ((name, "images") for name in listed(source))
+        named = ((name, "images") for name in _placed(listed(source), source))
     elif kind == "folder":
         named = _kinds_below(source, without)
     elif kind == "pattern":
         named = _kinds_of(_matching(source))
     else:
         named = iter([(source, kind)])
+    base = source if kind == "folder" else _PATTERN.split(source)[0].rpartition("/")[0]
     yield from _grouped(source, islice(named, most), size, base)
+
+
+def _placed(names: Iterator[str], source: str) -> Iterator[str]:
+    """Relative names start at the list's folder or, if the first is not there, where we are."""
+    folder = "" if scheme_of(source) else str(Path(source).parent)
+    first = next(names, None)
+    if first is None:
+        return
+    is_there = scheme_of(first) or (Path(folder) / first).exists()
+    base = folder if is_there or not Path(first).exists() else ""
+    for name in chain([first], names):
+        yield name if scheme_of(name) else str(Path(base) / name)
 
 
 def _grouped(source: str, named: Named, size: int, base: str) -> Iterator[Entry]:

@@ -63,7 +63,7 @@ def measure_speeds(
     fails.
     """
     graphs, names = [graph for _, graph in models], [str(path) for path, _ in models]
-    if source is not None and not all(strategy_of(graph.spec).FROM_FILE for graph in graphs):
+    if source is not None and not all(strategy_of(graph.spec).FINDS_BOXES for graph in graphs):
         raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
     machine = describe_machine(threads=options.threads)
     report = partial(progress, "measuring")

@@ -2,6 +2,7 @@
 (``spec``) and what is found, counted and measured (``values``).
 """
 
+from detq.records.coco_names import COCO_IDS, COCO_NAMES
 from detq.records.spec import ModelSpec, ultralytics_keys
 from detq.records.values import (
     NO_COUNTS,
@@ -25,6 +26,8 @@ from detq.records.values import (
 )
 
 __all__ = [
+    "COCO_IDS",
+    "COCO_NAMES",
     "NO_COUNTS",
     "BenchResult",
     "Classified",

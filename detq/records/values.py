@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -72,6 +72,19 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def columns(self) -> dict[str, list[Any]]:
+        """The same as plain Python values by name: ``boxes`` are corners x1, y1, x2, y2."""
+        return {
+            "boxes": self.boxes_xyxy_px.tolist(),
+            "scores": self.scores.tolist(),
+            "class_ids": self.class_ids.tolist(),
+        }
+
+    def of_classes(self, class_ids: Collection[int]) -> Detections:
+        """Those of some classes."""
+        kept = np.isin(self.class_ids, list(class_ids))
+        return Detections(self.boxes_xyxy_px[kept], self.scores[kept], self.class_ids[kept])
+
     def named(self, class_names: Sequence[str]) -> tuple[NamedDetection, ...]:
         """The same detections with class names, as plain Python values."""
         rows = zip(
@@ -123,6 +136,14 @@ class Ranking:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The same as plain Python values by name."""
+        return {"scores": self.scores.tolist(), "class_ids": self.class_ids.tolist()}
+
+    def of_classes(self, class_ids: Collection[int]) -> Ranking:
+        """All of it: the best classes are what they are, whichever somebody looks for."""
+        return self
 
     def named(self, class_names: Sequence[str]) -> tuple[NamedClass, ...]:
         """The same ranking with class names, as plain Python values."""

@@ -12,9 +12,9 @@ from typing import Any
 from detq.contract import Task
 from detq.records import ModelSpec
 from detq.tasks import classification, detection
-from detq.tasks.strategy import Predicted, Strategy
+from detq.tasks.strategy import Finder, Found, Strategy
 
-__all__ = ["TASKS", "Predicted", "Strategy", "strategy_of"]
+__all__ = ["TASKS", "Finder", "Found", "Strategy", "strategy_of"]
 
 TASKS: Mapping[Task, Strategy[Any, Any]] = {
     "detect": detection,

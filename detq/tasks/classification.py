@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from detq.config import DatasetConfig
 from detq.data.centre_crop import CROP_SHARE, CentreCrop
 from detq.data.class_folders import has_class_folders, load_labelled_split
 from detq.data.dataset import load_split
-from detq.data.images import list_images, read_images
+from detq.data.images import ImageBGR, list_images, read_images
 from detq.errors import ConfigError
 from detq.evaluation.agreement import MIN_SCORE
 from detq.evaluation.classes import with_names_of
@@ -24,12 +25,12 @@ from detq.evaluation.top_k import (
 )
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, Steps
-from detq.records import Classified, EvalResult, ModelSpec
+from detq.records import Classified, EvalResult, ModelSpec, Ranking
 from detq.report.disagreement import ChangedClass, changed_classes
 from detq.report.words import Metric, Words
 from detq.runtime.classifier import Classifier, classify_stream
 from detq.runtime.options import RuntimeOptions
-from detq.tasks.strategy import Predicted, Reader
+from detq.tasks.strategy import Finder, Reader
 
 METRICS: Sequence[Metric] = (("top-1", "top1"), ("top-5", "top5"))
 COLUMNS = METRICS
@@ -40,7 +41,7 @@ WORDS = Words(
     beside="",
     alike="class",
 )
-FROM_FILE = False
+FINDS_BOXES = False
 compiled = Classifier
 run = run_classifier
 
@@ -116,18 +117,34 @@ def doubt(
     return None
 
 
-def predict(
+def finder(
     graph: DetectorGraph,
-    source: Path,
     *,
-    output: Path,
     confidence: float,
     iou: float,
-    progress: Progress,
-) -> Predicted:
+    rect: bool,
+    options: RuntimeOptions | None,
+) -> Finder:
     """The best classes of every image, however small their scores are."""
-    images = classify_images(Classifier(graph), source, progress)
-    return Predicted(images, note="no pictures: a classifier finds no boxes")
+    classifier = Classifier(graph, options=options)
+
+    def find(images_bgr: Iterable[ImageBGR]) -> Generator[tuple[ImageBGR, Ranking]]:
+        in_flight: deque[ImageBGR] = deque()
+
+        def noted() -> Generator[ImageBGR]:
+            for image in images_bgr:
+                in_flight.append(image)
+                yield image
+
+        for ranking in classify_stream(classifier, noted()):
+            yield in_flight.popleft(), ranking
+
+    return find
+
+
+def blind(graph: DetectorGraph, paths: Sequence[Path]) -> str | None:
+    """None: some class is always the best."""
+    return None
 
 
 def classify_images(classifier: Classifier, source: Path, progress: Progress) -> list[Classified]:

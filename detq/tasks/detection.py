@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from detq.config import DatasetConfig
 from detq.data.dataset import load_split
+from detq.data.images import ImageBGR
 from detq.data.letterbox import FITS, Preprocess, official_shrink
 from detq.errors import DataError
 from detq.evaluation.agreement import MIN_SCORE
@@ -20,16 +22,16 @@ from detq.evaluation.evaluator import Run, evaluation_detector, run_detector
 from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.protocol import default_protocol, find_protocol
 from detq.graph.detector_graph import DetectorGraph
-from detq.progress import Progress, Steps
-from detq.records import EvalResult, ModelSpec
+from detq.progress import Steps
+from detq.records import Detections, EvalResult, ModelSpec
 from detq.report.disagreement import Disagreement, worst_disagreements
 from detq.report.words import Metric, Words
 from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import RuntimeOptions
+from detq.runtime.pipeline import detect_stream
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import doubts
-from detq.tasks.pictures import draw_pictures, plan_pictures
-from detq.tasks.strategy import Predicted
+from detq.tasks.strategy import Finder
 
 METRICS: Sequence[Metric] = (("mAP", "map"), ("AP50", "map50"), ("AP75", "map75"))
 COLUMNS: Sequence[Metric] = (
@@ -45,12 +47,13 @@ WORDS = Words(
     beside=", float and INT8 detections side by side",
     alike="objects at the same places",
 )
-FROM_FILE = True
+FINDS_BOXES = True
 RECT_MARGIN = 0.5
 """What YOLOv6's and Ultralytics' own rectangular figures have."""
 compiled = evaluation_detector
 run = run_detector
 doubt = doubts.doubt
+blind = doubts.blind
 
 
 def preprocess(spec: ModelSpec) -> Preprocess:
@@ -127,22 +130,25 @@ def evaluate(
     )
 
 
-def predict(
+def finder(
     graph: DetectorGraph,
-    source: Path,
     *,
-    output: Path,
     confidence: float,
     iou: float,
-    progress: Progress,
-) -> Predicted:
-    """Pictures with boxes; if there is not one box in them, perhaps a reason."""
-    planned = plan_pictures(source, output)
-    options = replace(PREDICTION, confidence=confidence, iou=iou)
-    images = draw_pictures(Detector(graph, postprocess=options), planned, progress)
-    found = any(each.detections for each in images)
-    return Predicted(
-        images,
-        note=f"pictures in {output}",
-        doubt=None if found else doubts.blind(graph, list(planned)),
+    rect: bool,
+    options: RuntimeOptions | None,
+) -> Finder:
+    """A detector with prediction's rules."""
+    found_by = Detector(
+        graph,
+        postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
+        options=options,
+        rect=Rect() if rect else None,
     )
+
+    def find(images_bgr: Iterable[ImageBGR]) -> Generator[tuple[ImageBGR, Detections]]:
+        with closing(detect_stream(found_by, images_bgr)) as frames:
+            for frame in frames:
+                yield frame.image, frame.detections
+
+    return find

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
+from detq.data.images import ImageBGR
 from detq.graph.detector_graph import DetectorGraph
-from detq.progress import Progress, Steps
-from detq.records import Classified, EvalResult, ModelSpec, Prediction, SizeHW
+from detq.progress import Steps
+from detq.records import Detections, EvalResult, ModelSpec, Ranking, SizeHW
 from detq.report.disagreement import Difference
 from detq.report.words import Metric, Words
 from detq.runtime.detector import CompiledGraph
@@ -21,17 +21,9 @@ Reader = Callable[[Path, SizeHW | None, str], DetectorGraph]
 """(model file, (H, W) in pixels, layout) -> the graph, read in that layout."""
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """What a model found in each image; ``note`` says where to look for more, ``doubt`` why it may
-    be read wrongly, if anything does.
-    """
-
-    images: Sequence[Prediction] | Sequence[Classified]
-    note: str
-    doubt: str | None = None
-
-
+Found = Detections | Ranking
+Finder = Callable[[Iterable[ImageBGR]], Generator[tuple[ImageBGR, Found]]]
+"""Images in, each with what is found in it out, in order and several at once."""
 Network = TypeVar("Network", bound=CompiledGraph)
 Seen = TypeVar("Seen")
 
@@ -50,8 +42,8 @@ class Strategy(Protocol[Network, Seen]):
         """What a report says, and which figures are kept beside an exported model."""
 
     @property
-    def FROM_FILE(self) -> bool:  # noqa: N802
-        """True if ``detq bench --source`` can measure it, from file to result."""
+    def FINDS_BOXES(self) -> bool:  # noqa: N802
+        """True if it finds boxes: what can be drawn, tracked, and measured from file to boxes."""
 
     def preprocess(self, spec: ModelSpec) -> Preprocessing:
         """What images go through before the network."""
@@ -111,14 +103,16 @@ class Strategy(Protocol[Network, Seen]):
         ``model`` is the file that it was read from, ``read`` reads it in another layout.
         """
 
-    def predict(
+    def finder(
         self,
         graph: DetectorGraph,
-        source: Path,
         *,
-        output: Path,
         confidence: float,
         iou: float,
-        progress: Progress,
-    ) -> Predicted:
-        """What it finds in an image or a folder; what can be drawn goes to ``output``."""
+        rect: bool,
+        options: RuntimeOptions | None,
+    ) -> Finder:
+        """The graph at work on images of any source; with ``rect`` its inputs have their shapes."""
+
+    def blind(self, graph: DetectorGraph, paths: Sequence[Path], /) -> str | None:
+        """Why a model that finds nothing in these images may be read wrongly, if it may."""

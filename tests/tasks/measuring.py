@@ -25,7 +25,7 @@ from detq.tasks.strategy import Predicted, Reader
 CONTRACT = Contract(output="shares", rows=0, has_places=False, use="measures colours")
 COLUMNS = (("close", "closeness"),)
 WORDS = Words(COLUMNS, differences="", beside="", alike="shares")
-FROM_FILE = False
+FINDS_BOXES = False
 Seen = list[np.ndarray]
 
 

@@ -12,3 +12,7 @@ vase, scissors, teddy bear, hair drier, toothbrush
 """
 
 COCO_NAMES: tuple[str, ...] = tuple(name.strip() for name in _LISTED.split(","))
+
+_LEFT_OUT = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+COCO_IDS: tuple[int, ...] = tuple(id_ for id_ in range(1, 91) if id_ not in _LEFT_OUT)
+"""Their category ids in COCO's own annotation files, in the same order."""
