@@ -414,7 +414,8 @@ def test_pictures_that_cannot_be_written(
     refused("predict", colour_model, colour_images, "--output", occupied / "p", words=words)
     refused("predict", colour_model, colour_images, "--output", occupied, words=words)
     words = ("a.png: is an image of", "pass another --output")
-    refused("predict", colour_model, colour_images, "--output", colour_images, words=words)
+    own = ("--draw", "--output", colour_images)
+    refused("predict", colour_model, colour_images, *own, words=words)
 
 
 @pytest.mark.parametrize("option", [("--confidence", "1.5"), ("--iou", "-1")], ids=" ".join)

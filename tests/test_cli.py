@@ -183,7 +183,7 @@ def test_exported_model_predicts(
     (tmp_path / "photos").mkdir()
     for path in sorted((shared / "data/bccd/images/test").iterdir())[:3]:
         (tmp_path / "photos" / path.name).symlink_to(path)
-    outcome = detq("predict", exported.directory, "photos", "--json", "found.json")
+    outcome = detq("predict", exported.directory, "photos", "--draw", "--json", "found.json")
     assert outcome.status == 0
     images = _json(tmp_path / "found.json")["images"]
     assert [image["file"] for image in images] == [
@@ -375,7 +375,10 @@ def test_names_with_spaces_brackets_and_foreign_letters(
     options = ("--data", colour_data, "--output", "aus gabe/ü [b]", "--json", "é/r é.json")
     assert detq("quantize", "mein modell", *options).status == 0
     assert _json(tmp_path / "é/r é.json")["output"] == "aus gabe/ü [b]"
-    found = detq("predict", "aus gabe/ü [b]", "images", "--output", "[p]", "--json", "p.json")
+    found = detq(
+        *("predict", "aus gabe/ü [b]", "images", "--draw", "--output", "[p]"),
+        *("--json", "p.json"),
+    )
     assert _lines(found.out) == [
         "images/val/a.png: 1 czerwony ł, 1 [red] x: y",
         "images/val/b.png: 1 緑",

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from detq.api.running import tuned_options
 from detq.api.sources import ImageSize, ModelSource, open_graph
 from detq.data.frames import Cut
-from detq.data.sources import find_entries
+from detq.data.sources import find_entries, pyarrow_parquet
 from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.progress import Progress, silent
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
-from detq.scale.engines import Engine, Local, OnRay
+from detq.scale.engines import Engine, Local, OnRay, Run
 from detq.scale.exports import coco_ids, write_coco, write_csv, write_yolo
 from detq.scale.manifest import Manifest, plan, shards_listed, shards_to_do
-from detq.scale.pictures import below
+from detq.scale.pictures import below, check_places
 from detq.scale.rows import Origin, Row, read_rows
+from detq.scale.tracking import Tracks
 from detq.scale.work import FILMED, Job
 from detq.tasks import strategy_of
 
@@ -68,6 +70,7 @@ def predict_many(
     output: str | Path,
     format: ResultFormat = "jsonl",
     draw: bool = False,
+    track: bool = False,
     cut: Cut | None = None,
     classes: Collection[str] = (),
     confidence: float = PREDICTION.confidence,
@@ -89,9 +92,10 @@ def predict_many(
     Rows go to files in ``output``, one for at most ``shard_images`` images, as JSON Lines or
     Parquet; ``coco``, ``yolo`` and ``csv`` are made from JSON Lines when all are done. A run that
     was stopped goes on where it was; what cannot be read becomes a row that says why. ``draw``
-    writes pictures too. ``cut`` is which frames are read, of a source that lists images the first
-    ``most``. Only objects of ``classes`` are kept, if any are named. ``rect`` as for
-    :func:`detq.detector`, None: for videos and live sources.
+    writes pictures too. ``track`` gives objects of videos and live sources ids that stay, and boxes
+    also in the frames that ``cut.every`` leaves out. ``cut`` is which frames are read, of a source
+    that lists images the first ``most``. Only objects of ``classes`` are kept, if any are named.
+    ``rect`` as for :func:`detq.detector`, None: for videos and live sources.
 
     ``tuned`` is the exported directory that a graph was read from, whose options suit this machine.
     ``shard`` (i, n) does every n-th shard alone, for n processes that share ``output``. ``engine``
@@ -102,7 +106,7 @@ def predict_many(
     names = [str(each) for each in ([sources] if isinstance(sources, str | Path) else sources)]
     graph, directory = open_graph(model, imgsz), Path(output)
     cut = cut or Cut()
-    _check(graph, format, draw, shard, names)
+    _check(graph, confidence, iou, format, draw or track, shard, names)
     job = Job(
         directory,
         Origin(graph.spec.name, digest(graph.model), graph.spec.class_names, confidence, iou),
@@ -111,22 +115,31 @@ def predict_many(
         rect,
         _class_ids(graph, classes),
         draw,
+        track,
     )
+    if track:
+        Tracks(confidence=confidence, frames_per_s=1.0)  # raises without its library
+    if format == "parquet":
+        pyarrow_parquet(str(directory))  # raises without it
+    runs: Run = (
+        OnRay(address, workers, threads or 1)
+        if engine == "ray"
+        else Local(RuntimeOptions(threads=threads) if threads else tuned_options(tuned or model))
+    )
+    entries = find_entries(names, size=shard_images, most=cut.most, without=directory)
+    first = next(entries)
+    if draw:
+        check_places(directory, first)
     manifest = plan(
         directory,
         model=job.origin.sha256,
         options=_options(job, shard_images),
         sources=names,
-        entries=find_entries(names, size=shard_images, most=cut.most, without=directory),
+        entries=chain([first], entries),
         trusted=shard[1] > 1,
     )
     to_do = list(shards_to_do(directory, manifest, first=shard[0], step=shard[1]))
     before = len(range(shard[0], manifest.shards, shard[1])) - len(to_do)
-    runs = (
-        OnRay(address, workers, threads or 1)
-        if engine == "ray"
-        else Local(RuntimeOptions(threads=threads) if threads else tuned_options(tuned or model))
-    )
     frames = errors = objects = 0
     tell = partial(progress or silent, "predicting")
     images = [each.images for each in to_do]
@@ -154,19 +167,22 @@ def predictions_doubt(graph: DetectorGraph, run: PredictionRun) -> str | None:
 
 def _check(
     graph: DetectorGraph,
+    confidence: float,
+    iou: float,
     format_: ResultFormat,
-    draw: bool,
+    draws: bool,
     shard: tuple[int, int],
     names: Sequence[str],
 ) -> None:
+    replace(PREDICTION, confidence=confidence, iou=iou)  # raises for what is out of range
     if not names:
         raise ConfigError("predict: no source; name an image, a folder, a video or a camera")
     if not 0 <= shard[0] < shard[1]:
         raise ConfigError(f"--shard {shard[0]}/{shard[1]}: expected I/N with 0 <= I < N")
-    if not strategy_of(graph.spec).FINDS_BOXES and (draw or format_ in ("coco", "yolo")):
+    if not strategy_of(graph.spec).FINDS_BOXES and (draws or format_ in ("coco", "yolo")):
         raise ConfigError(
-            f"{graph.spec.name}: a classifier finds no boxes; leave out --draw, and use --format "
-            "jsonl, parquet or csv"
+            f"{graph.spec.name}: a classifier finds no boxes; leave out --draw and --track, and "
+            "use --format jsonl, parquet or csv"
         )
 
 
@@ -192,6 +208,7 @@ def _options(job: Job, shard_images: int) -> dict[str, Any]:
         "max-images": job.cut.most,
         "rect": job.rect,
         "draw": job.draw,
+        "track": job.track,
         "shard-images": shard_images,
     }
 

@@ -34,6 +34,8 @@ class Walk:
         self._read: set[tuple[int, int]] = set()
 
     def __iter__(self) -> Iterator[str]:
+        self.skipped_folders = self.others = 0
+        self._read.clear()
         linked: list[str] = [os.fspath(self._folder)]
         for folder in linked:  # grows meanwhile
             yield from self._below(folder, linked)
@@ -44,9 +46,10 @@ class Walk:
             here = waiting.pop()
             entries = self._entries(here) if isinstance(here, str) else here
             for entry in entries:
-                if _is_endless(entry):
+                is_folder = _is_folder(entry)
+                if is_folder is None:
                     self.skipped_folders += 1
-                elif entry.is_dir():
+                elif is_folder:
                     if entry.is_symlink():
                         linked.append(entry.path)
                         continue
@@ -73,10 +76,9 @@ class Walk:
             ) from None
 
 
-def _is_endless(entry: os.DirEntry[str]) -> bool:
-    """True for a link that leads to itself."""
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+    """None for a link that leads to itself; one that leads nowhere is no folder."""
     try:
-        entry.is_dir()
+        return entry.is_dir()
     except OSError as error:
-        return error.errno == ELOOP
-    return False
+        return None if error.errno == ELOOP else False

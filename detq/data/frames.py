@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +24,13 @@ from detq.data.images import (
     read_image_bgr,
 )
 from detq.data.live import open_source, watch
-from detq.data.remote import open_binary, read_whole, scheme_of, without_password
+from detq.data.remote import (
+    open_binary,
+    open_seekable,
+    read_whole,
+    scheme_of,
+    without_password,
+)
 from detq.data.sources import Entry
 from detq.data.video import read_timed
 from detq.errors import DamagedImageError, DataError, DetqError
@@ -64,6 +74,12 @@ class Cut:
 
 
 WHOLE = Cut()
+_TORN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(OSError, EOFError, HTTPException, ValueError, TypeError, LookupError, ArithmeticError),
+    RuntimeError,
+)
+"""What the standard library raises for archives that are damaged, or encrypted."""
 
 
 def read_frames_of(entry: Entry, cut: Cut = WHOLE) -> Frames:
@@ -87,7 +103,10 @@ def read_frames_of(entry: Entry, cut: Cut = WHOLE) -> Frames:
 def _read(name: str) -> ImageBGR:
     if scheme_of(name):
         return decode_image_bgr(read_whole(name), without_password(name))
-    return read_image_bgr(Path(name))
+    try:
+        return read_image_bgr(Path(name))
+    except ValueError as error:  # a name with a zero byte
+        raise DamagedImageError(f"{name}: cannot be read ({error}); correct the list") from None
 
 
 def _video(name: str, cut: Cut) -> Frames:
@@ -144,18 +163,18 @@ def _tar_members(name: str) -> Members:
                 for member in archive:
                     if member.isreg() and is_image(Path(member.name)):
                         yield member.name, _bounded(archive.extractfile(member), name, member.name)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except _TORN as error:
             raise _torn(name, error) from None
 
 
 def _zip_members(name: str) -> Members:
-    with open_binary(name) as file:
+    with open_seekable(name) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 for member in archive.infolist():
                     if not member.is_dir() and is_image(Path(member.filename)):
                         yield member.filename, _from_zip(archive, member, name)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except _TORN as error:
             raise _torn(name, error) from None
 
 
@@ -163,14 +182,16 @@ def _from_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> b
     try:
         with archive.open(member) as file:
             return _bounded(file, name, member.filename)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # e.g. encrypted
+    except _TORN as error:
         return DamagedImageError(f"{without_password(name)}/{member.filename}: {error}; replace it")
 
 
 def _bounded(file: IO[bytes] | None, name: str, member: str) -> bytes | DataError:
     content = b"" if file is None else file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        return DataError(f"{without_password(name)}/{member}: has more than {MOST_BYTES} bytes")
+        return DataError(
+            f"{without_password(name)}/{member}: has more than {MOST_BYTES} bytes; leave it out"
+        )
     return content
 
 

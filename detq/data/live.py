@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Protocol, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from detq.data.images import ImageBGR
+from detq.data.remote import without_password
 from detq.data.video import frame_rate, read_frames
 from detq.errors import DetqError
 from detq.opencv import cv2
@@ -94,8 +94,7 @@ class Stream:
     @property
     def title(self) -> str:
         """The address, without name and password."""
-        parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return re.split(r"[?#]", without_password(self.url))[0]
 
     def frames(self, say: Say, wait: Wait) -> Generator[ImageBGR]:
         """For ever. Raises DetqError if it cannot be opened at first, or stays away too long."""
@@ -215,7 +214,7 @@ def watch(
                 order = (looks[(turn + step) % len(looks)] for step in range(len(looks)))
                 look = next((one for one in order if one.shot is not None), None)
                 left_s = _LOOK_S if end_s is None else started_s + end_s - time.monotonic()
-                if left_s <= 0 or (look is None and all(one.ended for one in looks)):
+                if left_s <= 0 or all(one.is_done for one in looks):
                     return
                 if look is None:
                     changed.wait(min(left_s, _LOOK_S))
@@ -225,7 +224,7 @@ def watch(
             turn = look.number + 1
             if shot is not None and (most is None or look.taken <= most):
                 yield replace(shot, time_s=shot.time_s - started_s)
-            if most is not None and all(one.ended or one.taken >= most for one in looks):
+            if most is not None and all(one.is_done or one.taken >= most for one in looks):
                 return
     finally:
         over.set()
@@ -256,15 +255,21 @@ class _Look:
         self.ended = False
         self._source, self._every, self._say = source, every, say
 
+    @property
+    def is_done(self) -> bool:
+        """True if there is nothing left to take, an error neither."""
+        return self.ended and self.shot is None
+
     def run(self, changed: Condition, over: Event) -> None:
         frames = self._source.frames(self._say, over.wait)
         index = 0
         try:
-            for index, image in enumerate(frames):
+            for image in frames:
                 if over.is_set():
                     return
                 if index % self._every == 0:
                     self._show(index, image, changed)
+                index += 1
         except DetqError as error:
             self._show(index, error, changed)
         finally:

@@ -16,11 +16,10 @@ from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from detq.data.folders import Walk
 from detq.data.images import IMAGE_SUFFIXES, is_image
-from detq.data.remote import WEB, file_system, open_binary, scheme_of, without_password
+from detq.data.remote import WEB, names_in_store, open_seekable, scheme_of, without_password
 from detq.data.video import VIDEO_SUFFIXES
 from detq.errors import DataError
 
@@ -35,6 +34,7 @@ LIST_COLUMNS = ("path", "url", "image_url", "image_path", "file_name", "filename
 """Where a Parquet file may hold names, the first that it has."""
 _CAMERA = re.compile(r"(?:/dev/video)?\d+")
 _PATTERN = re.compile(r"[*?[]")
+_QUERY = re.compile(r"[?#]")
 
 
 @dataclass(frozen=True)
@@ -94,23 +94,39 @@ def _kind_in_store(name: str, scheme: str) -> Wide:
     if scheme not in WEB and _PATTERN.search(name):
         return "pattern"
     # On the web what has no ending is a stream of pictures, in a store it is a folder.
-    kind = _kind_by_ending(PurePosixPath(urlsplit(name).path))
+    kind = _kind_by_ending(_place(name))
     return kind or ("live" if scheme in WEB else "folder")
 
 
 def _kind_of_path(name: str) -> Wide:
     path = Path(name)
-    if path.is_dir():
-        return "folder"
-    if not path.exists():
+    if not _is_there(path):
         if _PATTERN.search(name):
             return "pattern"
         raise DataError(f"{name}: no such image or folder; check the path")
+    if path.is_dir():
+        return "folder"
     kind = _kind_by_ending(path)
     if kind is None:
         known = " ".join(sorted({*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *TAR_SUFFIXES, *LIST_SUFFIXES}))
         raise DataError(f"{name}: not an image or another source by its name; known: {known} .zip")
     return kind
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # e.g. too long for a name
+        return False
+
+
+def _place(name: str) -> PurePosixPath | Path:
+    """A name's path, without host and query."""
+    scheme = scheme_of(name)
+    if not scheme:
+        return Path(name)
+    place = name.partition("://")[2].partition("/")[2]
+    return PurePosixPath(_QUERY.split(place)[0] if scheme in WEB else place)
 
 
 def _kind_by_ending(path: PurePosixPath | Path) -> Kind | Literal["list"] | None:
@@ -147,8 +163,8 @@ def _placed(names: Iterator[str], source: str) -> Iterator[str]:
     first = next(names, None)
     if first is None:
         return
-    is_there = scheme_of(first) or (Path(folder) / first).exists()
-    base = folder if is_there or not Path(first).exists() else ""
+    is_there = scheme_of(first) or _is_there(Path(folder) / first)
+    base = folder if is_there or not _is_there(Path(first)) else ""
     for name in chain([first], names):
         yield name if scheme_of(name) else str(Path(base) / name)
 
@@ -185,8 +201,7 @@ def _kinds_of(names: Iterable[str]) -> Named:
 
 def _kinds_below(folder: str, without: Path | None) -> Named:
     if scheme_of(folder):
-        store = file_system(folder)
-        return _kinds_of(store.unstrip_protocol(name) for name in sorted(store.find(folder)))
+        return _kinds_of(names_in_store(folder, is_pattern=False))
     names = iter(Walk(Path(folder), wanted=_is_read))
     if without is not None and Path(folder).resolve() in without.resolve().parents:
         inside = without.resolve()
@@ -200,8 +215,7 @@ def _is_read(path: Path) -> bool:
 
 def _matching(pattern: str) -> list[str]:
     if scheme_of(pattern):
-        store = file_system(pattern)
-        return [store.unstrip_protocol(name) for name in sorted(store.glob(pattern))]
+        return names_in_store(pattern, is_pattern=True)
     return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - as the user wrote them
 
 
@@ -210,37 +224,42 @@ def listed(source: str) -> Iterator[str]:
 
     Raises DataError if it cannot be read or has no such column (:data:`LIST_COLUMNS`).
     """
-    if source.lower().endswith(".parquet"):
+    if _place(source).suffix.lower() == ".parquet":
         yield from _column(source)
         return
-    with closing(open_binary(source)) as file:
+    shown = without_password(source)
+    with TextIOWrapper(open_seekable(source), encoding="utf-8-sig") as lines:
         try:
-            for line in TextIOWrapper(file, encoding="utf-8-sig"):
+            for line in lines:
                 if line.strip():
                     yield line.strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{source}: cannot be read ({error}); save it as UTF-8") from None
+            raise DataError(f"{shown}: cannot be read ({error}); save it as UTF-8") from None
 
 
 def _column(source: str) -> Iterator[str]:
-    parquet = pyarrow_parquet(source)
-    with closing(open_binary(source)) as file:
+    shown = without_password(source)
+    parquet = pyarrow_parquet(shown)
+    with closing(open_seekable(source)) as file:
         try:
             table = parquet.ParquetFile(file)
             names = [field.name for field in table.schema_arrow]
             column = next((name for name in LIST_COLUMNS if name in names), None)
             if column is None:
                 raise DataError(
-                    f"{source}: none of the columns {', '.join(LIST_COLUMNS)}; it has "
+                    f"{shown}: none of the columns {', '.join(LIST_COLUMNS)}; it has "
                     f"{', '.join(names)}: rename the one with paths or addresses"
                 )
             for batch in table.iter_batches(columns=[column]):
                 values = batch.column(0).to_pylist()
                 if not all(isinstance(value, str) for value in values):
-                    raise DataError(f"{source}: column {column} holds something else than text")
+                    raise DataError(
+                        f"{shown}: column {column} holds something else than text; fill it with "
+                        "paths or addresses"
+                    )
                 yield from values
-        except (OSError, ValueError) as error:  # pyarrow's own are either
-            raise DataError(f"{source}: cannot be read ({error}); replace the file") from None
+        except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:  # pyarrow's
+            raise DataError(f"{shown}: cannot be read ({error}); replace the file") from None
 
 
 def pyarrow_parquet(name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 
 from detq.data.images import IMAGE_SUFFIXES, ImageBGR, list_images, read_images
+from detq.data.remote import without_password
 from detq.errors import DataError
 from detq.opencv import cv2
 
@@ -77,7 +78,8 @@ def read_timed(
     try:
         if not capture.grab():
             raise DataError(
-                f"{name}: no frames; not a video that OpenCV can decode, or no such file"
+                f"{without_password(name)}: no frames; not a video that OpenCV can decode, or no "
+                "such file"
             )
         index = wanted = found = 0
         while most is None or found < most:

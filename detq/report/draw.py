@@ -13,11 +13,15 @@ Color = tuple[int, int, int]
 
 
 def draw_detections(
-    image_bgr: ImageBGR, detections: Detections, class_names: Sequence[str]
+    image_bgr: ImageBGR,
+    detections: Detections,
+    class_names: Sequence[str],
+    track_ids: Sequence[int] = (),
 ) -> ImageBGR:
     """uint8 [H, W, 3] BGR -> a copy with boxes and labels, the best detection on top.
 
-    Line width and letters grow with the image.
+    Line width and letters grow with the image. Of ``track_ids``, one for each detection if there
+    are any, those from 1 on are shown.
     """
     canvas = image_bgr.copy()
     scale = max(canvas.shape[:2]) / 640
@@ -28,6 +32,8 @@ def draw_detections(
         color = class_color(class_id)
         cv2.rectangle(canvas, (left, top), (right, bottom), color, thickness, cv2.LINE_AA)
         label = f"{class_names[class_id]} {detections.scores[index]:.2f}"
+        if track_ids and track_ids[index] > 0:
+            label = f"#{track_ids[index]} {label}"
         _draw_label(canvas, label, (left, top), color, scale)
     return canvas
 

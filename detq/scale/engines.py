@@ -6,11 +6,13 @@ import importlib
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import openvino as ov
 
@@ -25,6 +27,7 @@ from detq.scale.manifest import Shard
 from detq.scale.work import Job, Outcome, Worker
 
 Engine = Literal["local", "ray"]
+REACH_S = 5.0
 SHARE_OF_CPU = 0.5
 """What a worker on Ray is entered with of each core that it uses: Ray's own tasks need a place too,
 and two workers of one whole core each on two cores would wait for them for ever."""
@@ -66,16 +69,20 @@ class OnRay:
 
     ``address`` is the cluster's, None starts one on this machine. There are at most ``workers``,
     by default as many as the cluster has room for; shards of a worker that dies are done again.
+    Raises ConfigError without Ray.
     """
 
     address: str | None = None
     workers: int | None = None
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        _library()
+
     def __call__(
         self, graph: DetectorGraph, job: Job, shards: Iterator[Shard], progress: Steps, total: int
     ) -> Iterator[Outcome]:
-        """Raises ConfigError without Ray or its cluster, DetqError for what a worker raised."""
+        """Raises ConfigError without the cluster, DetqError for what a worker raised."""
         rows = [asdict(shard) | {"part": str(shard.part)} for shard in shards]
         if not rows:
             return
@@ -138,8 +145,10 @@ def _library() -> Any:
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     """A connection that ends with the block, and with it a cluster that was started for it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     was_there = ray.is_initialized()
     if not was_there:
+        _check_reachable(address)
         try:
             ray.init(
                 address=address,
@@ -161,6 +170,23 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     finally:
         if not was_there:
             ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise ConfigError if nobody listens there: Ray would try for minutes, then end the process.
+
+    ``auto``, the cluster that this machine belongs to, Ray looks up by itself.
+    """
+    if address is None or ":" not in address:
+        return
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 10001), REACH_S):
+            pass
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"ray: no cluster at {address} ({error}); check the address, or leave --address out"
+        ) from None
 
 
 def _kept(graph: DetectorGraph, directory: Path) -> Path:

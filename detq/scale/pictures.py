@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -11,14 +11,16 @@ from detq.data.images import ImageBGR, write_image
 from detq.data.remote import scheme_of
 from detq.data.sources import Entry
 from detq.data.video import frame_rate
-from detq.errors import DataError
+from detq.errors import DataError, DetqError
 from detq.files import staged
 from detq.opencv import cv2
 from detq.records import Detections
 from detq.report.draw import draw_detections
+from detq.tasks import Found
 
 UNSTATED_FRAMES_PER_S = 30.0
-Draw = Callable[[Item, ImageBGR, Detections], None]
+Draw = Callable[[Item, ImageBGR | DetqError, Found | None, Sequence[int]], None]
+"""Takes a frame, what is found in it and the ids of that; what was not read is not drawn."""
 
 
 @contextmanager
@@ -37,17 +39,33 @@ def open_pictures(
         rate = (frame_rate(Path(name)) or UNSTATED_FRAMES_PER_S) / every
         try:
             with staged(target) as path, _video(path, rate) as show:
-                yield lambda item, image, found: show(draw_detections(image, found, class_names))
+                yield _drawing(class_names, lambda item, picture: show(picture))
         except OSError as error:
             raise DataError(f"{target}: cannot be written ({error}); see the disk") from None
         return
 
-    def draw(item: Item, image: ImageBGR, found: Detections) -> None:
+    def save(item: Item, picture: ImageBGR) -> None:
         target = directory / below(item.id, entry.base)
         _check_place(target, directory, entry.base)
-        write_image(target, draw_detections(image, found, class_names))
+        write_image(target, picture)
 
-    yield draw
+    yield _drawing(class_names, save)
+
+
+def _drawing(class_names: tuple[str, ...], take: Callable[[Item, ImageBGR], None]) -> Draw:
+    def draw(
+        item: Item, image: ImageBGR | DetqError, found: Found | None, ids: Sequence[int]
+    ) -> None:
+        if isinstance(found, Detections) and not isinstance(image, DetqError):
+            take(item, draw_detections(image, found, class_names, ids))
+
+    return draw
+
+
+def check_places(directory: Path, entry: Entry) -> None:
+    """Raise DataError if a picture of a shard would replace an image of its source."""
+    for name in entry.names if entry.kind == "images" else ():
+        _check_place(directory / below(name, entry.base), directory, entry.base)
 
 
 def below(name: str, base: str) -> PurePosixPath:

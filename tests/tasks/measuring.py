@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ from detq.config import DatasetConfig
 from detq.contract import Contract
 from detq.data.centre_crop import CentreCrop
 from detq.data.dataset import load_split
-from detq.data.images import read_images
+from detq.data.images import ImageBGR, read_images
 from detq.graph.detector_graph import DetectorGraph
-from detq.progress import Progress, Steps
-from detq.records import Classified, EvalResult, ModelSpec, NamedClass
+from detq.progress import Steps
+from detq.records import EvalResult, ModelSpec, Ranking
 from detq.report.disagreement import Difference
 from detq.report.words import Words
 from detq.runtime.detector import CompiledGraph
 from detq.runtime.options import RuntimeOptions
-from detq.tasks.strategy import Predicted, Reader
+from detq.tasks.strategy import Finder, Reader
 
 CONTRACT = Contract(output="shares", rows=0, has_places=False, use="measures colours")
 COLUMNS = (("close", "closeness"),)
@@ -97,16 +97,24 @@ def doubt(
     return None
 
 
-def predict(
+def finder(
     graph: DetectorGraph,
-    source: Path,
     *,
-    output: Path,
     confidence: float,
     iou: float,
-    progress: Progress,
-) -> Predicted:
-    (shares,) = run(compiled(graph), [source])
-    named_shares = zip(graph.spec.class_names, shares.tolist(), strict=True)
-    classes = tuple(NamedClass(name, share) for name, share in named_shares)
-    return Predicted([Classified(str(source), classes)], note="no pictures")
+    rect: bool,
+    options: RuntimeOptions | None,
+) -> Finder:
+    network = CompiledGraph(graph, options=options)
+
+    def find(images: Iterable[ImageBGR]) -> Generator[tuple[ImageBGR, Ranking]]:
+        for image in images:
+            shares = network.infer(preprocess(graph.spec).place(image)[0])[0]
+            order = np.argsort(-shares)
+            yield image, Ranking(order.astype(np.int64), shares[order].astype(np.float32))
+
+    return find
+
+
+def blind(graph: DetectorGraph, paths: Sequence[Path]) -> str | None:
+    return None
