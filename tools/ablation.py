@@ -2,11 +2,12 @@
 
     python tools/ablation.py run CONFIG.yaml --results runs/ablation.jsonl
     python tools/ablation.py table --results runs/ablation.jsonl
+    python tools/ablation.py passes --results runs/ablation.jsonl
 
 ``run`` quantizes and measures every (model, recipe, seed) that the results file does not hold yet,
 one JSON line each, so that it can be cut off and started again; passes that several recipes begin
 with run once. Then it measures latencies, every recipe of a model in turns. ``table`` prints
-Markdown. CONFIG lists models::
+Markdown, ``passes`` what each pass of `measured` brings over all models. CONFIG lists models::
 
     models:
       - model: bccd_yolov6n.pt
@@ -30,7 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ from detq.tasks import strategy_of
 FLOAT = "float"
 WITHOUT, EVERYTHING = "without ", "everything"
 AGREEMENT_IMAGES, HELD_BACK = 128, 32
+CHANGES = ("agreement", "held_back", "map")
 COLUMNS = (
     "recipe",
     "mAP",
@@ -80,7 +82,9 @@ def main() -> None:
     run_parser.set_defaults(command=lambda arguments: run(arguments.config, arguments.results))
     table_parser = commands.add_parser("table")
     table_parser.set_defaults(command=lambda arguments: table(arguments.results))
-    for each in (run_parser, table_parser):
+    passes_parser = commands.add_parser("passes")
+    passes_parser.set_defaults(command=lambda arguments: passes(arguments.results))
+    for each in (run_parser, table_parser, passes_parser):
         each.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.command(arguments)
@@ -243,6 +247,37 @@ def table(results: Path) -> None:
             print("|", " | ".join(cells), "|")
 
     _print_prediction(rows)
+
+
+def passes(results: Path) -> None:
+    """Print what changes if a pass is left out: agreement on the evaluated images and mAP, seed by
+    seed against the whole recipe; the mean over models, then each model's agreement.
+    """
+    rows = _rows(results)
+    whole = {(row["model"], row["seed"]): row for row in rows if row["recipe"] == "measured"}
+    names = dict.fromkeys(row["recipe"] for row in rows if WITHOUT in row["recipe"])
+    models = list(dict.fromkeys(model for model, _ in whole))
+    print("| left out | agreement | held back | mAP |", " | ".join(models), "|")
+    print("|---" * (4 + len(models)), end="|\n")
+    cells = [
+        f"{_mean(whole[key]['agreement'] for key in whole if key[0] == m):.1f}" for m in models
+    ]
+    print("| nothing | | | |", " | ".join(cells), "|")
+    for name in names:
+        changes: dict[str, dict[str, float]] = {key: {} for key in CHANGES}
+        for model in models:
+            some = [row for row in rows if (row["model"], row["recipe"]) == (model, name)]
+            pairs = [(row, whole[model, row["seed"]]) for row in some]
+            for key in CHANGES if pairs else ():
+                changes[key][model] = _mean(row[key] - all_[key] for row, all_ in pairs)
+        means = [f"{_mean(changes[key].values()):+.2f}" for key in CHANGES]
+        own = changes["agreement"]
+        cells = [f"{own[model]:+.1f}" if model in own else "" for model in models]
+        print("|", name.partition(WITHOUT)[2], "|", " | ".join([*means, *cells]), "|")
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.mean(values)
 
 
 def _print_prediction(rows: list[dict[str, Any]]) -> None:

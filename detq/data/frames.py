@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from detq.data.images import (
     MOST_BYTES,
@@ -25,6 +25,7 @@ from detq.data.images import (
 )
 from detq.data.live import open_source, watch
 from detq.data.remote import (
+    WEB,
     open_binary,
     open_seekable,
     read_whole,
@@ -112,6 +113,8 @@ def _read(name: str) -> ImageBGR:
 def _video(name: str, cut: Cut) -> Frames:
     shown = without_password(name)
     try:
+        if scheme_of(name) and scheme_of(name) not in WEB:
+            raise DataError(f"{shown}: videos in stores are not read; fetch it, and name the file")
         for index, time_s, image in read_timed(name, cut.every, cut.start_s, cut.end_s, cut.most):
             yield Item(f"{shown}#{index}", shown, index, time_s), image
     except DataError as error:
@@ -156,13 +159,34 @@ def _decode(content: bytes | DataError, name: str) -> ImageBGR:
     return decode_image_bgr(content, name)
 
 
+def _noting_end(end: list[object]) -> type[tarfile.TarInfo]:
+    """Headers of a tar; the one of zeros that ends it is put into ``end``.
+
+    ``tarfile`` takes a file that was cut between two members for a whole one.
+    """
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+            try:
+                return super().fromtarfile(archive)
+            except tarfile.EOFHeaderError as error:  # type: ignore[attr-defined]
+                end.append(error)
+                raise
+
+    return Header
+
+
 def _tar_members(name: str) -> Members:
     with open_binary(name) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r|*") as archive:
+            end: list[object] = []
+            with tarfile.open(fileobj=file, mode="r|*", tarinfo=_noting_end(end)) as archive:
                 for member in archive:
                     if member.isreg() and is_image(Path(member.name)):
                         yield member.name, _bounded(archive.extractfile(member), name, member.name)
+                if not end:
+                    raise tarfile.ReadError("its end is missing")
         except _TORN as error:
             raise _torn(name, error) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,9 +198,13 @@ def watch(
 
     A picture that was not taken before a newer one came is gone. Of each source every ``every``-th
     picture is offered, ``most`` of them are taken, for ``end_s`` seconds in all. A source that
-    fails says so as its last shot; the others go on.
+    fails says so as its last shot; the others go on. Of sources of one title the second is called
+    ``title (2)``.
     """
-    looks = [_Look(source, number, every, say) for number, source in enumerate(sources)]
+    titles = _told_apart([source.title for source in sources])
+    looks = [
+        _Look(source, titles[number], number, every, say) for number, source in enumerate(sources)
+    ]
     changed, over = Condition(), Event()
     started_s = time.monotonic()
     threads = [
@@ -233,6 +238,16 @@ def watch(
                 thread.join(_JOIN_S)
 
 
+def _told_apart(titles: Sequence[str]) -> list[str]:
+    """Cameras of one recorder differ in what is hidden of their addresses."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for title in titles:
+        seen[title] += 1
+        apart.append(title if seen[title] == 1 else f"{title} ({seen[title]})")
+    return apart
+
+
 @dataclass(frozen=True)
 class Shot:
     """A picture of a source, the ``index``-th that it delivered, ``time_s`` after the beginning; or
@@ -248,12 +263,12 @@ class Shot:
 class _Look:
     """The newest picture of one source; its thread runs :meth:`run`."""
 
-    def __init__(self, source: Source, number: int, every: int, say: Say) -> None:
+    def __init__(self, source: Source, title: str, number: int, every: int, say: Say) -> None:
         self.number = number
         self.shot: Shot | None = None
         self.taken = 0
         self.ended = False
-        self._source, self._every, self._say = source, every, say
+        self._source, self._title, self._every, self._say = source, title, every, say
 
     @property
     def is_done(self) -> bool:
@@ -280,7 +295,7 @@ class _Look:
 
     def _show(self, index: int, image: ImageBGR | DetqError, changed: Condition) -> None:
         with changed:
-            self.shot = Shot(self._source.title, index, time.monotonic(), image)
+            self.shot = Shot(self._title, index, time.monotonic(), image)
             changed.notify_all()
 
 

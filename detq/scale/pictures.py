@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from detq.data.frames import Item
 from detq.data.images import ImageBGR, write_image
@@ -71,7 +72,7 @@ def check_places(directory: Path, entry: Entry) -> None:
 def below(name: str, base: str) -> PurePosixPath:
     """A name as a relative path without steps upwards: below ``base`` if it lies there."""
     if scheme_of(name):
-        name, base = name.partition("://")[2], ""
+        name, base = urlsplit(name)._replace(scheme="", query="", fragment="").geturl(), ""
     path, start = PurePosixPath(Path(name).as_posix()), PurePosixPath(Path(base).as_posix())
     if base and path.is_relative_to(start):
         path = path.relative_to(start)
