@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done and how much there is: images, or bytes
-of a download.
+"""Called with the name of a stage, how much of it is done and how much there is, 0 if nobody knows:
+images, or bytes of a download.
 """
 Steps = Callable[[int, int], None]
 """The same within one stage: ``partial(progress, "reading images")``."""
