@@ -20,6 +20,7 @@ from detq.graph.digest import digest
 from detq.progress import Progress, silent
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
+from detq.scale.cluster import Cluster
 from detq.scale.engines import Engine, Local, OnRay, Run
 from detq.scale.exports import coco_ids, write_coco, write_csv, write_yolo
 from detq.scale.manifest import Manifest, plan, shards_listed, shards_to_do
@@ -122,7 +123,7 @@ def predict_many(
     if format == "parquet":
         pyarrow_parquet(str(directory))  # raises without it
     runs: Run = (
-        OnRay(address, workers, threads or 1)
+        OnRay(Cluster(address, workers, threads or 1))
         if engine == "ray"
         else Local(RuntimeOptions(threads=threads) if threads else tuned_options(tuned or model))
     )

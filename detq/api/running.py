@@ -33,6 +33,9 @@ from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.runtime.tuned import read_tuned, write_tuned
+from detq.scale.cluster import Cluster
+from detq.scale.engines import Engine
+from detq.scale.evaluation import RunOnRay
 from detq.tasks import strategy_of
 from detq.tasks.classification import classify_images
 from detq.tasks.pictures import draw_pictures, plan_pictures
@@ -123,6 +126,8 @@ def evaluate(
     preset: str | None = None,
     options: RuntimeOptions | None = None,
     rect: bool = False,
+    engine: Engine = "local",
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> EvalResult:
     """How good a model is on a split of a data set: a detector's COCO mAP, a classifier's top-1.
@@ -130,6 +135,8 @@ def evaluate(
     ``preset`` names a protocol for mAP (:data:`detq.evaluation.protocol.PROTOCOLS`), by default the
     one behind the figures of the model's family; a classifier's images lie in one folder per class.
     With ``rect`` inputs have the images' own shapes, as in the programs' rectangular figures.
+    ``engine`` ``ray`` has the images of a detector seen by the workers of a Ray cluster (the one at
+    ``address``, or one of this machine), with the same figures.
     Raises a DetqError for bad input.
     """
     graph = open_graph(model, imgsz)
@@ -140,6 +147,7 @@ def evaluate(
         preset=find_protocol(preset, graph.spec).name,
         options=options,
         rect=rect,
+        runner=RunOnRay(Cluster(address)) if engine == "ray" else None,
         progress=partial(progress or silent, f"evaluating {graph.spec.name}"),
     )
 

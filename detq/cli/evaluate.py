@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,10 @@ def evaluate(
     rect: Annotated[
         bool, typer.Option("--rect", help="Inputs of the images' own shapes, without padding.")
     ] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="This process, or workers of a Ray cluster.")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; one of our own.")] = None,
     json_file: Json = None,
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""
@@ -49,6 +53,8 @@ def evaluate(
                 split=split,
                 preset=preset,
                 rect=rect,
+                engine=engine,
+                address=address,
                 progress=labelled(report, str(model) if len(models) > 1 else ""),
             )
             rows.append(replace(result, model=str(model)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 from detq.data.dataset import Split
 from detq.data.images import image_size_hw, read_sound_images
@@ -37,6 +38,15 @@ class Run:
     detections: tuple[Detections, ...]
     seconds: float
     damaged: tuple[Path, ...] = ()
+
+
+class Runner(TypingProtocol):
+    """Takes image files through a detector, as :func:`run_detector` does."""
+
+    def __call__(
+        self, detector: Detector, paths: Sequence[Path], *, progress: Steps | None = None
+    ) -> Run:
+        """In order, without damaged files."""
 
 
 def evaluation_detector(
@@ -109,14 +119,16 @@ def evaluate(
     split: Split,
     *,
     protocol: Protocol = PROTOCOLS["yolov6"],
+    runner: Runner = run_detector,
     progress: Steps | None = None,
 ) -> EvalResult:
     """COCO mAP of a detector on a split; ``protocol`` says how the ground truth is counted.
 
-    Raises DataError as :func:`run_detector` and :func:`score_run` do.
+    ``runner`` is what takes the images through the detector. Raises DataError as
+    :func:`run_detector` and :func:`score_run` do.
     """
     _truth(detector.spec, split, protocol)  # what is wrong with it is said before the long run
-    run = run_detector(detector, split.paths, progress=progress)
+    run = runner(detector, split.paths, progress=progress)
     scores = score_run(detector, split, run, protocol=protocol)
     judged = split.without(run.damaged)
     return EvalResult(

@@ -136,7 +136,7 @@ class Detector(CompiledGraph):
                 f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
                 f"preprocessing makes {self.preprocess.size_hw}"
             )
-        self._rect = rect
+        self.rect = rect
         self._shaped = lru_cache(SHAPES)(
             lambda size_hw: CompiledGraph(resized(graph, size_hw), options=options)
         )
@@ -174,13 +174,13 @@ class Detector(CompiledGraph):
     @property
     def is_rect(self) -> bool:
         """True if inputs have the images' own shapes."""
-        return self._rect is not None
+        return self.rect is not None
 
     def trimmed(self, original_hw: SizeHW) -> Preprocess:
         """What an image of that size goes through: with ``rect`` its input is of its own shape."""
-        if self._rect is None:
+        if self.rect is None:
             return self.preprocess
-        stride, margin = max(self.spec.strides), self._rect.margin
+        stride, margin = max(self.spec.strides), self.rect.margin
         return self.preprocess.trimmed(original_hw, stride=stride, margin=margin)
 
     def network_of(self, size_hw: SizeHW) -> CompiledGraph:

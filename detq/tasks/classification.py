@@ -17,6 +17,7 @@ from detq.data.images import ImageBGR, list_images, read_images
 from detq.errors import ConfigError
 from detq.evaluation.agreement import MIN_SCORE
 from detq.evaluation.classes import with_names_of
+from detq.evaluation.evaluator import Runner
 from detq.evaluation.top_k import (
     ClassifierRun,
     evaluate_classifier,
@@ -95,9 +96,12 @@ def evaluate(
     preset: str | None = None,
     options: RuntimeOptions | None = None,
     rect: bool = False,
+    runner: Runner | None = None,
     progress: Steps | None = None,
 ) -> EvalResult:
     """Top-1 and top-5 on a split whose images lie in one folder per class; no preset matters."""
+    if runner is not None:
+        raise ConfigError(f"{graph.spec.name}: classifiers are evaluated here; no --engine ray")
     if rect:
         raise ConfigError(f"{graph.spec.name}: classifiers see a square of every image; no --rect")
     return evaluate_classifier(

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
 from detq.data.images import ImageBGR
+from detq.evaluation.evaluator import Runner
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
 from detq.records import Detections, EvalResult, ModelSpec, Ranking, SizeHW
@@ -85,9 +86,12 @@ class Strategy(Protocol[Network, Seen]):
         preset: str | None = None,
         options: RuntimeOptions | None = None,
         rect: bool = False,
+        runner: Runner | None = None,
         progress: Steps | None = None,
     ) -> EvalResult:
-        """Its scores on a split; with ``rect`` inputs have the images' shapes. Raises DataError."""
+        """Its scores on a split; with ``rect`` inputs have the images' shapes. Detectors can be run
+        by another ``runner``. Raises DataError.
+        """
 
     def doubt(
         self,

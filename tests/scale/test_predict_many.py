@@ -458,6 +458,30 @@ def test_ray_gives_the_same_rows_although_workers_are_killed(
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "local")
 
 
+def apart(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own: Ray's threads and warnings stay there."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_ray_evaluates_with_the_same_figures(
+    tmp_path: Path, shared: Path, bccd_float: Path
+) -> None:
+    pytest.importorskip("ray")
+    for engine in ("local", "ray"):
+        options = ("--data", shared / "data/bccd/data.yaml", "--imgsz", "160", "--engine", engine)
+        done = apart(tmp_path, "eval", bccd_float, *options, "--json", f"{engine}.json")
+        assert done.returncode == 0, done.stderr
+    local, ray = (
+        json.loads((tmp_path / f"{engine}.json").read_text())["models"][0]
+        for engine in ("local", "ray")
+    )
+    assert local.pop("seconds") != ray.pop("seconds")
+    assert ray == local
+    assert local["map"] > 0
+
+
 def kill_worker(ancestor: int) -> bool:
     """Kill one worker of a cluster that a process started; False if there is none yet."""
     import psutil
@@ -473,9 +497,9 @@ def kill_worker(ancestor: int) -> bool:
 
 
 def test_cluster_that_is_not_there(
-    detq_command: Command, images: Images, ray_arguments: tuple[str, ...]
+    tmp_path: Path, images: Images, ray_arguments: tuple[str, ...]
 ) -> None:
     images(3)
-    missing = detq_command(*ray_arguments, "--address", "127.0.0.1:1")
-    assert missing.status == 1
-    assert "no cluster at 127.0.0.1:1" in missing.errors[-1]
+    missing = apart(tmp_path, *ray_arguments, "--address", "127.0.0.1:1")
+    assert missing.returncode == 1
+    assert "no cluster at 127.0.0.1:1" in missing.stderr.splitlines()[-1]

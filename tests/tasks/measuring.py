@@ -13,6 +13,7 @@ from detq.contract import Contract
 from detq.data.centre_crop import CentreCrop
 from detq.data.dataset import load_split
 from detq.data.images import ImageBGR, read_images
+from detq.evaluation.evaluator import Runner
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
 from detq.records import EvalResult, ModelSpec, Ranking
@@ -76,6 +77,7 @@ def evaluate(
     preset: str | None = None,
     options: RuntimeOptions | None = None,
     rect: bool = False,
+    runner: Runner | None = None,
     progress: Steps | None = None,
 ) -> EvalResult:
     paths = load_split(data, split, with_annotations=False).paths
