@@ -295,6 +295,34 @@ def test_video_is_drawn_in_its_own_size_and_rate(
     drawn.release()
 
 
+def test_tracks_fill_the_frames_between(
+    detq_command: Command, tmp_path: Path, colour_model: Path
+) -> None:
+    """The halves stay where they are: from their second sight on each has its id in every frame."""
+    writer = cv2.VideoWriter(
+        str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (128, 64)
+    )
+    for _ in range(20):
+        writer.write(cv2.resize(halves(1), (128, 64), interpolation=cv2.INTER_NEAREST))
+    writer.release()
+    options = ("--track", "--every", "4", "--draw")
+    done = detq_command("predict", colour_model, "v.mp4", *options)
+    assert done.status == 0, done.err
+    rows = rows_of(tmp_path / "predictions")
+    assert [row["index"] for row in rows] == list(range(20))
+    assert all(row["track_ids"] == [-1, -1] for row in rows[:1])
+    assert all(sorted(row["track_ids"]) == [1, 2] for row in rows[4:])
+    boxes = {
+        (track, tuple(box))
+        for row in rows[4:]
+        for track, box in zip(row["track_ids"], row["boxes"], strict=True)
+    }
+    assert len(boxes) == 2
+    drawn = cv2.VideoCapture(str(tmp_path / "predictions/v.mp4"))
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (20, 20)
+    drawn.release()
+
+
 def test_classes_that_are_kept(
     detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
