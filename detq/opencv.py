@@ -6,7 +6,12 @@ and small containers do not have.
 
 from __future__ import annotations
 
+import os
+
 from detq.errors import MissingLibraryError
+
+# FFmpeg's own lines about a damaged video; what detq says of it is one error.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 try:
     import cv2

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from detq.api.own_adapters import register_adapter
-from detq.api.predicting import PredictionRun, predict_many, predictions_doubt
+from detq.api.predicting import PredictionRun, Workers, predict_many
 from detq.api.running import (
     bench,
     classifier,
@@ -96,6 +96,7 @@ __all__ = [
     "RuntimeOptions",
     "Source",
     "Tuning",
+    "Workers",
     "adapt",
     "bench",
     "builtin_recipes",
@@ -123,7 +124,6 @@ __all__ = [
     "open_source",
     "predict",
     "predict_many",
-    "predictions_doubt",
     "quantize",
     "read_frames",
     "register_adapter",

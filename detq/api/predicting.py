@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from detq.api.running import tuned_options
 from detq.api.sources import ImageSize, ModelSource, open_graph
-from detq.data.frames import Cut
+from detq.data.frames import WHOLE, Cut
 from detq.data.sources import find_entries, pyarrow_parquet
 from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
@@ -22,10 +22,10 @@ from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.scale.cluster import Cluster
 from detq.scale.engines import Engine, Local, OnRay, Run
-from detq.scale.exports import coco_ids, write_coco, write_csv, write_yolo
+from detq.scale.exports import CocoIds, coco_ids, write_coco, write_csv, write_yolo
 from detq.scale.manifest import Manifest, plan, shards_listed, shards_to_do
 from detq.scale.pictures import below, check_places
-from detq.scale.rows import Origin, Row, read_rows
+from detq.scale.rows import Origin, Row, RowFormat, read_rows
 from detq.scale.tracking import Tracks
 from detq.scale.work import FILMED, Job
 from detq.tasks import strategy_of
@@ -64,6 +64,40 @@ class PredictionRun:
         return read_rows(there)
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who does a run. ``engine`` ``ray``: a Ray cluster, the one at ``address``, or one of this
+    machine, with so many ``workers`` of so many ``threads`` each.
+
+    ``shard`` (i, n) does every n-th shard alone, of ``shard_images`` images each, for n processes
+    that share a directory.
+    """
+
+    engine: Engine = "local"
+    shard: tuple[int, int] = (0, 1)
+    shard_images: int = SHARD_IMAGES
+    workers: int | None = None
+    threads: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shard[0] < self.shard[1]:
+            raise ConfigError(
+                f"--shard {self.shard[0]}/{self.shard[1]}: expected I/N with 0 <= I < N"
+            )
+        if self.engine == "local" and (self.workers or self.address):
+            raise ConfigError("--workers, --address: are for --engine ray; leave them out")
+
+    def run(self, model: ModelSource) -> Run:
+        """Raises ConfigError without Ray or its cluster."""
+        if self.engine == "ray":
+            return OnRay(Cluster(self.address, self.workers, self.threads or 1))
+        return Local(RuntimeOptions(threads=self.threads) if self.threads else tuned_options(model))
+
+
+ALONE = Workers()
+
+
 def predict_many(
     model: ModelSource,
     sources: str | Path | Sequence[str | Path],
@@ -72,88 +106,75 @@ def predict_many(
     format: ResultFormat = "jsonl",
     draw: bool = False,
     track: bool = False,
-    cut: Cut | None = None,
-    classes: Collection[str] = (),
+    cut: Cut = WHOLE,
+    classes: Collection[str] | None = None,
     confidence: float = PREDICTION.confidence,
     iou: float = PREDICTION.iou or 0.0,
     imgsz: ImageSize | None = None,
     rect: bool | None = None,
     annotations: Path | None = None,
-    engine: Engine = "local",
-    shard: tuple[int, int] = (0, 1),
-    shard_images: int = SHARD_IMAGES,
-    workers: int | None = None,
-    threads: int | None = None,
-    address: str | None = None,
+    workers: Workers = ALONE,
     tuned: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PredictionRun:
     """Find objects in images, folders, patterns, lists, archives, videos, cameras and streams.
 
-    Rows go to files in ``output``, one for at most ``shard_images`` images, as JSON Lines or
-    Parquet; ``coco``, ``yolo`` and ``csv`` are made from JSON Lines when all are done. A run that
-    was stopped goes on where it was; what cannot be read becomes a row that says why. ``draw``
-    writes pictures too. ``track`` gives objects of videos and live sources ids that stay, and boxes
-    also in the frames that ``cut.every`` leaves out. ``cut`` is which frames are read, of a source
-    that lists images the first ``most``. Only objects of ``classes`` are kept, if any are named.
-    ``rect`` as for :func:`detq.detector`, None: for videos and live sources.
+    Rows go to files in ``output`` as JSON Lines or Parquet; ``coco`` (with the ids of
+    ``annotations``), ``yolo`` and ``csv`` are made when all are done. A run that was stopped goes
+    on where it was; what cannot be read becomes a row that says why. ``draw`` writes pictures too.
+    ``track`` gives objects of videos and live sources ids that stay, and boxes also in the frames
+    that ``cut.every`` leaves out. ``cut`` is which frames are read, of a source that lists images
+    the first ``most``. Only ``classes`` are kept, if any are named. ``rect`` as for
+    :func:`detq.detector`, None: for videos and live sources. ``tuned`` is the exported directory
+    that a graph was read from, whose options suit this machine.
 
-    ``tuned`` is the exported directory that a graph was read from, whose options suit this machine.
-    ``shard`` (i, n) does every n-th shard alone, for n processes that share ``output``. ``engine``
-    ``ray`` does them on a cluster: the one at ``address``, or one of this machine. Raises a
-    DetqError for bad input, and if ``output`` holds another run.
+    Raises a DetqError for bad input, and if ``output`` holds another run.
     """
     started_s = time.monotonic()
     names = [str(each) for each in ([sources] if isinstance(sources, str | Path) else sources)]
     graph, directory = open_graph(model, imgsz), Path(output)
-    cut = cut or Cut()
-    _check(graph, confidence, iou, format, draw or track, shard, names)
-    job = Job(
-        directory,
-        Origin(graph.spec.name, digest(graph.model), graph.spec.class_names, confidence, iou),
-        "parquet" if format == "parquet" else "jsonl",
-        cut,
-        rect,
-        _class_ids(graph, classes),
-        draw,
-        track,
-    )
-    if track:
-        Tracks(confidence=confidence, frames_per_s=1.0)  # raises without its library
-    if format == "parquet":
-        pyarrow_parquet(str(directory))  # raises without it
-    runs: Run = (
-        OnRay(Cluster(address, workers, threads or 1))
-        if engine == "ray"
-        else Local(RuntimeOptions(threads=threads) if threads else tuned_options(tuned or model))
-    )
-    entries = find_entries(names, size=shard_images, most=cut.most, without=directory)
-    first = next(entries)
-    if draw:
-        check_places(directory, first)
-    manifest = plan(
-        directory,
-        model=job.origin.sha256,
-        options=_options(job, shard_images),
-        sources=names,
-        entries=chain([first], entries),
-        trusted=shard[1] > 1,
-    )
-    to_do = list(shards_to_do(directory, manifest, first=shard[0], step=shard[1]))
-    before = len(range(shard[0], manifest.shards, shard[1])) - len(to_do)
-    frames = errors = objects = 0
-    tell = partial(progress or silent, "predicting")
+    origin = Origin(graph.spec.name, digest(graph.model), graph.spec.class_names, confidence, iou)
+    rows: RowFormat = "parquet" if format == "parquet" else "jsonl"
+    job = Job(directory, origin, rows, cut, rect, _class_ids(graph, classes), draw, track)
+    _check(graph, job, format, names, annotations)
+    run_shards, ids = workers.run(tuned or model), coco_ids(annotations, graph.spec.class_names)
+    manifest = _planned(job, names, workers, ids)
+    first, step = workers.shard
+    to_do = list(shards_to_do(directory, manifest, first=first, step=step))
+    before = len(range(first, manifest.shards, step)) - len(to_do)
     images = [each.images for each in to_do]
-    total = sum(images) if all(images) else 0
-    for outcome in runs(graph, job, iter(to_do), tell, total):
+    tell = partial(progress or silent, "predicting")
+    frames = errors = objects = 0
+    for outcome in run_shards(graph, job, iter(to_do), tell, sum(images) if all(images) else 0):
         frames += outcome.frames
         errors += outcome.errors
         objects += outcome.objects
     seconds = time.monotonic() - started_s
     run = PredictionRun(directory, manifest, frames, errors, objects, seconds, before)
     if run.is_complete:
-        _export(run, format, annotations, graph)
+        _export(run, format, ids)
     return run
+
+
+def _planned(job: Job, names: Sequence[str], workers: Workers, ids: CocoIds) -> Manifest:
+    """What is to be done, after a look at its first shard."""
+    most, directory = job.cut.most, job.directory
+    entries = find_entries(names, size=workers.shard_images, most=most, without=directory)
+    if len(names) > 1:  # pictures and labels of several sources lie below their whole names
+        entries = (replace(entry, base="") for entry in entries)
+    first = next(entries)
+    known, kept = job.origin.class_names, job.class_ids
+    ids.check(first, known if kept is None else [known[class_id] for class_id in kept])
+    if job.draw:
+        check_places(directory, first)
+    return plan(
+        directory,
+        model=job.origin.sha256,
+        options=_options(job, workers.shard_images),
+        sources=names,
+        entries=chain([first], entries),
+        trusted=workers.shard[1] > 1,
+    )
 
 
 def predictions_doubt(graph: DetectorGraph, run: PredictionRun) -> str | None:
@@ -168,38 +189,44 @@ def predictions_doubt(graph: DetectorGraph, run: PredictionRun) -> str | None:
 
 def _check(
     graph: DetectorGraph,
-    confidence: float,
-    iou: float,
+    job: Job,
     format_: ResultFormat,
-    draws: bool,
-    shard: tuple[int, int],
     names: Sequence[str],
+    annotations: Path | None,
 ) -> None:
-    replace(PREDICTION, confidence=confidence, iou=iou)  # raises for what is out of range
-    if not names:
-        raise ConfigError("predict: no source; name an image, a folder, a video or a camera")
-    if not 0 <= shard[0] < shard[1]:
-        raise ConfigError(f"--shard {shard[0]}/{shard[1]}: expected I/N with 0 <= I < N")
-    if not strategy_of(graph.spec).FINDS_BOXES and (draws or format_ in ("coco", "yolo")):
+    # Each of these raises for what is out of range, or without its library.
+    replace(PREDICTION, confidence=job.origin.confidence, iou=job.origin.iou)
+    if job.track:
+        Tracks(confidence=job.origin.confidence, frames_per_s=1.0)
+    if format_ == "parquet":
+        pyarrow_parquet(str(job.directory))
+    if not names or not all(name.strip() for name in names):
+        raise ConfigError("predict: a source without a name; name an image, a folder or a video")
+    if annotations is not None and format_ != "coco":
+        raise ConfigError("--annotations: is for --format coco; leave it out")
+    needs_boxes = job.draw or job.track or format_ in ("coco", "yolo")
+    if needs_boxes and not strategy_of(graph.spec).FINDS_BOXES:
         raise ConfigError(
             f"{graph.spec.name}: a classifier finds no boxes; leave out --draw and --track, and "
             "use --format jsonl, parquet or csv"
         )
 
 
-def _class_ids(graph: DetectorGraph, classes: Collection[str]) -> frozenset[int] | None:
+def _class_ids(graph: DetectorGraph, classes: Collection[str] | None) -> frozenset[int] | None:
     known = graph.spec.class_names
+    if classes is None:
+        return None
     for name in classes:
         if name not in known:
-            raise ConfigError(f"--classes {name}: is none of {', '.join(known)}")
-    return frozenset(known.index(name) for name in classes) or None
+            raise ConfigError(f"--classes {name}: is none of {', '.join(known)}; pass one of them")
+    return frozenset(index for index, name in enumerate(known) if name in set(classes))
 
 
 def _options(job: Job, shard_images: int) -> dict[str, Any]:
     """What a run of the same name must share."""
     kept = job.class_ids
     return {
-        "rows": job.rows,
+        "format": job.rows,
         "confidence": job.origin.confidence,
         "iou": job.origin.iou,
         "classes": None if kept is None else sorted(kept),
@@ -214,11 +241,8 @@ def _options(job: Job, shard_images: int) -> dict[str, Any]:
     }
 
 
-def _export(
-    run: PredictionRun, format_: ResultFormat, annotations: Path | None, graph: DetectorGraph
-) -> None:
+def _export(run: PredictionRun, format_: ResultFormat, ids: CocoIds) -> None:
     if format_ == "coco":
-        ids = coco_ids(annotations, graph.spec.class_names)
         write_coco(run.directory / "predictions.json", run.rows(), ids)
     elif format_ == "csv":
         write_csv(run.directory / "predictions.csv", run.rows())
@@ -227,12 +251,16 @@ def _export(
 
 
 def _placed(run: PredictionRun) -> Iterator[tuple[Row, PurePosixPath]]:
-    """Each row with the place of its label file."""
+    """Each row with the place of its label file: where ``a.jpg`` has ``a.txt``, ``a.png`` has
+    ``a.png.txt``, and frame 12 of ``film.mp4`` has ``film.mp4_12.txt``.
+    """
+    taken: set[int] = set()
     listed = shards_listed(run.directory)
     for entry, part in zip(listed, run.manifest.parts(run.directory), strict=True):
         for row in read_rows([part]):
             name = below(row["id"], entry.base)
-            if entry.kind in FILMED:  # video.mp4#12
-                yield row, name.with_name(f"{name.name.replace('#', '_')}.txt")
-            else:
-                yield row, name.with_suffix(".txt")
+            whole = name.with_name(f"{name.name.replace('#', '_')}.txt")
+            short = whole if entry.kind in FILMED else name.with_suffix(".txt")
+            place = whole if hash(short) in taken else short
+            taken.add(hash(place))
+            yield row, place

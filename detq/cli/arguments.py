@@ -64,3 +64,11 @@ def share(text: str | None) -> tuple[int, int]:
     except ValueError:
         raise ConfigError(f"--shard {text}: expected I/N, such as 2/8") from None
     return index, count
+
+
+def words(text: str) -> tuple[str, ...]:
+    """``cat, dog`` -> those two. Raises ConfigError if there is none."""
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not found:
+        raise ConfigError("--classes: names none; pass names such as cat,dog")
+    return found

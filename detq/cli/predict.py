@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from detq.cli.arguments import ImageSize, Json, Layout, Model, Threads, image_size, share
+from detq.cli.arguments import ImageSize, Json, Layout, Model, Threads, image_size, share, words
 
 Sources = Annotated[
     list[str],
@@ -64,13 +64,13 @@ def predict(
     """Find objects in any number of images; a rerun goes on where a run was stopped."""
     from detq import api
     from detq.console.files import check_file
-    from detq.console.predictions import print_run, write_images
-    from detq.console.terminal import progress_bars, warn
+    from detq.console.predictions import check_place, going_on, show
+    from detq.console.terminal import progress_bars
     from detq.data.frames import Cut
-    from detq.tasks import strategy_of
 
     check_file(json_file)
-    with progress_bars() as report:
+    check_place(json_file, output)
+    with going_on(output), progress_bars() as report:
         graph = api.load(model, imgsz=image_size(imgsz), layout=layout, progress=report)
         run = api.predict_many(
             graph,
@@ -80,23 +80,13 @@ def predict(
             draw=draw,
             track=track,
             cut=Cut(every, start, end, max_images),
-            classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+            classes=None if classes is None else words(classes),
             confidence=confidence,
             iou=iou,
             rect=rect,
             annotations=annotations,
-            engine=engine,
-            shard=share(shard),
-            shard_images=shard_images,
-            workers=workers,
-            threads=threads,
-            address=address,
+            workers=api.Workers(engine, share(shard), shard_images, workers, threads, address),
             tuned=model,
             progress=report,
         )
-    finds_boxes = strategy_of(graph.spec).FINDS_BOXES
-    print_run(run, finds_boxes=finds_boxes)
-    doubt = api.predictions_doubt(graph, run)
-    if doubt is not None:
-        warn(doubt)
-    write_images(json_file, run, finds_boxes=finds_boxes)
+    show(graph, run, json_file)

@@ -115,8 +115,11 @@ def _video(name: str, cut: Cut) -> Frames:
     try:
         if scheme_of(name) and scheme_of(name) not in WEB:
             raise DataError(f"{shown}: videos in stores are not read; fetch it, and name the file")
+        index = None
         for index, time_s, image in read_timed(name, cut.every, cut.start_s, cut.end_s, cut.most):
             yield Item(f"{shown}#{index}", shown, index, time_s), image
+        if index is None:
+            raise DataError(f"{shown}: no frame between --start and --end; the video is shorter")
     except DataError as error:
         yield Item(shown, shown), error
 

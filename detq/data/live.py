@@ -75,7 +75,7 @@ class Camera:
             if not capture.isOpened():
                 raise DetqError(
                     f"{self.title}: cannot be opened; connect one, close other programs that use "
-                    "it, or pass --source with a video, pictures or a stream"
+                    "it, or name a video, pictures or a stream instead"
                 )
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest, not the oldest
             yield from _read(capture)

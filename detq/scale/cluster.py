@@ -34,7 +34,8 @@ class Cluster:
     """The cluster at ``address``, None starts one on this machine.
 
     There are at most ``workers``, by default as many as there is room for, of ``threads`` cores
-    each. They see the files that we see, by the same names. Raises ConfigError without Ray.
+    each. They see the files that we see, by the same names. Raises ConfigError without Ray, and if
+    nobody listens at the address.
     """
 
     address: str | None = None
@@ -43,6 +44,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         _library()
+        _check_reachable(self.address)
 
     def map(
         self, worker: type[Any], arguments: Sequence[Any], rows: Sequence[dict[str, Any]]
@@ -57,13 +59,19 @@ class Cluster:
         ray = _library()
         with _connection(ray, self.address):
             cores = ray.cluster_resources().get("CPU", 1)
-            most = self.workers or max(math.floor(cores / self.threads), 1)
+            if self.threads > cores:
+                raise ConfigError(
+                    f"--threads {self.threads}: the cluster has {cores:g} cores; pass fewer"
+                )
+            room = max(math.floor(cores / self.threads), 1)
+            most = min(self.workers or room, len(rows))
             done = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
                 worker,
                 fn_constructor_args=tuple(arguments),
                 batch_size=1,
                 num_cpus=self.threads * SHARE_OF_CPU,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(rows))),
+                # As many as there is room for at once; a cluster that grows takes more.
+                compute=ray.data.ActorPoolStrategy(min_size=min(most, room), max_size=most),
             )
             try:
                 yield from done.iter_rows()
@@ -111,10 +119,9 @@ def _library() -> Any:
 def _connection(ray: Any, address: str | None) -> Iterator[None]:
     """A connection that ends with the block, and with it a cluster that was started for it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     was_there = ray.is_initialized()
     if not was_there:
-        _check_reachable(address)
         try:
             ray.init(
                 address=address,

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from detq.data.coco import read_coco_ids
+from detq.data.sources import Entry
 from detq.errors import ArtifactError, DataError
 from detq.files import atomic_write, staged
 from detq.records import COCO_IDS, COCO_NAMES
@@ -37,8 +38,17 @@ class CocoIds:
             for steps in (name.parts[start:] for start in range(len(name.parts))):
                 if (key := "/".join(steps)) in self.images:
                     return self.images[key]
-            raise DataError(f"{row['id']}: is no image of --annotations; leave it out")
+            raise DataError(
+                f"{row['id']}: is no image of --annotations; name the file that lists it"
+            )
         return int(name.stem) if name.stem.isdecimal() and name.suffix else str(name)
+
+    def check(self, entry: Entry, class_names: Iterable[str]) -> None:
+        """Raise DataError, before the work begins, if a truth is of other images or classes."""
+        if self.images and entry.kind == "images":
+            self.image({"id": entry.names[0]})
+        for name in class_names if self.categories else ():
+            self.category(name, 0)
 
     def category(self, name: str, class_id: int) -> int | str:
         """Without a truth COCO's own ids for its names, else from 1 on."""

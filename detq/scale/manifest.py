@@ -1,7 +1,7 @@
 """What a run has to do, written down before it begins: the same on every machine and after every
 interruption.
 
-``manifest.json`` says with which model and options, ``shards.jsonl`` what each shard reads, one
+``_manifest.json`` says with which model and options, ``_shards.jsonl`` what each shard reads, one
 line each. A shard is done when its file of rows is there, which appears whole or not at all.
 """
 
@@ -18,7 +18,10 @@ from detq.data.sources import Entry
 from detq.errors import ArtifactError
 from detq.files import atomic_write, staged
 
-MANIFEST, SHARDS = "manifest.json", "shards.jsonl"
+MANIFEST, SHARDS = "_manifest.json", "_shards.jsonl"
+"""Readers of folders of Parquet leave out what begins with an underscore."""
+MADE = ("predictions.json", "predictions.csv", "labels")
+"""What is made of rows when all are there."""
 SCHEMA = 1
 
 
@@ -38,7 +41,7 @@ class Manifest:
 
     def part(self, directory: Path, index: int) -> Path:
         """Where the rows of a shard are."""
-        name = f"predictions-{index:06d}-of-{self.shards:06d}.{self.options['rows']}"
+        name = f"predictions-{index:06d}-of-{self.shards:06d}.{self.options['format']}"
         return directory / name
 
     def parts(self, directory: Path) -> list[Path]:
@@ -75,6 +78,11 @@ def plan(
                 "now, or others",
             )
         return known
+    for name in MADE:
+        if (directory / name).exists():
+            raise ArtifactError(
+                f"{directory / name}: is there already, and of no run; pass another --output"
+            )
     try:
         with staged(directory / SHARDS) as path, path.open("wb") as file:
             lines, images, sha256 = _count(entries, file)
@@ -153,8 +161,9 @@ def _read(directory: Path) -> Manifest | None:
             raise ValueError("another version of it, or no list of shards")
         return manifest
     except (OSError, ValueError, TypeError, KeyError) as error:
+        what = error if isinstance(error, OSError) else "damaged, or of another program"
         raise ArtifactError(
-            f"{path}: is no manifest of a run ({error}); pass another --output"
+            f"{path}: is no manifest of a run ({what}); pass another --output"
         ) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -24,6 +24,10 @@ Draw = Callable[[Item, ImageBGR | DetqError, Found | None, Sequence[int]], None]
 """Takes a frame, what is found in it and the ids of that; what was not read is not drawn."""
 
 
+class _NoFrameError(Exception):
+    """There is nothing to make a video of."""
+
+
 @contextmanager
 def open_pictures(
     directory: Path, entry: Entry, class_names: tuple[str, ...], *, every: int
@@ -35,11 +39,13 @@ def open_pictures(
     """
     if entry.kind == "video":
         name = entry.names[0]
-        target = (directory / below(name, entry.base)).with_suffix(".mp4")
+        target = directory / below(name, entry.base)
+        if target.suffix.lower() != ".mp4":
+            target = target.with_name(f"{target.name}.mp4")
         _check_place(target, directory, entry.base)
         rate = (frame_rate(Path(name)) or UNSTATED_FRAMES_PER_S) / every
         try:
-            with staged(target) as path, _video(path, rate) as show:
+            with suppress(_NoFrameError), staged(target) as path, _video(path, rate) as show:
                 yield _drawing(class_names, lambda item, picture: show(picture))
         except OSError as error:
             raise DataError(f"{target}: cannot be written ({error}); see the disk") from None
@@ -76,7 +82,7 @@ def below(name: str, base: str) -> PurePosixPath:
     path, start = PurePosixPath(Path(name).as_posix()), PurePosixPath(Path(base).as_posix())
     if base and path.is_relative_to(start):
         path = path.relative_to(start)
-    steps = [step for step in path.parts if step not in ("..", path.anchor)]
+    steps = ["__" if step == ".." else step for step in path.parts if step != path.anchor]
     return PurePosixPath(*steps)
 
 
@@ -106,4 +112,4 @@ def _video(path: Path, frames_per_s: float) -> Iterator[Callable[[ImageBGR], Non
     finally:
         writer.release()
     if not path.is_file():
-        path.touch()  # not one frame
+        raise _NoFrameError

@@ -83,8 +83,7 @@ def test_every_image_has_one_row_whatever_the_shards(
                 colour_graph,
                 folder,
                 output=f"{folder}/out",
-                shard=(first, step),
-                shard_images=size,
+                workers=detq.Workers(shard=(first, step), shard_images=size),
             )
         rows = list(run.rows())
         assert run.is_complete
@@ -150,7 +149,7 @@ def test_rerun_reads_what_is_missing_alone(
         (("--iou", "0.5"), "iou: 0.45 then, 0.5 now"),
         (("--classes", "red"), "classes: None then, [0] now"),
         (("--max-images", "3"), "max-images: None then, 3 now"),
-        (("--format", "parquet"), "rows: jsonl then, parquet now"),
+        (("--format", "parquet"), "format: jsonl then, parquet now"),
         (("--imgsz", "64"), "model: "),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -392,10 +391,112 @@ def test_half_a_shard_and_half_a_manifest(
     torn = detq_command("predict", colour_model, "many")
     assert torn.status == 1
     assert "delete it, and the same command makes it again" in torn.errors[0]
-    (tmp_path / "predictions/manifest.json").write_text('{"model": 3')
+    (tmp_path / "predictions/_manifest.json").write_text('{"model": 3')
     torn = detq_command("predict", colour_model, "many")
     assert torn.failed_well
     assert "is no manifest of a run" in torn.errors[0]
+
+
+def test_images_of_one_name_keep_their_own_pictures_and_labels(
+    detq_command: Command, tmp_path: Path, colour_model: Path
+) -> None:
+    """They replaced each other without a word."""
+    for name in ("a/x.png", "b/x.png", "a/x.bmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), halves(1))
+    options = ("--draw", "--format", "yolo", "--output", "o")
+    assert detq_command("predict", colour_model, "a", "b", *options).status == 0
+    made = {str(path.relative_to(tmp_path / "o")) for path in (tmp_path / "o").rglob("x.*")}
+    pictures = {"a/x.png", "b/x.png", "a/x.bmp"}
+    assert made == pictures | {"labels/a/x.txt", "labels/a/x.png.txt", "labels/b/x.txt"}
+
+
+def test_json_replaces_no_image_and_nothing_of_the_run(
+    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+) -> None:
+    folder = images(3)
+    before = (folder / "00000.png").read_bytes()
+    for place in ("many/00000.png", "predictions/_manifest.json"):
+        refused = detq_command("predict", colour_model, "many", "--json", place)
+        assert refused.failed_well
+        assert "is an image or a file of the run" in refused.errors[0]
+    assert (folder / "00000.png").read_bytes() == before
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_other_files_of_these_names_are_left_alone(
+    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+) -> None:
+    images(3)
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions/predictions.csv").write_text("mine")
+    refused = detq_command("predict", colour_model, "many", "--format", "csv")
+    assert refused.failed_well
+    assert "is there already, and of no run" in refused.errors[0]
+    assert (tmp_path / "predictions/predictions.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("",), "a source without a name"),
+        (("many", "--classes", ","), "--classes: names none"),
+        (("many", "--annotations", "a.json"), "is for --format coco"),
+        (("many", "--workers", "2"), "are for --engine ray"),
+        (("many", "--engine", "ray", "--threads", "6400"), "cores; pass fewer"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_makes_no_sense_is_said_before_the_work(
+    tmp_path: Path, colour_model: Path, images: Images, arguments: tuple[str, ...], words: str
+) -> None:
+    images(2)
+    refused = apart(tmp_path, "predict", colour_model, *arguments)
+    assert refused.returncode == 1
+    assert words in refused.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("predictions/predictions-*"))
+
+
+def test_truth_of_other_images_is_refused_before_the_work(
+    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+) -> None:
+    images(2)
+    truth = {
+        "images": [{"id": 1, "file_name": "other.png"}],
+        "annotations": [],
+        "categories": [{"id": 5, "name": name} for name in ("red", "green", "blue")],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(truth))
+    options = ("--format", "coco", "--annotations", "t.json")
+    refused = detq_command("predict", colour_model, "many", *options)
+    assert refused.failed_well
+    assert "00000.png: is no image of --annotations" in refused.errors[0]
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_nothing_that_can_be_read_is_an_error(
+    detq_command: Command, tmp_path: Path, colour_model: Path
+) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"torn")
+    torn = detq_command("predict", colour_model, "v.mp4", "--draw")
+    assert torn.status == 1
+    assert torn.errors == ["error: nothing could be read; the rows in predictions say why"]
+    assert rows_of(tmp_path / "predictions")[0]["error"] is not None
+    assert not (tmp_path / "predictions/v.mp4").exists()
+
+
+def test_interrupt_says_what_is_done(tmp_path: Path, colour_model: Path, images: Images) -> None:
+    images(1500)
+    arguments = ("predict", str(colour_model), "many", "--shard-images", "5")
+    run = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, stdout=DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while run.poll() is None and len(list(tmp_path.glob("predictions/predictions-*"))) < 3:
+        time.sleep(0.001)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate()
+    assert run.returncode == 1
+    assert "shards are done in predictions: the same command goes on" in said.splitlines()[-1]
 
 
 def test_missing_library_is_named(tmp_path: Path, colour_model: Path, images: Images) -> None:
