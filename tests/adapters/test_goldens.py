@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detq.adapters import FloatModel, fuse_model, load_checkpoint
-from detq.adapters.coco_names import COCO_NAMES
+from detq.records import COCO_NAMES
 
 # name: number of re-parameterized convolutions
 GOLDENS = {

@@ -454,11 +454,10 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (Cut(start_s=0.5, end_s=1.25, every=2), [5, 7, 9, 11]),
         (Cut(most=4), range(4)),
         (Cut(start_s=0.95, every=4, most=2), [10, 14]),
-        (Cut(start_s=100.0), []),
     ],
     ids=[
         *("all", "every", "first", "start", "end", "end is left out", "between", "most"),
-        *("start, every and most", "after the end"),
+        "start, every and most",
     ],
 )
 def test_frames_of_a_video(video: Path, cut: Cut, numbers: Sequence[int]) -> None:
@@ -468,6 +467,12 @@ def test_frames_of_a_video(video: Path, cut: Cut, numbers: Sequence[int]) -> Non
     assert {item.source for item, _ in found} <= {str(video)}
     np.testing.assert_allclose([item.time_s for item, _ in found], np.array(numbers) / 10)
     np.testing.assert_allclose(levels(found), 10 * np.array(numbers), atol=6)
+
+
+def test_a_video_that_ends_before_the_start_says_so(video: Path) -> None:
+    ((item, error),) = read(video, "video", Cut(start_s=100.0))
+    assert item.id == str(video)
+    assert "no frame between --start and --end" in str(error)
 
 
 def test_frames_of_a_video_are_not_one_buffer(video: Path) -> None:
