@@ -18,9 +18,8 @@ from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.progress import Progress, silent
-from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
-from detq.scale.cluster import Cluster
+from detq.scale.cluster import Cluster, beside_others
 from detq.scale.engines import Engine, Local, OnRay, Run
 from detq.scale.exports import CocoIds, coco_ids, write_coco, write_csv, write_yolo
 from detq.scale.manifest import Manifest, plan, shards_listed, shards_to_do
@@ -92,7 +91,7 @@ class Workers:
         """Raises ConfigError without Ray or its cluster."""
         if self.engine == "ray":
             return OnRay(Cluster(self.address, self.workers, self.threads or 1))
-        return Local(RuntimeOptions(threads=self.threads) if self.threads else tuned_options(model))
+        return Local(beside_others(self.threads) if self.threads else tuned_options(model))
 
 
 ALONE = Workers()

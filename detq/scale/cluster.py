@@ -21,6 +21,7 @@ from detq.errors import ConfigError, DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import core
 from detq.records import ModelSpec
+from detq.runtime.options import RuntimeOptions
 
 REACH_S = 5.0
 SHARE_OF_CPU = 0.5
@@ -80,6 +81,14 @@ class Cluster:
                 if isinstance(cause, DetqError):
                     raise cause from None
                 raise DetqError(f"ray: {_last_line(error)}") from None
+
+
+def beside_others(threads: int) -> RuntimeOptions:
+    """How a model is compiled that has some cores of a machine, and others of its kind the rest.
+
+    Not pinned: each process would tie its threads to the same first cores.
+    """
+    return RuntimeOptions(threads=threads, pinning=False)
 
 
 def packed(graph: DetectorGraph) -> tuple[bytes, bytes, ModelSpec]:

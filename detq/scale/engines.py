@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
 from detq.runtime.options import RuntimeOptions
-from detq.scale.cluster import Cluster, packed, unpacked
+from detq.scale.cluster import Cluster, beside_others, packed, unpacked
 from detq.scale.manifest import Shard
 from detq.scale.work import Job, Outcome, Worker
 
@@ -71,7 +71,7 @@ class _Actor:
     """A worker on Ray."""
 
     def __init__(self, parts: Any, folder: str, job: Job, threads: int) -> None:
-        self._worker = Worker(unpacked(parts, folder), job, RuntimeOptions(threads=threads))
+        self._worker = Worker(unpacked(parts, folder), job, beside_others(threads))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         outcomes = []

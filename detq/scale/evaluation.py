@@ -13,8 +13,7 @@ from detq.evaluation.evaluator import Run, run_detector
 from detq.progress import Steps
 from detq.records import Detections
 from detq.runtime.detector import Detector
-from detq.runtime.options import RuntimeOptions
-from detq.scale.cluster import Cluster, packed, unpacked
+from detq.scale.cluster import Cluster, beside_others, packed, unpacked
 
 PIECE = 64
 """So many images are one worker's next work."""
@@ -62,7 +61,7 @@ class _Actor:
             unpacked(parts, folder),
             preprocess=preprocess,
             postprocess=postprocess,
-            options=RuntimeOptions(threads=threads),
+            options=beside_others(threads),
             rect=rect,
         )
 
