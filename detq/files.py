@@ -121,10 +121,8 @@ def atomic_write(target: Path, content: bytes) -> None:
     Folders above it are made, an existing file's permissions are kept. Raises OSError; the old
     file, if there was one, is then as it was.
     """
-    with staged(target) as path, path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # or a crash after the rename could leave a file without bytes
+    with staged(target) as path:
+        path.write_bytes(content)
 
 
 @contextmanager
@@ -139,9 +137,26 @@ def staged(target: Path) -> Iterator[Path]:
         if path.is_dir():
             _move_folder(path, target)
         else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())  # or a crash after the rename could leave it without bytes
             if target.is_file():
                 shutil.copymode(target, path)
             path.replace(target)
+
+
+@contextmanager
+def result_file(target: Path) -> Iterator[Path]:
+    """A path to write a result at, which takes ``target``'s place if the block succeeds.
+
+    What is no regular file (``/dev/stdout``, a pipe) takes the bytes as they come, and so does a
+    file in a folder that nothing else can be written to. A link stays one. Raises OSError.
+    """
+    in_place = target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK))
+    if in_place or target.is_relative_to("/dev"):
+        yield target
+    else:
+        with staged(target.resolve()) as path:
+            yield path
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class PredictionRun:
     """What a run has done: its ``frames`` and ``objects`` of this time, those of them that could
     not be read (``errors``), and the shards that were done before.
 
-    ``is_complete`` is False while shards are left to other processes.
+    ``is_complete`` is False if shards were left to other processes, and were not there yet.
     """
 
     directory: Path
@@ -51,11 +51,7 @@ class PredictionRun:
     objects: int
     seconds: float
     shards_before: int
-
-    @property
-    def is_complete(self) -> bool:
-        """True if every shard is done."""
-        return all(part.exists() for part in self.manifest.parts(self.directory))
+    is_complete: bool
 
     def rows(self) -> Iterator[Row]:
         """Every row that there is, one at a time: also of shards that were done before."""
@@ -149,7 +145,8 @@ def predict_many(
         errors += outcome.errors
         objects += outcome.objects
     seconds = time.monotonic() - started_s
-    run = PredictionRun(directory, manifest, frames, errors, objects, seconds, before)
+    complete = all(part.exists() for part in manifest.parts(directory))
+    run = PredictionRun(directory, manifest, frames, errors, objects, seconds, before, complete)
     if run.is_complete:
         _export(run, format, ids)
     return run

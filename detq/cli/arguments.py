@@ -39,6 +39,10 @@ Preset = Annotated[
     Literal["yolov6", "coco", "ultralytics"] | None,
     typer.Option(help="Evaluation protocol; by default that of the model's official figures."),
 ]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="This process, or workers of a Ray cluster.")
+]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; one of our own.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results there as JSON.")]
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from detq.cli.arguments import Data, ImageSize, Json, Layout, Models, Preset, image_size
+from detq.cli.arguments import (
+    Address,
+    Data,
+    Engine,
+    ImageSize,
+    Json,
+    Layout,
+    Models,
+    Preset,
+    image_size,
+)
 from detq.errors import ConfigError
 from detq.progress import labelled
 
@@ -22,10 +32,8 @@ def evaluate(
     rect: Annotated[
         bool, typer.Option("--rect", help="Inputs of the images' own shapes, without padding.")
     ] = False,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This process, or workers of a Ray cluster.")
-    ] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; one of our own.")] = None,
+    engine: Engine = "local",
+    address: Address = None,
     json_file: Json = None,
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from detq.cli.arguments import ImageSize, Json, Layout, Model, Threads, image_size, share, words
+from detq.cli.arguments import (
+    Address,
+    Engine,
+    ImageSize,
+    Json,
+    Layout,
+    Model,
+    Threads,
+    image_size,
+    share,
+    words,
+)
 
 Sources = Annotated[
     list[str],
@@ -20,9 +31,6 @@ Sources = Annotated[
 Format = Annotated[
     Literal["jsonl", "parquet", "coco", "yolo", "csv"],
     typer.Option("--format", help="What is written."),
-]
-Engine = Annotated[
-    Literal["local", "ray"], typer.Option(help="This process, or workers of a Ray cluster.")
 ]
 Rect = Annotated[
     bool | None,
@@ -58,7 +66,7 @@ def predict(
     shard_images: Annotated[int, typer.Option(min=1, help="Images of a shard.")] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="With Ray; all there is.")] = None,
     threads: Threads = None,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; one of our own.")] = None,
+    address: Address = None,
     json_file: Json = None,
 ) -> None:
     """Find objects in any number of images; a rerun goes on where a run was stopped."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from detq.artifact import check_creatable
 from detq.errors import ArtifactError
-from detq.files import atomic_write
+from detq.files import result_file
 
 SCHEMA = 1
 """Of a JSON document: keys are added, never renamed."""
@@ -40,16 +40,12 @@ def check_file(path: Path | None) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a result file whole, making its folder. Raises ArtifactError if that is impossible.
+    """Write a result file whole (:func:`detq.files.result_file`), making its folder.
 
-    What is no regular file (``/dev/stdout``, a pipe) takes the bytes as they come, and so does a
-    file in a folder that nothing else can be written to.
+    Raises ArtifactError if that is impossible.
     """
     try:
-        in_place = path.exists() and not (path.is_file() and os.access(path.parent, os.W_OK))
-        if in_place or path.is_relative_to("/dev"):
-            path.write_bytes(content)
-        else:
-            atomic_write(path.resolve(), content)  # a link stays one
+        with result_file(path) as place:
+            place.write_bytes(content)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from None

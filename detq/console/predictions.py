@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,26 +94,17 @@ def write_images(path: Path | None, run: PredictionRun, *, finds_boxes: bool) ->
 
 def _documents(run: PredictionRun, finds_boxes: bool) -> Iterator[dict[str, Any]]:
     for row in run.rows():
-        named = zip(row["class_names"], row["scores"], strict=True)
-        document: dict[str, Any] = {"file": row["id"]}
-        if finds_boxes:
-            document["detections"] = [
-                {"label": label, "score": score, "box_xyxy_px": box}
-                for (label, score), box in zip(named, row["boxes"], strict=True)
-            ]
-        else:
-            document["classes"] = [{"label": label, "score": score} for label, score in named]
-        if row["error"] is not None:
-            document["error"] = row["error"]
-        yield document
+        error = {} if row["error"] is None else {"error": row["error"]}
+        yield asdict(_found(row, finds_boxes)) | error
 
 
 def _summary(row: Row, finds_boxes: bool) -> str:
-    if row["error"] is not None:
-        return str(row["error"])
-    named = list(zip(row["class_names"], row["scores"], strict=True))
-    if not finds_boxes:
-        return Classified("", tuple(NamedClass(*each) for each in named)).summary
-    boxes = ((0.0, 0.0, 0.0, 0.0) for _ in named)
-    found = (NamedDetection(*each, box) for each, box in zip(named, boxes, strict=True))
-    return Prediction("", tuple(found)).summary
+    return str(row["error"] or _found(row, finds_boxes).summary)
+
+
+def _found(row: Row, finds_boxes: bool) -> Prediction | Classified:
+    if finds_boxes:
+        boxes = zip(row["class_names"], row["scores"], row["boxes"], strict=True)
+        return Prediction(row["id"], tuple(NamedDetection(*each) for each in boxes))
+    classes = zip(row["class_names"], row["scores"], strict=True)
+    return Classified(row["id"], tuple(NamedClass(*each) for each in classes))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import cast
@@ -43,7 +45,7 @@ def frame_rate(path: Path) -> float | None:
     """Frames per second that a video file states; None for anything else, or if it states none."""
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
         return None
-    capture = _open(path)
+    capture = _open(str(path))
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
     finally:
@@ -53,12 +55,8 @@ def frame_rate(path: Path) -> float | None:
 
 def read_video(path: Path) -> Iterator[ImageBGR]:
     """Every frame of a video file. Raises DataError at once if there is none to be had."""
-    capture = _open(path) if path.is_file() else cv2.VideoCapture()
-    found, frame = capture.read()
-    if not found:
-        capture.release()
-        raise DataError(f"{path}: no frames; not a video that OpenCV can decode, or no such file")
-    return _frames(capture, np.asarray(frame, np.uint8))
+    frames = read_timed(str(path))
+    return _pictures(next(frames), frames)
 
 
 def read_timed(
@@ -67,16 +65,15 @@ def read_timed(
     start_s: float = 0.0,
     end_s: float | None = None,
     most: int | None = None,
-) -> Iterator[tuple[int, float, ImageBGR]]:
+) -> Generator[tuple[int, float, ImageBGR]]:
     """Number, time in seconds and picture of a video's frames, ``name`` a path or an address.
 
     Of those from ``start_s`` on and before ``end_s`` every ``every``-th, at most ``most``. Raises
     DataError if there is no video to be had.
     """
-    place = name if "://" in name else Path(name).absolute()
-    capture = cv2.VideoCapture(cast(str, os.fsencode(place)))
+    capture = _open(name)
     try:
-        if not capture.grab():
+        if not capture.grab() or not capture.retrieve()[0]:
             raise DataError(
                 f"{without_password(name)}: no frames; not a video that OpenCV can decode, or no "
                 "such file"
@@ -101,18 +98,20 @@ def read_timed(
         capture.release()
 
 
-def _open(path: Path) -> cv2.VideoCapture:
+def _open(name: str) -> cv2.VideoCapture:
+    """A path or an address; a FIFO or a folder gives nothing, where FFmpeg would wait for it."""
+    if "://" in name:
+        return cv2.VideoCapture(cast(str, os.fsencode(name)))
+    path = Path(name)
+    if not path.is_file():
+        return cv2.VideoCapture()
     # FFmpeg takes "a:b.mp4" for an address; a name that is no Unicode would end the process.
     return cv2.VideoCapture(cast(str, os.fsencode(path.absolute())))
 
 
-def _frames(capture: cv2.VideoCapture, frame: ImageBGR) -> Iterator[ImageBGR]:
-    try:
-        while True:
-            yield frame
-            found, decoded = capture.read()
-            if not found:
-                return
-            frame = np.asarray(decoded, np.uint8)
-    finally:
-        capture.release()
+def _pictures(
+    first: tuple[int, float, ImageBGR], others: Generator[tuple[int, float, ImageBGR]]
+) -> Generator[ImageBGR]:
+    with closing(others):
+        for _, _, image in chain([first], others):
+            yield image

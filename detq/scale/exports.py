@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 from detq.data.coco import read_coco_ids
 from detq.data.sources import Entry
 from detq.errors import ArtifactError, DataError
-from detq.files import atomic_write, staged
+from detq.files import atomic_write, result_file
 from detq.records import COCO_IDS, COCO_NAMES
 from detq.scale.rows import Row
 
@@ -139,12 +139,12 @@ def write_document(path: Path, head: Mapping[str, Any], images: Iterable[Any]) -
 @contextmanager
 def _text_file(path: Path) -> Iterator[IO[str]]:
     """A text file that appears whole. Raises ArtifactError."""
-    with _said(path), ExitStack() as stack:
-        in_place = path.is_relative_to("/dev") or (path.exists() and not path.is_file())
-        place = path if in_place else stack.enter_context(staged(path.resolve()))
-        yield stack.enter_context(
-            place.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        )
+    with (
+        _said(path),
+        result_file(path) as place,
+        place.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
 
 
 @contextmanager

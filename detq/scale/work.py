@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
@@ -89,7 +88,6 @@ class Worker:
             entry = shard.entry()
             with ExitStack() as stack:
                 path = stack.enter_context(staged(part))
-                stack.callback(_flushed, path)
                 writer = stack.enter_context(open_writer(path, job.rows, tracked=job.track))
                 draw = stack.enter_context(self._pictures(entry))
                 if entry.kind == "live":
@@ -158,13 +156,6 @@ class Worker:
     def _kept(self, found: Any) -> Any:
         kept = self._job.class_ids
         return found if found is None or kept is None else found.of_classes(kept)
-
-
-def _flushed(path: Path) -> None:
-    """On the disk, or a crash after the rename could leave a file without rows."""
-    if path.exists():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 def in_order(frames: Frames, find: Finder, *, every: int = 1) -> Generator[Finding]:

@@ -557,3 +557,10 @@ def test_damaged_is_told_from_refused(tmp_path: Path) -> None:
     assert isinstance(missing, DamagedImageError)
     assert isinstance(fifo, DataError)
     assert not isinstance(fifo, DamagedImageError)
+
+
+def test_a_fifo_called_a_video_is_no_video(tmp_path: Path) -> None:
+    """FFmpeg would wait for somebody to write into it."""
+    os.mkfifo(tmp_path / "a.mp4")
+    ((_, error),) = read(tmp_path / "a.mp4", "video", Cut())
+    assert "not a video that OpenCV can decode" in str(error)

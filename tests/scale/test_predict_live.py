@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import threading
@@ -11,12 +10,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import DEVNULL
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from command_line import COMMAND, Command
+from run_files import rows_of
 
 
 class Filming(BaseHTTPRequestHandler):
@@ -63,11 +62,6 @@ def cameras() -> Iterator[Cameras]:
     server.over.set()
     server.shutdown()
     server.server_close()
-
-
-def rows_of(directory: Path) -> list[dict[str, Any]]:
-    parts = sorted(directory.glob("predictions-*.jsonl"))
-    return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
 
 
 def test_several_cameras_share_a_model(

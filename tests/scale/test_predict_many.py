@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from subprocess import DEVNULL
 from tempfile import TemporaryDirectory
@@ -25,8 +25,9 @@ from command_line import COMMAND, Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
+from run_files import rows_of
 
-import detq
+from detq import Workers, predict_many
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import COCO_IDS
 
@@ -58,9 +59,12 @@ def halves(number: int) -> Any:
     return image
 
 
-def rows_of(directory: Path) -> list[dict[str, Any]]:
-    parts = sorted(directory.glob("predictions-*.jsonl"))
-    return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+def film(path: Path, numbers: Iterable[int]) -> None:
+    """20 frames a second of 128x64."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (128, 64))
+    for number in numbers:
+        writer.write(cv2.resize(halves(number), (128, 64), interpolation=cv2.INTER_NEAREST))
+    writer.release()
 
 
 @settings(max_examples=15, deadline=None)
@@ -79,11 +83,11 @@ def test_every_image_has_one_row_whatever_the_shards(
             content = b"torn" if is_damaged else cv2.imencode(".png", halves(number))[1].tobytes()
             Path(names[-1]).write_bytes(content)
         for first in range(step):
-            run = detq.predict_many(
+            run = predict_many(
                 colour_graph,
                 folder,
                 output=f"{folder}/out",
-                workers=detq.Workers(shard=(first, step), shard_images=size),
+                workers=Workers(shard=(first, step), shard_images=size),
             )
         rows = list(run.rows())
         assert run.is_complete
@@ -98,11 +102,11 @@ def test_every_image_has_one_row_whatever_the_shards(
 
 
 def test_killed_again_and_again_the_rows_are_those_of_an_undisturbed_run(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(600)
     arguments = ("predict", str(colour_model), "many", "--shard-images", "20", "--output")
-    assert detq_command(*arguments, "whole").status == 0
+    assert detq(*arguments, "whole").status == 0
     kills, chance = 0, random.Random(0)
     for _ in range(60):
         run = subprocess.Popen([*COMMAND, *arguments, "torn"], cwd=tmp_path, stderr=DEVNULL)
@@ -119,24 +123,18 @@ def test_killed_again_and_again_the_rows_are_those_of_an_undisturbed_run(
     assert kills >= 3
     assert rows_of(tmp_path / "torn") == rows_of(tmp_path / "whole")
     assert len(rows_of(tmp_path / "torn")) == 600
-    detq_command(*arguments, "torn")
+    detq(*arguments, "torn")
     assert not list(tmp_path.glob("torn/.detq-*"))  # nor what the killed ones left
 
 
-@pytest.fixture
-def detq_command(detq: Command) -> Command:
-    """The command line, where ``detq`` is the package."""
-    return detq
-
-
 def test_rerun_reads_what_is_missing_alone(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(30)
     arguments = ("predict", colour_model, "many", "--shard-images", "10")
-    assert "30 images in" in detq_command(*arguments).err
+    assert "30 images in" in detq(*arguments).err
     (tmp_path / "predictions/predictions-000001-of-000003.jsonl").unlink()
-    again = detq_command(*arguments)
+    again = detq(*arguments)
     assert "10 images in" in again.err
     assert "2 of 3 shards were done before" in again.err
     assert len(rows_of(tmp_path / "predictions")) == 30
@@ -155,7 +153,7 @@ def test_rerun_reads_what_is_missing_alone(
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_another_run_is_refused_by_name(
-    detq_command: Command,
+    detq: Command,
     tmp_path: Path,
     bccd_float: Path,
     images: Images,
@@ -167,9 +165,9 @@ def test_another_run_is_refused_by_name(
     start = ("predict", bccd_float, "many", "--imgsz", "96")
     if change[0] == "--classes":
         change, words = ("--classes", "RBC"), "classes: None then, "
-    assert detq_command(*start).status == 0
+    assert detq(*start).status == 0
     before = rows_of(tmp_path / "predictions")
-    other = detq_command("predict", bccd_float, "many", *size, *change)
+    other = detq("predict", bccd_float, "many", *size, *change)
     assert other.failed_well
     assert words in other.errors[0]
     assert "pass another --output" in other.errors[0]
@@ -177,44 +175,44 @@ def test_another_run_is_refused_by_name(
 
 
 def test_images_that_came_later_are_not_left_out_without_a_word(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     folder = images(4)
-    assert detq_command("predict", colour_model, "many").status == 0
+    assert detq("predict", colour_model, "many").status == 0
     cv2.imwrite(str(folder / "new.png"), halves(1))
-    other = detq_command("predict", colour_model, "many")
+    other = detq("predict", colour_model, "many")
     assert other.failed_well
     assert "images: 4 in 1 shards then, 5 in 1 shards now" in other.errors[0]
 
 
 def test_processes_share_the_shards(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(50)
     arguments = ("predict", colour_model, "many", "--shard-images", "10", "--format", "csv")
-    first = detq_command(*arguments, "--shard", "0/2")
+    first = detq(*arguments, "--shard", "0/2")
     assert "other shards are left to do" in first.err
     assert not (tmp_path / "predictions/predictions.csv").exists()
-    second = detq_command(*arguments, "--shard", "1/2")
+    second = detq(*arguments, "--shard", "1/2")
     assert "20 images in" in second.err
     assert (tmp_path / "predictions/predictions.csv").exists()
     assert [row["id"] for row in rows_of(tmp_path / "predictions")] == [
         f"many/{number:05d}.png" for number in range(50)
     ]
-    assert "expected I/N" in detq_command(*arguments, "--shard", "2/2").err
-    assert "expected I/N" in detq_command(*arguments, "--shard", "x").err
+    assert "expected I/N" in detq(*arguments, "--shard", "2/2").err
+    assert "expected I/N" in detq(*arguments, "--shard", "x").err
 
 
 # Forms
 
 
 def test_parquet_holds_what_json_lines_hold(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(25)
     for format_ in ("jsonl", "parquet"):
         options = ("--format", format_, "--output", format_, "--shard-images", "10")
-        assert detq_command("predict", colour_model, "many", *options).status == 0
+        assert detq("predict", colour_model, "many", *options).status == 0
     rows = [
         row
         for part in sorted((tmp_path / "parquet").glob("*.parquet"))
@@ -224,14 +222,14 @@ def test_parquet_holds_what_json_lines_hold(
 
 
 def test_coco_results_are_what_pycocotools_takes(
-    detq_command: Command, tmp_path: Path, shared: Path, bccd_float: Path
+    detq: Command, tmp_path: Path, shared: Path, bccd_float: Path
 ) -> None:
     truth = shared / "data/bccd/annotations/instances_val.json"
     shutil.copytree(shared / "data/bccd/images/val", tmp_path / "val")
     for path in sorted((tmp_path / "val").iterdir())[6:]:
         path.unlink()
     options = ("--format", "coco", "--annotations", truth, "--imgsz", "160")
-    assert detq_command("predict", bccd_float, "val", *options).status == 0
+    assert detq("predict", bccd_float, "val", *options).status == 0
     coco = COCO(str(truth))
     results = coco.loadRes(str(tmp_path / "predictions/predictions.json"))
     rows = rows_of(tmp_path / "predictions")
@@ -249,12 +247,10 @@ def test_ids_of_coco_leave_out_what_coco_leaves_out() -> None:
     assert {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}.isdisjoint(COCO_IDS)
 
 
-def test_labels_and_csv(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
-) -> None:
+def test_labels_and_csv(detq: Command, tmp_path: Path, colour_model: Path, images: Images) -> None:
     images(10)
     for format_ in ("yolo", "csv"):
-        assert detq_command("predict", colour_model, "many", "--format", format_).status == 0
+        assert detq("predict", colour_model, "many", "--format", format_).status == 0
     labels = sorted((tmp_path / "predictions/labels").iterdir())
     assert [path.name for path in labels] == [f"{number:05d}.txt" for number in range(9)]
     rows = rows_of(tmp_path / "predictions")
@@ -273,15 +269,10 @@ def test_labels_and_csv(
 
 
 def test_video_is_drawn_in_its_own_size_and_rate(
-    detq_command: Command, tmp_path: Path, colour_model: Path
+    detq: Command, tmp_path: Path, colour_model: Path
 ) -> None:
-    writer = cv2.VideoWriter(
-        str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (128, 64)
-    )
-    for number in range(40):
-        writer.write(cv2.resize(halves(number), (128, 64), interpolation=cv2.INTER_NEAREST))
-    writer.release()
-    done = detq_command("predict", colour_model, "v.mp4", "--draw", "--every", "2", "--start", "1")
+    film(tmp_path / "v.mp4", range(40))
+    done = detq("predict", colour_model, "v.mp4", "--draw", "--every", "2", "--start", "1")
     assert done.status == 0, done.err
     rows = rows_of(tmp_path / "predictions")
     assert [row["index"] for row in rows] == list(range(20, 40, 2))
@@ -294,18 +285,11 @@ def test_video_is_drawn_in_its_own_size_and_rate(
     drawn.release()
 
 
-def test_tracks_fill_the_frames_between(
-    detq_command: Command, tmp_path: Path, colour_model: Path
-) -> None:
+def test_tracks_fill_the_frames_between(detq: Command, tmp_path: Path, colour_model: Path) -> None:
     """The halves stay where they are: from their second sight on each has its id in every frame."""
-    writer = cv2.VideoWriter(
-        str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (128, 64)
-    )
-    for _ in range(20):
-        writer.write(cv2.resize(halves(1), (128, 64), interpolation=cv2.INTER_NEAREST))
-    writer.release()
+    film(tmp_path / "v.mp4", [1] * 20)
     options = ("--track", "--every", "4", "--draw")
-    done = detq_command("predict", colour_model, "v.mp4", *options)
+    done = detq("predict", colour_model, "v.mp4", *options)
     assert done.status == 0, done.err
     rows = rows_of(tmp_path / "predictions")
     assert [row["index"] for row in rows] == list(range(20))
@@ -323,26 +307,26 @@ def test_tracks_fill_the_frames_between(
 
 
 def test_classes_that_are_kept(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(9)
-    assert detq_command("predict", colour_model, "many", "--classes", "red,blue").status == 0
+    assert detq("predict", colour_model, "many", "--classes", "red,blue").status == 0
     names = {name for row in rows_of(tmp_path / "predictions") for name in row["class_names"]}
     assert names == {"red", "blue"}
-    wrong = detq_command("predict", colour_model, "many", "--classes", "pink", "--output", "o")
+    wrong = detq("predict", colour_model, "many", "--classes", "pink", "--output", "o")
     assert wrong.failed_well
     assert "pink: is none of red, green, blue" in wrong.errors[0]
 
 
 def test_archives_lists_and_patterns_at_once(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     folder = images(12)
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(folder / "00001.png", "x/1.png")
         archive.add(folder / "00009.png", "x/9.png")
     (tmp_path / "list.txt").write_text("many/00002.png\nmany/none.png\n")
-    found = detq_command("predict", colour_model, "a.tar", "list.txt", "many/0000[34].png")
+    found = detq("predict", colour_model, "a.tar", "list.txt", "many/0000[34].png")
     assert found.status == 0
     rows = rows_of(tmp_path / "predictions")
     assert [(row["id"], row["error"] is None) for row in rows] == [
@@ -382,42 +366,42 @@ def test_full_disk_loses_no_finished_shard(
 
 
 def test_half_a_shard_and_half_a_manifest(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(5)
-    assert detq_command("predict", colour_model, "many").status == 0
+    assert detq("predict", colour_model, "many").status == 0
     part = tmp_path / "predictions/predictions-000000-of-000001.jsonl"
     part.write_bytes(part.read_bytes()[:-20])
-    torn = detq_command("predict", colour_model, "many")
+    torn = detq("predict", colour_model, "many")
     assert torn.status == 1
     assert "delete it, and the same command makes it again" in torn.errors[0]
     (tmp_path / "predictions/_manifest.json").write_text('{"model": 3')
-    torn = detq_command("predict", colour_model, "many")
+    torn = detq("predict", colour_model, "many")
     assert torn.failed_well
     assert "is no manifest of a run" in torn.errors[0]
 
 
 def test_images_of_one_name_keep_their_own_pictures_and_labels(
-    detq_command: Command, tmp_path: Path, colour_model: Path
+    detq: Command, tmp_path: Path, colour_model: Path
 ) -> None:
     """They replaced each other without a word."""
     for name in ("a/x.png", "b/x.png", "a/x.bmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), halves(1))
     options = ("--draw", "--format", "yolo", "--output", "o")
-    assert detq_command("predict", colour_model, "a", "b", *options).status == 0
+    assert detq("predict", colour_model, "a", "b", *options).status == 0
     made = {str(path.relative_to(tmp_path / "o")) for path in (tmp_path / "o").rglob("x.*")}
     pictures = {"a/x.png", "b/x.png", "a/x.bmp"}
     assert made == pictures | {"labels/a/x.txt", "labels/a/x.png.txt", "labels/b/x.txt"}
 
 
 def test_json_replaces_no_image_and_nothing_of_the_run(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     folder = images(3)
     before = (folder / "00000.png").read_bytes()
     for place in ("many/00000.png", "predictions/_manifest.json"):
-        refused = detq_command("predict", colour_model, "many", "--json", place)
+        refused = detq("predict", colour_model, "many", "--json", place)
         assert refused.failed_well
         assert "is an image or a file of the run" in refused.errors[0]
     assert (folder / "00000.png").read_bytes() == before
@@ -425,12 +409,12 @@ def test_json_replaces_no_image_and_nothing_of_the_run(
 
 
 def test_other_files_of_these_names_are_left_alone(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(3)
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions/predictions.csv").write_text("mine")
-    refused = detq_command("predict", colour_model, "many", "--format", "csv")
+    refused = detq("predict", colour_model, "many", "--format", "csv")
     assert refused.failed_well
     assert "is there already, and of no run" in refused.errors[0]
     assert (tmp_path / "predictions/predictions.csv").read_text() == "mine"
@@ -458,7 +442,7 @@ def test_what_makes_no_sense_is_said_before_the_work(
 
 
 def test_truth_of_other_images_is_refused_before_the_work(
-    detq_command: Command, tmp_path: Path, colour_model: Path, images: Images
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
 ) -> None:
     images(2)
     truth = {
@@ -468,17 +452,17 @@ def test_truth_of_other_images_is_refused_before_the_work(
     }
     (tmp_path / "t.json").write_text(json.dumps(truth))
     options = ("--format", "coco", "--annotations", "t.json")
-    refused = detq_command("predict", colour_model, "many", *options)
+    refused = detq("predict", colour_model, "many", *options)
     assert refused.failed_well
     assert "00000.png: is no image of --annotations" in refused.errors[0]
     assert not (tmp_path / "predictions").exists()
 
 
 def test_nothing_that_can_be_read_is_an_error(
-    detq_command: Command, tmp_path: Path, colour_model: Path
+    detq: Command, tmp_path: Path, colour_model: Path
 ) -> None:
     (tmp_path / "v.mp4").write_bytes(b"torn")
-    torn = detq_command("predict", colour_model, "v.mp4", "--draw")
+    torn = detq("predict", colour_model, "v.mp4", "--draw")
     assert torn.status == 1
     assert torn.errors == ["error: nothing could be read; the rows in predictions say why"]
     assert rows_of(tmp_path / "predictions")[0]["error"] is not None
@@ -558,7 +542,7 @@ def ray_arguments(colour_model: Path) -> Iterator[tuple[str, ...]]:
 
 
 def test_ray_gives_the_same_rows_although_workers_are_killed(
-    detq_command: Command,
+    detq: Command,
     tmp_path: Path,
     colour_model: Path,
     images: Images,
@@ -566,7 +550,7 @@ def test_ray_gives_the_same_rows_although_workers_are_killed(
 ) -> None:
     images(400)
     plain = ("predict", colour_model, "many", "--shard-images", "10", "--output", "local")
-    assert detq_command(*plain).status == 0
+    assert detq(*plain).status == 0
     options = ("--shard-images", "10", "--output", "ray")
     run = subprocess.Popen(
         [*COMMAND, *ray_arguments, *options],
