@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detq.config import SPLIT_NAMES, DatasetConfig
-from detq.data.annotation import Annotation, GroundTruth, ImageRecord
+from detq.data.annotation import Annotations, GroundTruth, ImageRecord
 from detq.data.coco import read_coco
 from detq.data.images import FoundImages, find_images, is_image, list_images_in_text
 from detq.data.voc import read_voc
@@ -32,7 +34,7 @@ class Split:
     name: str
     images: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
-    annotations: tuple[Annotation, ...] | None = None
+    annotations: Annotations | None = None
     left_out: DataCounts = NO_COUNTS
 
     def __post_init__(self) -> None:
@@ -60,33 +62,46 @@ class Split:
         kept = {image.image_id for image in images}
         annotations = self.annotations
         if annotations is not None:
-            annotations = tuple(item for item in annotations if item.image_id in kept)
+            annotations = annotations.of_images(kept)
         names = tuple(image.path.name for image in self.images if image.path in gone)
         found = DataCounts(damaged_images=len(names), damaged_files=names)
         left_out = _sum(self.left_out, found)
         return replace(self, images=images, annotations=annotations, left_out=left_out)
 
+    def parts(self, size: int) -> Iterator[Split]:
+        """Its images in their order, ``size`` at a time, with the ground truth of each."""
+        ids = np.array([image.image_id for image in self.images])
+        by_id = np.argsort(ids)
+        rows = None if self.annotations is None else self.annotations.rows
+        positions = np.empty(0, np.int64)
+        if rows is not None:
+            places = np.searchsorted(ids, rows["image_id"], sorter=by_id)
+            positions = by_id[np.minimum(places, len(ids) - 1)]
+            order = np.argsort(positions, kind="stable")
+            rows, positions = rows[order], positions[order]
+        for start in range(0, len(ids), size):
+            first, last = np.searchsorted(positions, [start, start + size])
+            own = None if rows is None else Annotations.from_rows(rows[first:last])
+            yield replace(self, images=self.images[start : start + size], annotations=own)
+
     def counts(self) -> DataCounts:
         """What is judged by this split, and what was left out of it."""
-        annotations = self.annotations or ()
-        shown = {item.image_id for item in annotations}
+        rows = (self.annotations or Annotations()).rows
         return replace(
             self.left_out,
             images=len(self.images),
-            images_without_objects=len(self.images) - len(shown),
-            objects=len(annotations),
-            ignored_objects=sum(item.is_crowd for item in annotations),
-            objects_without_area=sum(min(item.box_xywh_px[2:]) <= 0 for item in annotations),
+            images_without_objects=len(self.images) - len(np.unique(rows["image_id"])),
+            objects=len(rows),
+            ignored_objects=int(rows["is_crowd"].sum()),
+            objects_without_area=int((rows["box_xywh_px"][:, 2:].min(axis=1) <= 0).sum()),
         )
 
-    def ground_truth(self, *, renumbered: bool = False) -> dict[str, Any] | None:
-        """A new COCO instances document, or None without ground truth.
+    def document(self, *, renumbered: bool = False) -> dict[str, Any]:
+        """A new COCO instances document; without ground truth it has no annotations.
 
         Category ids are indices into ``class_names``; annotation ids are the source's own, or count
         from 1 if ``renumbered``.
         """
-        if self.annotations is None:
-            return None
         return {
             "images": [
                 {"id": image.image_id, "file_name": image.path.name} for image in self.images
@@ -103,7 +118,7 @@ class Split:
                     "area": item.area_px,
                     "iscrowd": int(item.is_crowd),
                 }
-                for number, item in enumerate(self.annotations, start=1)
+                for number, item in enumerate(self.annotations or (), start=1)
             ],
         }
 

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from xml.etree import ElementTree
 
-from detq.data.annotation import Annotation, GroundTruth, ImageRecord
+from detq.data.annotation import Annotation, Annotations, GroundTruth, ImageRecord
 from detq.errors import DataError, shown
 from detq.files import read_text
 
@@ -31,7 +31,7 @@ def read_voc(
     ids = count(FIRST_ANNOTATION_ID)
     return GroundTruth(
         tuple(images),
-        tuple(
+        Annotations(
             annotation
             for image in images
             if (file := folder / f"{image.path.stem}.xml").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from detq.data.annotation import Annotation, GroundTruth, ImageRecord
+from detq.data.annotation import Annotation, Annotations, GroundTruth, ImageRecord
 from detq.data.images import image_size_hw
 from detq.data.label_rows import BOX_FIELDS, Row, check_meaning, parse_row
 from detq.errors import DamagedImageError, DataError
@@ -69,7 +69,7 @@ def read_yolo_labels(
     ids = count(FIRST_ANNOTATION_ID)
     return GroundTruth(
         images=tuple(one.image for one, _ in kept),
-        annotations=tuple(
+        annotations=Annotations(
             annotation
             for one, size in kept
             if size is not None

@@ -7,6 +7,7 @@ would otherwise have another mAP in some late digit.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,38 +30,42 @@ def renumber_categories(document: dict[str, Any], number_of: Mapping[int, int]) 
     return {**document, "categories": categories, "annotations": annotations}
 
 
-def ordered_by_content(
-    document: dict[str, Any], images: Sequence[ImageRecord], detections: Sequence[Detections]
-) -> tuple[dict[str, Any], list[int]]:
-    """A COCO document whose images, and the objects in each, are numbered in an order of their own.
+def numbered_by_place(document: dict[str, Any], images: Sequence[ImageRecord]) -> dict[str, Any]:
+    """A COCO document of ``images``, whose ids are their places in it, from 1 on.
 
-    Images are sorted by what was found in them and by their objects; where both are the same, their
-    order changes nothing. Object ids stay, because the id 0 means something
-    (:class:`detq.evaluation.protocol.Protocol`). Also returned are the new ids of the images.
+    The objects of each are in an order of their own. Their ids stay, because the id 0 means
+    something (:class:`detq.evaluation.protocol.Protocol`).
     """
-    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for item in sorted(document["annotations"], key=_object_key):
-        objects[item["image_id"]].append(item)
-
-    def key(position: int) -> tuple[object, ...]:
-        found = detections[position]
-        arrays = (found.boxes_xyxy_px, found.scores, found.class_ids)
-        truth = [_object_key(item) for item in objects[images[position].image_id]]
-        return (*(array.tobytes() for array in arrays), truth)
-
-    order = sorted(range(len(images)), key=key)
-    number_of = {position: number for number, position in enumerate(order, start=1)}
+    place_of = {image.image_id: place for place, image in enumerate(images, start=1)}
     annotations = [
-        {**item, "image_id": number_of[position]}
-        for position in order
-        for item in objects[images[position].image_id]
+        {**item, "image_id": place_of[item["image_id"]]}
+        for item in sorted(document["annotations"], key=_object_key)
     ]
     return {
         **document,
-        "images": [{"id": number} for number in sorted(number_of.values())],
+        "images": [{"id": place} for place in place_of.values()],
         "annotations": annotations,
-    }, [number_of[position] for position in range(len(images))]
+    }
+
+
+def content_keys(document: dict[str, Any], detections: Sequence[Detections]) -> list[bytes]:
+    """By what images are sorted: what was found in each, and its objects in ``document``, which is
+    :func:`numbered_by_place`. Where both are the same, the order changes nothing.
+    """
+    objects: dict[int, list[tuple[object, ...]]] = defaultdict(list)
+    for item in document["annotations"]:
+        objects[item["image_id"]].append(_object_key(item))
+    return [_key(found, objects[place]) for place, found in enumerate(detections, start=1)]
+
+
+def _key(found: Detections, objects: Sequence[tuple[object, ...]]) -> bytes:
+    """The best box, which hardly ever is two images', then a digest of everything."""
+    everything = hashlib.blake2b(repr(objects).encode(), digest_size=16)
+    for array in (found.boxes_xyxy_px, found.scores, found.class_ids):
+        everything.update(array.tobytes())
+    return found.boxes_xyxy_px[:1].tobytes() + everything.digest()
 
 
 def _object_key(item: Mapping[str, Any]) -> tuple[object, ...]:
-    return item["category_id"], tuple(item["bbox"]), item["area"], item["iscrowd"]
+    box = tuple(item["bbox"])
+    return item["category_id"], box, item["area"], item["iscrowd"], item["id"] == 0

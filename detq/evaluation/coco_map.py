@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import numpy.typing as npt
 
 from detq.errors import DataError
+from detq.evaluation.matches import IOUS_OF_COCO, Matches, accumulate, match
 from detq.records import Detections
 
-_AREA_ALL = 0
-_HUNDRED_DETECTIONS = -1
+_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 
 
 @dataclass(frozen=True)
@@ -69,51 +66,26 @@ def score_detections(ground_truth: dict[str, Any], entries: list[dict[str, Any]]
 
     Raises DataError for an entry of an unknown image or category.
     """
-    _check_ids(ground_truth, entries)
-    numbered = [
-        {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
-        for number, entry in enumerate(entries, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = _index(ground_truth)
-        results = _index({**ground_truth, "annotations": numbered})
-        evaluation = COCOeval(truth, results, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"]  # [IoU, recall, category, area, detections]
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    overall, at50, at75, small, medium, large = map(_percent, evaluation.stats[:6])
+    return score_matches([match(ground_truth, entries)], names)
+
+
+def score_matches(parts: Sequence[Matches], names: Mapping[int, str]) -> CocoScores:
+    """The scores of all images, whatever parts they were judged in; ``names`` are by category."""
+    by_category = accumulate(parts)
+    precision = np.stack(list(by_category.values()), axis=2)  # [IoU, recall, category, area]
     return CocoScores(
-        map=overall,
-        map50=at50,
-        map75=at75,
-        map_small=small,
-        map_medium=medium,
-        map_large=large,
-        per_class={
-            names[category]: _percent(precision[:, :, index, _AREA_ALL, _HUNDRED_DETECTIONS].mean())
-            for index, category in enumerate(evaluation.params.catIds)
-        },
+        map=_mean(precision[..., _ALL]),
+        map50=_mean(precision[IOUS_OF_COCO == 0.5][..., _ALL]),
+        map75=_mean(precision[IOUS_OF_COCO == 0.75][..., _ALL]),
+        map_small=_mean(precision[..., _SMALL]),
+        map_medium=_mean(precision[..., _MEDIUM]),
+        map_large=_mean(precision[..., _LARGE]),
+        per_class={names[category]: _mean(one[..., _ALL]) for category, one in by_category.items()},
     )
 
 
-def _index(document: dict[str, Any]) -> COCO:
-    index = COCO()
-    copies = [dict(item) for item in document["annotations"]]  # pycocotools writes into them
-    index.dataset = {**document, "annotations": copies}
-    index.createIndex()
-    return index
-
-
-def _check_ids(ground_truth: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-    for key, part in (("image_id", "images"), ("category_id", "categories")):
-        unknown = {entry[key] for entry in entries} - {item["id"] for item in ground_truth[part]}
-        if unknown:
-            raise DataError(
-                f"detections have the {key} {min(unknown)}, which the ground truth does not list"
-            )
-
-
-def _percent(share: float) -> float | None:
-    return None if share < 0 else 100 * float(share)
+def _mean(precision: npt.NDArray[np.float64]) -> float | None:
+    """In percent, of classes that have an object."""
+    known = precision[precision > -1]
+    return 100 * float(np.mean(known)) if known.size else None

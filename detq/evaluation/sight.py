@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detq.data.annotation import Annotations
 from detq.data.dataset import Split
 from detq.errors import DataError
 from detq.evaluation.classes import map_classes
@@ -40,16 +41,17 @@ def look(detector: Detector, split: Split) -> Sight | None:
     That is so without labels, with classes that the detector does not know, and if an image of
     these cannot be decoded.
     """
-    wanted = defaultdict(list)
-    for annotation in split.annotations or ():
-        if not annotation.is_crowd:
-            wanted[annotation.image_id].append(annotation)
-    images = [image for image in split.images if image.image_id in wanted][:IMAGES]
+    truth = split.annotations or Annotations()
+    counted = Annotations.from_rows(truth.rows[~truth.rows["is_crowd"]])
+    shown = set(counted.rows["image_id"].tolist())
+    images = [image for image in split.images if image.image_id in shown][:IMAGES]
     if not images:
         return None
-    annotated = {annotation.class_id for annotation in split.annotations or ()}
+    wanted = defaultdict(list)
+    for annotation in counted.of_images([image.image_id for image in images]):
+        wanted[annotation.image_id].append(annotation)
     try:
-        classes = map_classes(detector.spec, split.class_names, annotated=annotated)
+        classes = map_classes(detector.spec, split.class_names, annotated=truth.class_ids)
         run = run_detector(detector, [image.path for image in images])
     except DataError:
         return None

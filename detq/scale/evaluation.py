@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detq.evaluation.evaluator import Run, run_detector
+from detq.data.dataset import Split
+from detq.evaluation.evaluator import Judged, Truth, judge
 from detq.progress import Steps
-from detq.records import Detections
 from detq.runtime.detector import Detector
 from detq.scale.cluster import Cluster, beside_others, packed, unpacked
 
@@ -21,42 +20,35 @@ PIECE = 64
 
 @dataclass(frozen=True)
 class RunOnRay:
-    """In place of :func:`~detq.evaluation.evaluator.run_detector`: the same detections, bit for
-    bit, in the same order.
-    """
+    """In place of :func:`~detq.evaluation.evaluator.judge`: the same matches, bit for bit."""
 
     cluster: Cluster
 
     def __call__(
-        self, detector: Detector, paths: Sequence[Path], *, progress: Steps | None = None
-    ) -> Run:
+        self, detector: Detector, split: Split, truth: Truth, *, progress: Steps | None = None
+    ) -> Judged:
         """Raises DataError for what is no image file at all, and what :meth:`Cluster.map` does."""
         started_s = time.perf_counter()
-        rows = [
-            {"start": start, "paths": [str(path) for path in paths[start : start + PIECE]]}
-            for start in range(0, len(paths), PIECE)
-        ]
+        rows = [{"part": pickle.dumps(part)} for part in split.parts(PIECE)]
         made_of = (detector.preprocess, detector.postprocess, detector.rect)
-        arguments = (packed(detector.graph), str(Path.cwd()), made_of, self.cluster.threads)
-        runs: dict[int, Run] = {}
+        arguments = (packed(detector.graph), str(Path.cwd()), made_of, truth, self.cluster.threads)
+        parts: list[Judged] = []
         done = 0
         for row in self.cluster.map(_Actor, arguments, rows):
-            run: Run = pickle.loads(row["run"])  # noqa: S301 - from our own worker
-            runs[int(row["start"])] = run
-            done += len(run.detections)
+            judged: Judged = pickle.loads(row["judged"])  # noqa: S301 - from our own worker
+            parts.append(judged)
+            done += int(row["images"])
             if progress is not None:
-                progress(done, len(paths))
-        ordered = [runs[start] for start in sorted(runs)]
-        found: list[Detections] = [each for run in ordered for each in run.detections]
-        damaged = [path for run in ordered for path in run.damaged]
-        return Run(tuple(found), time.perf_counter() - started_s, tuple(damaged))
+                progress(done, len(split.images))
+        return replace(Judged.of(parts), seconds=time.perf_counter() - started_s)
 
 
 class _Actor:
     """A worker on Ray."""
 
-    def __init__(self, parts: Any, folder: str, made_of: Any, threads: int) -> None:
+    def __init__(self, parts: Any, folder: str, made_of: Any, truth: Truth, threads: int) -> None:
         preprocess, postprocess, rect = made_of
+        self._truth = truth
         self._detector = Detector(
             unpacked(parts, folder),
             preprocess=preprocess,
@@ -66,6 +58,6 @@ class _Actor:
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        paths = [Path(str(path)) for path in batch["paths"][0]]
-        run = replace(run_detector(self._detector, paths), seconds=0.0)
-        return {"start": batch["start"], "run": [pickle.dumps(run)]}
+        part: Split = pickle.loads(batch["part"][0])  # noqa: S301 - from our own driver
+        judged = judge(self._detector, part, self._truth)
+        return {"images": [len(part.images)], "judged": [pickle.dumps(judged)]}

@@ -18,7 +18,7 @@ from detq.errors import DataError
 from detq.evaluation.agreement import MIN_SCORE
 from detq.evaluation.agreement import agreement as agreement_of
 from detq.evaluation.classes import with_names_of
-from detq.evaluation.evaluator import Run, Runner, evaluation_detector, run_detector
+from detq.evaluation.evaluator import Run, Runner, evaluation_detector, judge, run_detector
 from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.protocol import default_protocol, find_protocol
 from detq.graph.detector_graph import DetectorGraph
@@ -127,7 +127,7 @@ def evaluate(
         ),
         load_split(data, split),
         protocol=protocol,
-        runner=runner or run_detector,
+        runner=runner or judge,
         progress=progress,
     )
 

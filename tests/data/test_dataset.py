@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from detq.config import DatasetConfig
+from detq.data import coco_file
 from detq.data.dataset import load_split, sample_images
 from detq.data.yolo_labels import label_file
 from detq.errors import ConfigError, DataError
@@ -59,7 +61,7 @@ def test_json_categories_are_mapped_by_name(config: DatasetConfig) -> None:
         ("b.png", 70),
         ("a.png", 7),
     ]
-    truth = split.ground_truth()
+    truth = split.document()
     assert truth is not None
     cat, dog = truth["annotations"]
     assert (cat["image_id"], cat["category_id"], cat["bbox"]) == (7, 0, [1, 2, 30, 40])
@@ -72,7 +74,7 @@ def test_json_keeps_its_annotation_ids(config: DatasetConfig) -> None:
     """pycocotools' result depends on them: a matched object with the id 0 counts as missed."""
     document = _document()
     document["annotations"][1]["id"] = 33
-    truth = load_split(_with_json(config, document), "val").ground_truth()
+    truth = load_split(_with_json(config, document), "val").document()
     assert truth is not None
     assert [item["id"] for item in truth["annotations"]] == [0, 33]
 
@@ -80,7 +82,7 @@ def test_json_keeps_its_annotation_ids(config: DatasetConfig) -> None:
 def test_label_files_number_their_objects_as_yolov6_does(config: DatasetConfig) -> None:
     _label(config, "0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1")
     (config.path / "labels/val/c.txt").write_text("1 0.5 0.5 0.1 0.1")
-    truth = load_split(config, "val").ground_truth()
+    truth = load_split(config, "val").document()
     assert truth is not None
     assert [item["id"] for item in truth["annotations"]] == [0, 1, 2]
 
@@ -305,13 +307,13 @@ def test_what_does_not_count_is_counted(config: DatasetConfig) -> None:
 
 
 def test_split_without_any_label_file_has_no_ground_truth(config: DatasetConfig) -> None:
-    assert load_split(config, "val").ground_truth() is None
+    assert load_split(config, "val").annotations is None
 
 
 def test_annotations_are_not_read_unless_wanted(config: DatasetConfig) -> None:
     split = load_split(_with_json(config, "{"), "val", with_annotations=False)
     assert len(split.images) == 3
-    assert split.ground_truth() is None
+    assert split.annotations is None
 
 
 def test_unknown_split_is_an_error_that_lists_the_known(config: DatasetConfig) -> None:
@@ -377,3 +379,54 @@ def test_both_forms_of_bccd_say_the_same(shared: Path, name: str) -> None:
             )
         )
     assert by_file[0] == by_file[1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_too_large_for_memory_says_the_same(
+    config: DatasetConfig, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = _document()
+    document["annotations"][0]["bbox"] = None
+    document["annotations"][0]["segmentation"] = [[1, 2, 8, 2, 8, 9.5]]
+    named = _with_json(config, document)
+    file = config.locate(named.annotations["val"])
+    file.write_text(file.read_text(), encoding=encoding)
+    expected = load_split(named, "val")
+    monkeypatch.setattr(coco_file, "STREAMED_FROM_BYTES", 0)
+    assert load_split(named, "val") == expected
+    assert expected.annotations is not None
+    assert expected.annotations[0].box_xywh_px == (1, 2, 7, 7.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a COCO instances file (file: "),
+        ('{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [', "(file: "),
+        ("[]", "(file: expected an object)"),
+        ("{}", "(images: missing)"),
+        ('{"images": []}', "(images: expected at least one)"),
+        ('{"images": {"a": 1}}', "(images: expected a list)"),
+        ('{"images": [{"file_name": "a.png"}]}', "(images.0.id: Field required)"),
+        ('{"images": [3]}', "(images.0: "),
+        (
+            '{"images": [{"id": 1, "file_name": "a.png"}], "categories": null}',
+            "(categories: expected a list)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_is_no_coco_json_is_told_in_one_line(
+    config: DatasetConfig,
+    text: str,
+    message: str,
+    is_streamed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = _with_json(config, text)
+    if is_streamed:
+        monkeypatch.setattr(coco_file, "STREAMED_FROM_BYTES", 0)
+        message = message.replace("file: expected an object", "images: missing")
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        load_split(named, "val")
+    assert len(str(caught.value).splitlines()) == 1

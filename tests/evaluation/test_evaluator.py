@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from detq.config import DatasetConfig, read_dataset
+from detq.data.annotation import Annotations
 from detq.data.dataset import Split, load_split
 from detq.data.images import read_image_bgr
 from detq.errors import DataError
@@ -34,7 +35,8 @@ def split_of_ids_from_1(colour_images: Path) -> Split:
     assert split.annotations is not None
     numbered = enumerate(split.annotations, start=1)
     return replace(
-        split, annotations=tuple(replace(item, annotation_id=number) for number, item in numbered)
+        split,
+        annotations=Annotations(replace(item, annotation_id=number) for number, item in numbered),
     )
 
 
@@ -74,7 +76,7 @@ def test_damaged_image_is_left_out_and_counted(
     split = _split(colour_images)
     if has_json:
         names = {0: "red", 1: "green", 2: "blue"}
-        truth = split.ground_truth(renumbered=True)
+        truth = split.document(renumbered=True)
         (colour_images / "truth.json").write_text(json.dumps(truth))
         config = DatasetConfig(
             path=colour_images, val=".", names=names, annotations={"val": "truth.json"}
@@ -157,7 +159,7 @@ def test_object_0_is_all_that_label_files_and_json_differ_in(
     by_json = load_split(config.model_copy(update=annotated), "test")
     assert by_labels.annotations is not None
     assert by_labels.paths == by_json.paths
-    shifted = tuple(
+    shifted = Annotations(
         replace(item, annotation_id=item.annotation_id + 1) for item in by_labels.annotations
     )
     run = run_detector(yolov6n, by_labels.paths)
