@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import detq
@@ -52,7 +51,6 @@ def prepare(
     if isinstance(target, Page):
         opened = None if source is None else open_source(source)
         begin = partial(_on_page, source=opened, thresholds=thresholds, page=target)
-        _check_web_server()
     elif target is not None:
         check_recording(target)
         recorded = open_source(source or CAMERA, repeats=False)
@@ -115,14 +113,6 @@ def _on_page(
     finally:
         if live is not None:
             live.close()
-
-
-def _check_web_server() -> None:
-    for name in ("fastapi", "uvicorn", "websockets"):
-        if find_spec(name) is None:
-            raise detq.DetqError(
-                f"--web: needs {name}, which is not installed; run: pip install 'detq[demo]'"
-            )
 
 
 def _first_view(contenders: Sequence[Contender], thresholds: Thresholds) -> View:

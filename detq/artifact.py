@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,19 @@ def _metadata(spec: ModelSpec, details: Mapping[str, Any]) -> dict[str, Any]:
                 "scale": "1/255",
                 **strategy_of(spec).preprocess_keys(spec),
             },
-            "versions": {name: version(name) for name in ("detq", "openvino", "nncf", "numpy")},
+            "versions": _versions("detq", "openvino", "nncf", "numpy"),
             **details,
         },
     }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed: NNCF is not where models only run."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _only_xml(directory: Path) -> Path:

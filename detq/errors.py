@@ -68,7 +68,7 @@ class DownloadError(DetqError):
 
 
 class MissingLibraryError(DetqError):
-    """A package that detq needs is installed, but cannot be loaded on this machine."""
+    """A package that something needs is not installed, or cannot be loaded on this machine."""
 
 
 def one_line(text: str) -> str:

@@ -25,6 +25,7 @@ MODULES = {
 # Room -> row. A module imports from its own room and from rows of smaller numbers.
 ROWS = {
     "errors": 0,
+    "extras": 1,
     "files": 1,
     "opencv": 1,
     "crash_report": 1,

@@ -61,6 +61,9 @@ else:
         """What quantizes, imported on first use: without it a model runs a quarter sooner."""
         if name not in __all__:
             raise AttributeError(f"module 'detq.api' has no attribute {name!r}")
+        from detq.extras import EXTRAS, require  # noqa: PLC0415
+
+        require(f"detq.{name}", *EXTRAS["quantize"])
         from detq.api import comparison, exporting, holding, judging, quantization  # noqa: PLC0415
 
         modules = (comparison, exporting, holding, judging, quantization)

@@ -195,7 +195,7 @@ def _check(
     if job.track:
         Tracks(confidence=job.origin.confidence, frames_per_s=1.0)
     if format_ == "parquet":
-        pyarrow_parquet(str(job.directory))
+        pyarrow_parquet("--format parquet")
     if not names or not all(name.strip() for name in names):
         raise ConfigError("predict: a source without a name; name an image, a folder or a video")
     if annotations is not None and format_ != "coco":

@@ -18,6 +18,7 @@ from detq.downloads.cache import forget, obtain_dataset, obtain_model
 from detq.downloads.catalog import DATASETS, MODELS
 from detq.downloads.digests import check_embedded
 from detq.errors import CheckpointError, ConfigError, DownloadError
+from detq.extras import EXTRAS, require
 from detq.graph.convert import from_torch
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.resize import resized
@@ -36,6 +37,8 @@ HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
 FLOAT: Mapping[FloatPrecision, str] = {"f32": "float", "bf16": "float bf16", "f16": "float f16"}
 """What the rows of the float model are called in a table."""
+_NOT_HERE = (".onnx", ".xml", ".yaml", ".yml")
+"""Whose readers say that a file is missing, or know where else it may be."""
 ModelSource = str | Path | DetectorGraph
 DataSource = str | Path | DatasetConfig
 RecipeSource = str | Path | Recipe
@@ -71,6 +74,10 @@ def load_untried(path: str | Path, size_hw: SizeHW | None, layout: str | None) -
     own = open_by_adapter(path, size_hw) if path.is_file() else None
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
+    if path.exists():
+        require(str(path), *modules_for(path))
+    elif path.suffix.lower() not in _NOT_HERE:
+        raise CheckpointError(f"{path}: no such file or directory; check the path")
     if path.suffix.lower() == ".onnx":
         from detq.graph.foreign import from_onnx  # noqa: PLC0415 - so is onnx, if less
 
@@ -112,6 +119,7 @@ def adapt(
     score per class in 0..1; with ``task="classify"`` to scores [B, nc] that add up to 1
     (docs/adapters.md). Raises GraphError, DetqError.
     """
+    require(name, "torch")
     from detq.adapters import adapt_module  # noqa: PLC0415 - torch takes seconds
 
     size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
@@ -133,6 +141,7 @@ def convert(
 
     The network stays in training form. Raises CheckpointError, ArtifactError.
     """
+    require(str(checkpoint), *EXTRAS["torch"])
     from detq.adapters import convert as convert_file  # noqa: PLC0415 - torch takes seconds
 
     return convert_file(_model_file(checkpoint, progress), Path(output))
@@ -206,6 +215,14 @@ def size_of(imgsz: ImageSize | None) -> SizeHW | None:
     return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
 
 
+def modules_for(model: str | Path) -> tuple[str, ...]:
+    """What has to be installed to read a model, by its name: none for OpenVINO's own files."""
+    path = Path(model)
+    if path.suffix.lower() == ".onnx":
+        return ("onnx",)
+    return () if path.is_dir() or path.suffix.lower() == ".xml" else EXTRAS["torch"]
+
+
 def _graph_file(path: Path) -> Path | None:
     """The ``.onnx``, or the ``.xml`` that a directory holds alone; None for anything else."""
     if path.is_dir():
@@ -225,6 +242,7 @@ def _model_file(model: str | Path, progress: Progress | None) -> Path:
             check_embedded(path)
         return path
     if name in MODELS:
+        require(name, *EXTRAS["torch"])  # before the download
         return obtain_model(name, progress=progress or silent)
     if path.name == name and not path.suffix:
         known = sorted({*(file.stem for file in EMBEDDED.glob("*.safetensors")), *MODELS})

@@ -15,7 +15,9 @@ def convert(
     """Keep a checkpoint as safetensors: the same network, nothing in it that could be executed."""
     from detq import api
     from detq.console.terminal import note, progress_bars
+    from detq.extras import EXTRAS, require
 
+    require("detq convert", *EXTRAS["torch"])
     with progress_bars() as report:
         stored = api.convert(checkpoint, output, progress=report)
     classes = len(stored.class_names)

@@ -48,6 +48,7 @@ def demo(
     from detq.console.terminal import progress_bars
     from detq.demo.launch import Page, prepare
     from detq.demo.runner import Thresholds
+    from detq.extras import EXTRAS, require
 
     page_options = {"host": host, "port": port, "certificate": certificate}
     chosen = {name: value for name, value in page_options.items() if value is not None}
@@ -55,6 +56,8 @@ def demo(
         raise ConfigError("--save: records what the window would show; leave out --web")
     if chosen and not web:
         raise ConfigError(f"--{next(iter(chosen))}: only with --web")
+    if web:
+        require("--web", *EXTRAS["demo"])
     with progress_bars() as report:
         show = prepare(
             model,

@@ -23,7 +23,9 @@ def digits(
     """Make a detection data set of handwritten digits: images, COCO JSON, labels, data.yaml."""
     from detq.console.terminal import note, progress_bars
     from detq.data.digits import write_digits
+    from detq.extras import require
 
+    require("detq digits", "sklearn")
     with progress_bars() as report:
         for name in split or ("train", "val", "test"):
             path = write_digits(

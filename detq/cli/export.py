@@ -37,9 +37,10 @@ def export(
 ) -> None:
     """Write a model for other toolchains: ONNX in float or INT8, or OpenVINO."""
     from detq import api
-    from detq.cli.opening import open_data
+    from detq.cli.opening import check_quantizer, open_data
     from detq.console.terminal import note, progress_bars
 
+    check_quantizer("export", model)
     with progress_bars() as report:
         path = api.export(
             model,

@@ -26,11 +26,13 @@ def inspect(
     from detq.console.files import check_file, write_file, write_json
     from detq.console.layers import print_layers
     from detq.console.terminal import note, progress_bars
-    from detq.report.figures import weight_histograms_png
+    from detq.extras import EXTRAS, require
     from detq.report.layers import layer_reports
 
     check_file(json_file)
     check_file(plot)
+    if plot is not None:
+        require("--plot", *EXTRAS["quantize"])
     size = image_size(imgsz)
     with progress_bars() as report:
         graph = api.load(model, imgsz=size, layout=layout, progress=report)
@@ -38,6 +40,8 @@ def inspect(
     reports = layer_reports(graph)
     print_layers(reports)
     if plot is not None:
+        from detq.report.figures import weight_histograms_png
+
         write_file(plot, weight_histograms_png(graph))
         note(f"weight histograms in {plot}")
     write_json(json_file, {"layers": [asdict(layer) for layer in reports]})

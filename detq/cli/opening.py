@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from detq import api
+from detq.api.sources import modules_for
 from detq.config import DatasetConfig
 from detq.console.terminal import note, warn
+from detq.extras import EXTRAS, require
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
+
+
+def check_quantizer(command: str, model: Path) -> None:
+    """Raise MissingLibraryError unless all is installed that quantizing this model takes."""
+    require(f"detq {command}", *EXTRAS["quantize"], *modules_for(model))
 
 
 def open_data(data: Path, report: Progress) -> DatasetConfig:

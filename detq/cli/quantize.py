@@ -61,13 +61,14 @@ def quantize(
     """Quantize a model to INT8, measure what it lost, and write the exported directory."""
     from detq import api
     from detq.artifact import check_writable
-    from detq.cli.opening import open_data, tell_found, warn_of_doubts
-    from detq.console import quantization as console
+    from detq.cli.opening import check_quantizer, open_data, tell_found, warn_of_doubts
     from detq.console.files import check_file, write_json
     from detq.console.terminal import progress_bars
 
-    directory = output or Path(f"{model.stem}_int8_openvino_model")
-    check_writable(directory)
+    check_quantizer("quantize", model)
+    from detq.console import quantization as console
+
+    check_writable(directory := output or Path(f"{model.stem}_int8_openvino_model"))
     check_file(json_file)
     recipes, size = api.load_recipes([*(compare or ()), recipe]), image_size(imgsz)
     limit = None

@@ -18,7 +18,11 @@ def quickstart(
     json_file: Json = None,
 ) -> None:
     """The whole job, offline, on the digits model that detq brings along."""
+    from detq.cli.opening import check_quantizer
     from detq.console.files import check_file, write_json
+    from detq.quickstart import MODEL
+
+    check_quantizer("quickstart", Path(MODEL))
     from detq.console.quantization import print_quickstart, quickstart_document
     from detq.console.terminal import progress_bars
     from detq.quickstart import quickstart as run

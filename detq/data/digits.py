@@ -21,6 +21,7 @@ from detq.data.dataset import SPLIT_NAMES
 from detq.data.digit_scenes import CLASS_NAMES, Scan, Scene, draw_scene, to_scan
 from detq.data.images import ImageBGR
 from detq.errors import DataError
+from detq.extras import require
 from detq.files import scratch_folder
 from detq.opencv import cv2
 from detq.progress import Steps
@@ -78,6 +79,7 @@ def sources(split: str) -> Sources:
     Which scan belongs where does not depend on the seed of a data set: no two data sets can mix
     training and test handwriting.
     """
+    require("drawing digits", "sklearn")
     from sklearn.datasets import load_digits, load_sample_images  # noqa: PLC0415 - takes seconds
 
     digits = load_digits()

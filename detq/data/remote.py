@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 from detq.data.images import MOST_BYTES
 from detq.errors import DamagedImageError, DataError
+from detq.extras import require
 from detq.files import open_regular
 
 TIMEOUT_S = 30.0
@@ -33,7 +34,8 @@ def open_binary(name: str) -> IO[bytes]:
     """Open a file of any place for reading, from its beginning on.
 
     Addresses of the web by the standard library, other stores by fsspec. Raises DamagedImageError
-    if it is missing or cannot be read, DataError if the store's library is not installed.
+    if it is missing or cannot be read, DataError or MissingLibraryError if the store's library is
+    not installed.
     """
     try:
         scheme = scheme_of(name)
@@ -75,7 +77,10 @@ def read_whole(name: str) -> bytes:
 
 
 def file_system(name: str) -> Any:
-    """What fsspec has for the store that a name is in. Raises DataError without its library."""
+    """What fsspec has for the store that a name is in. Raises DataError without that store's own
+    library, MissingLibraryError without fsspec.
+    """
+    require(without_password(name), "fsspec")
     try:
         fsspec = importlib.import_module("fsspec")
         return fsspec.core.url_to_fs(name)[0]

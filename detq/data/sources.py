@@ -22,6 +22,7 @@ from detq.data.images import IMAGE_SUFFIXES, is_image
 from detq.data.remote import WEB, names_in_store, open_seekable, scheme_of, without_password
 from detq.data.video import VIDEO_SUFFIXES
 from detq.errors import DataError
+from detq.extras import require
 
 Kind = Literal["images", "tar", "zip", "video", "live"]
 Wide = Kind | Literal["list", "folder", "pattern"]
@@ -263,10 +264,6 @@ def _column(source: str) -> Iterator[str]:
 
 
 def pyarrow_parquet(name: str) -> Any:
-    """pyarrow's module for Parquet. Raises DataError, which ``name`` begins, without it."""
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise DataError(
-            f"{name}: Parquet needs pyarrow; pip install 'detq[scale]', or use --format jsonl"
-        ) from None
+    """pyarrow's module for Parquet. Raises MissingLibraryError, naming ``name``, without it."""
+    require(name, "pyarrow")
+    return importlib.import_module("pyarrow.parquet")

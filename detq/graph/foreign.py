@@ -5,35 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import onnx
 import openvino as ov
 from openvino import opset15 as ops
 
 from detq.errors import CheckpointError, DetqError, GraphError
 from detq.files import text_stem
+from detq.graph.candidates import constant_inputs, cut_before_selection, join_table
 from detq.graph.convert import make_static, name_ports, read_ir
 from detq.graph.decode import boxes_and_scores
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.float32 import in_float32, one_image_at_a_time
 from detq.graph.layouts import Layout, Outputs, Pixels, prediction_counts, read_outputs
 from detq.graph.metadata import embedded_metadata, stored_details, stored_names
-from detq.graph.onnx_nms import (
-    constant_inputs,
-    cut_before_selection,
-    cut_before_suppression,
-    join_table,
-)
-from detq.graph.onnx_reading import check_onnx, converted, metadata_of, read_onnx
-from detq.graph.own_onnx import as_written
 from detq.graph.parts import name_parts, reparameterized_convolutions
 from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork
 from detq.graph.recognition import Clues, plausible_layouts, recognise
 from detq.graph.resize import resized
 from detq.records import Fit, ModelSpec, SizeHW, placeholder_names
+
+if TYPE_CHECKING:  # an OpenVINO IR is read without the package onnx
+    import onnx
 
 _USUAL_SIDE = 640
 
@@ -56,6 +51,9 @@ def from_onnx(
 
     Raises CheckpointError for a file that is no ONNX model, or whose layout is unknown or open.
     """
+    from detq.graph.onnx_reading import read_onnx  # noqa: PLC0415 - onnx may be missing
+    from detq.graph.own_onnx import as_written  # noqa: PLC0415
+
     proto = read_onnx(path)
     own = None if layout else as_written(proto, path, class_names)
     if own is not None:
@@ -80,8 +78,9 @@ def from_bare_ir(
 
 def possible_layouts(path: Path, size_hw: SizeHW | None) -> tuple[str, ...]:
     """The layouts in which an ``.onnx`` or ``.xml`` gives boxes. Raises CheckpointError."""
-    is_onnx = path.suffix.lower() == ".onnx"
-    if is_onnx:
+    if path.suffix.lower() == ".onnx":
+        from detq.graph.onnx_reading import read_onnx  # noqa: PLC0415 - onnx may be missing
+
         found = _examined_onnx(read_onnx(path), path, size_hw)
     else:
         found = _read_bare_ir(path, None, size_hw)
@@ -103,6 +102,9 @@ class _Foreign:
 
 
 def _examined_onnx(proto: onnx.ModelProto, path: Path, size_hw: SizeHW | None) -> _Foreign:
+    from detq.graph.onnx_nms import cut_before_suppression  # noqa: PLC0415 - onnx may be missing
+    from detq.graph.onnx_reading import check_onnx, converted, metadata_of  # noqa: PLC0415
+
     cut = cut_before_suppression(proto, str(path))
     kept = proto if cut is None else cut.proto
     check_onnx(kept, path)

@@ -21,9 +21,9 @@ import openvino as ov
 from detq.artifact import write_artifact
 from detq.data.video import read_frames
 from detq.errors import ConfigError, DetqError
+from detq.extras import require
 from detq.files import scratch_folder
 from detq.graph.detector_graph import DetectorGraph
-from detq.onnx_export import write_onnx
 from detq.progress import Steps, silent
 from detq.runtime.options import RuntimeOptions
 
@@ -127,6 +127,8 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
             raise ConfigError(f"peer {peer!r}: expected one of {', '.join(PEERS)}")
         if find_spec(PEERS[peer]) is None:
             raise ConfigError(f"peer {peer}: is not installed here; pip install {PEERS[peer]}")
+        if peer == "onnxruntime":
+            require("peer onnxruntime", "onnx")  # it is given an ONNX file
         if peer == "ultralytics" and find_spec("torchvision") is None:
             raise ConfigError("peer ultralytics: predicts with torchvision, which is not installed")
         if not any(takes[peer](path) for path, _ in models.values()):
@@ -149,6 +151,8 @@ def _started(
         folder.mkdir(parents=True)
         ov.save_model(job.graph.model, path, compress_to_fp16=False)
     elif job.program == "onnxruntime":  # the graph that detq runs, whatever file it came from
+        from detq.onnx_export import write_onnx  # noqa: PLC0415 - detq bench itself needs no onnx
+
         path = folder / "model.onnx"
         write_onnx(job.graph, path)
     elif job.program == "detq" and not path.is_dir():

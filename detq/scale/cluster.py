@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import openvino as ov
 
 from detq.errors import ConfigError, DetqError
+from detq.extras import require
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import core
 from detq.records import ModelSpec
@@ -116,11 +117,9 @@ def unpacked(parts: tuple[bytes, bytes, ModelSpec], folder: str) -> DetectorGrap
 
 
 def _library() -> Any:
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module("ray.data")
-    except ImportError:
-        raise ConfigError("--engine ray: needs Ray; pip install 'detq[ray]'") from None
+    require("--engine ray", "ray")
+    ray = importlib.import_module("ray")
+    importlib.import_module("ray.data")
     return ray
 
 

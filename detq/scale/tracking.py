@@ -13,7 +13,8 @@ import numpy as np
 
 from detq.data.frames import Item
 from detq.data.images import ImageBGR
-from detq.errors import ConfigError, DetqError
+from detq.errors import DetqError
+from detq.extras import require
 from detq.records import Detections
 
 NO_TRACK = -1
@@ -49,7 +50,7 @@ class Tracks:
         """``confidence`` is the least score of a detection, ``frames_per_s`` the rate of the frames
         that come here: of every N-th frame of a video, its rate / N.
 
-        Raises ConfigError without the library.
+        Raises MissingLibraryError without the library.
         """
         trackers, self._supervision = _libraries()
         lost_s = max(LOST_S, LOST_FRAMES / frames_per_s)
@@ -202,8 +203,6 @@ def _share(start: Item, item: Item, end: Item) -> float:
 
 
 def _libraries() -> tuple[Any, Any]:
-    """``trackers`` and ``supervision``, whose detections it takes. Raises ConfigError."""
-    try:
-        return importlib.import_module("trackers"), importlib.import_module("supervision")
-    except ImportError:
-        raise ConfigError("--track: needs trackers; pip install 'detq[track]'") from None
+    """``trackers`` and ``supervision``, whose detections it takes."""
+    require("--track", "trackers", "supervision")
+    return importlib.import_module("trackers"), importlib.import_module("supervision")

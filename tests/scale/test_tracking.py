@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detq.data.frames import Item
-from detq.errors import ConfigError, DataError
+from detq.errors import DataError, MissingLibraryError
 from detq.records import Detections
 from detq.scale.tracking import NO_TRACK, Tracked, Tracks, between
 
@@ -224,7 +224,9 @@ def test_without_the_library_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(ConfigError, match=r"^--track: needs trackers; pip install 'detq\[track\]'"):
+    with pytest.raises(
+        MissingLibraryError, match=r"^--track: needs trackers.*; pip install 'detq\[track\]'$"
+    ):
         _tracks()
 
 
