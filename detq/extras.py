@@ -16,6 +16,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "track": ("trackers", "supervision"),
 }
 """Extra of detq -> the modules that it brings, by the names that they are imported by."""
+_PACKAGES = {"sklearn": "scikit-learn"}
+"""What an installer calls a module, where that is not its name."""
 
 
 def require(what: str, *modules: str) -> None:
@@ -25,7 +27,7 @@ def require(what: str, *modules: str) -> None:
     and how to install them all.
     """
     missing = {
-        extra: module
+        extra: _PACKAGES.get(module, module)
         for extra, its in EXTRAS.items()
         for module in reversed(its)  # the first is the one to name
         if module in modules and not _is_installed(module)

@@ -37,8 +37,6 @@ HANDWRITING = EMBEDDED / "handwriting.jpg"
 """A page of handwriting for the digits model, made without its data set's generator."""
 FLOAT: Mapping[FloatPrecision, str] = {"f32": "float", "bf16": "float bf16", "f16": "float f16"}
 """What the rows of the float model are called in a table."""
-_NOT_HERE = (".onnx", ".xml", ".yaml", ".yml")
-"""Whose readers say that a file is missing, or know where else it may be."""
 ModelSource = str | Path | DetectorGraph
 DataSource = str | Path | DatasetConfig
 RecipeSource = str | Path | Recipe
@@ -74,10 +72,9 @@ def load_untried(path: str | Path, size_hw: SizeHW | None, layout: str | None) -
     own = open_by_adapter(path, size_hw) if path.is_file() else None
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
-    if path.exists():
-        require(str(path), *modules_for(path))
-    elif path.suffix.lower() not in _NOT_HERE:
+    if not path.exists() and path.suffix.lower() not in (".onnx", ".xml", ".yaml", ".yml"):
         raise CheckpointError(f"{path}: no such file or directory; check the path")
+    require(str(path), *modules_for(path))
     if path.suffix.lower() == ".onnx":
         from detq.graph.foreign import from_onnx  # noqa: PLC0415 - so is onnx, if less
 
@@ -236,6 +233,7 @@ def _model_file(model: str | Path, progress: Progress | None) -> Path:
     name, path = str(model), Path(model)
     embedded = EMBEDDED / f"{name}.safetensors"
     if not path.exists() and path.name == name and embedded.is_file():
+        require(name, *EXTRAS["torch"])
         path = embedded
     if path.exists():
         if path.suffix == embedded.suffix and path.resolve().parent == EMBEDDED.resolve():
