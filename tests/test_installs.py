@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -41,11 +42,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Install:
-    """What ``pip install detq`` gives, from a wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("base")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Install]:
+    """Extras -> what ``pip install detq[…]`` gives, from a wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("installs")
     wheel = build_wheel(folder)
-    return make_install(folder / "venv", wheel, closure(PROJECT["dependencies"]))
+
+    def make(*extras: str) -> Install:
+        lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][e] for e in extras)]
+        packages = closure([text for some in lists for text in some])
+        return make_install(folder / "-".join(("venv", *extras)), wheel, packages)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(installed: Callable[..., Install]) -> Install:
+    """What ``pip install detq`` gives."""
+    return installed()
 
 
 # The lists
@@ -157,6 +170,23 @@ def test_base_install_reads_an_ir_of_another_program(
     model = shared / "models/yolov5n_ir.xml"
     outcome = base.detq("predict", model, made / "digits/images/val", folder=tmp_path)
     assert outcome.status == 0, outcome.err
+
+
+def test_each_extra_does_without_the_other(
+    installed: Callable[..., Install], made: Path, tmp_path: Path
+) -> None:
+    """torch alone reads checkpoints; what quantizes needs no torch."""
+    model = tmp_path / "digits_yolov6n_openvino_model"
+    api.export("digits_yolov6n", model, format="openvino")
+    data, boxes = made / "digits/data.yaml", made / "digits/images/val"
+    torch, quantize = installed("torch"), installed("quantize")
+    run = torch.detq("predict", "digits_yolov6n", boxes, folder=tmp_path)
+    assert run.status == 0, run.err
+    options = ("--data", data, "--calib-split", "val", "--recipe", "minmax", "--output", "int8")
+    run = quantize.detq("quantize", model, *options, folder=tmp_path)
+    assert run.status == 0, run.err
+    run = quantize.detq("export", "int8", "--format", "onnx-qdq", folder=tmp_path)
+    assert run.status == 0, run.err
 
 
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {

@@ -73,7 +73,7 @@ def load_untried(path: str | Path, size_hw: SizeHW | None, layout: str | None) -
     if own is not None:
         return resized(own, size_hw or own.spec.size_hw)
     if not path.exists() and path.suffix.lower() not in (".onnx", ".xml", ".yaml", ".yml"):
-        raise CheckpointError(f"{path}: no such file or directory; check the path")
+        raise CheckpointError(f"{path}: cannot be read (No such file or directory); check the path")
     require(str(path), *modules_for(path))
     if path.suffix.lower() == ".onnx":
         from detq.graph.foreign import from_onnx  # noqa: PLC0415 - so is onnx, if less
