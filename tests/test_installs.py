@@ -167,8 +167,11 @@ def test_base_install_records_the_demo(base: Install, made: Path, tmp_path: Path
 def test_base_install_reads_an_ir_of_another_program(
     base: Install, shared: Path, made: Path, tmp_path: Path
 ) -> None:
-    model = shared / "models/yolov5n_ir.xml"
-    outcome = base.detq("predict", model, made / "digits/images/val", folder=tmp_path)
+    model, images = shared / "models/yolov5n_ir.xml", made / "digits/images/val"
+    outcome = base.detq("predict", model, images, folder=tmp_path)
+    assert outcome.status == 0, outcome.err
+    options = ("--rounds", "1", "--bursts", "0", "--source", images)  # written for its process
+    outcome = base.detq("bench", model, *options, folder=tmp_path)
     assert outcome.status == 0, outcome.err
 
 

@@ -3,13 +3,14 @@
     python tools/fresh_install.py MODEL SOURCE --python python3.13 --extras demo,scale
 
 Builds a wheel of this checkout, installs it with the extras from the package index into a virtual
-environment of its own, and runs ``detq predict`` on an exported directory there. ``--headless``
-puts OpenCV's build without a window in the place of the usual one, as docs/troubleshooting.md says.
+environment of its own, and runs ``detq predict`` there. ``--headless`` puts OpenCV's build without
+a window in the place of the usual one, as docs/troubleshooting.md says.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,9 @@ def main() -> None:
         folder = Path(name)
         subprocess.run([arguments.python, "-m", "venv", folder / "venv"], check=True)
         pip = [folder / "venv/bin/python", "-m", "pip", "--quiet"]
-        build = ["wheel", "--no-deps", "--wheel-dir", folder, ROOT]
+        left_out = shutil.ignore_patterns(".*", "build", "docs", "tests", "*.egg-info")
+        shutil.copytree(ROOT, folder / "checkout", ignore=left_out)
+        build = ["wheel", "--no-deps", "--wheel-dir", folder, folder / "checkout"]
         subprocess.run([*pip, *build], check=True, stderr=subprocess.DEVNULL)
         wheel = next(folder.glob("*.whl"))
         wanted = f"{wheel}[{arguments.extras}]" if arguments.extras else str(wheel)
@@ -43,7 +46,9 @@ def main() -> None:
             subprocess.run([*pip, "uninstall", "--yes", "opencv-python"], check=True)
             subprocess.run([*pip, "install", *limits, "opencv-python-headless"], check=True)
         _tell_size(next((folder / "venv/lib").glob("python*/site-packages")))
-        command = [folder / "venv/bin/detq", "predict", arguments.model.resolve()]
+        known_name = not arguments.model.exists()
+        model = arguments.model if known_name else arguments.model.resolve()
+        command = [folder / "venv/bin/detq", "predict", model]
         subprocess.run([*command, arguments.source.resolve()], check=True, cwd=folder)
 
 
