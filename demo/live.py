@@ -1,4 +1,4 @@
-"""The server's own source as a stream of JPEG pictures, boxes drawn in (multipart, "MJPEG")."""
+"""The server's own sources as a stream of JPEG pictures, boxes drawn in (multipart, "MJPEG")."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from threading import Lock
 import cv2
 
 import detq
-from detq import Source
+from detq import ImageBGR, Newest, Source
 
 from .contenders import Contender
-from .newest import Newest
-from .runner import Result, Runner, Thresholds
+from .overlay import Status, compose
+from .runner import Runner, Thresholds
+from .sight import Following
+from .stage import strips
 
 BOUNDARY = "picture"
 MEDIA_TYPE = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
@@ -23,23 +25,29 @@ LOOK_S = 0.02
 
 
 class LiveView:
-    """Runs each model on the source while somebody watches it. Raises DetqError if it is dead."""
+    """Runs each model on the sources while somebody watches. Raises DetqError if all are dead."""
 
     def __init__(
-        self, contenders: Sequence[Contender], source: Source, thresholds: Thresholds
+        self,
+        contenders: Sequence[Contender],
+        sources: Sequence[Source],
+        thresholds: Thresholds,
+        following: Following,
     ) -> None:
         self._contenders = contenders
         self._thresholds = thresholds
-        self._newest = Newest(source)
-        self._newest.first()
+        self._following = following
+        self._newest = Newest(sources)
+        self._newest.wait()
         self._runners: dict[int, Runner] = {}
         self._viewers: Counter[int] = Counter()
         self._lock = Lock()
 
     @property
     def title(self) -> str:
-        """What the source is called."""
-        return self._newest.source.title
+        """What the source is called, or how many there are."""
+        titles = list(self._newest.sources)
+        return titles[0] if len(titles) == 1 else f"{len(titles)} sources"
 
     @property
     def viewers(self) -> int:
@@ -47,21 +55,22 @@ class LiveView:
         return self._viewers.total()
 
     async def pictures(self, model: int) -> AsyncIterator[bytes]:
-        """Parts of a multipart answer, the newest picture each, until the source ends.
+        """Parts of a multipart answer, the newest picture each, until all sources end.
 
         Who takes them slowly misses some.
         """
         runner = await asyncio.to_thread(self._enter, model)
-        seen = 0
+        seen: tuple[object, ...] = ()
         try:
-            while not runner.has_ended or runner.count != seen:
-                if runner.count == seen:
+            while True:
+                has_ended, state = runner.has_ended, (runner.count, self._newest.notices)
+                if state == seen or not runner.results:
+                    if has_ended:
+                        return
                     await asyncio.sleep(LOOK_S)
                     continue
-                seen = runner.count
-                if runner.result is None:
-                    continue
-                jpeg = await asyncio.to_thread(_jpeg, runner.result, runner.contender.class_names)
+                seen = state
+                jpeg = await asyncio.to_thread(self._jpeg, runner)
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}"
                 yield head.encode() + b"\r\n\r\n" + jpeg + b"\r\n"
         finally:
@@ -82,6 +91,7 @@ class LiveView:
                     self._newest,
                     beside=False,
                     thresholds=self._thresholds,
+                    following=self._following,
                 )
             return self._runners[model]
 
@@ -91,9 +101,15 @@ class LiveView:
             if not self._viewers[model]:
                 self._runners.pop(model).stop()
 
+    def _jpeg(self, runner: Runner) -> bytes:
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        return cv2.imencode(".jpg", self._picture(runner), options)[1].tobytes()
 
-def _jpeg(result: Result, class_names: tuple[str, ...]) -> bytes:
-    frame = result.frame
-    picture = detq.draw_detections(frame.image, frame.detections, class_names)
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes()
+    def _picture(self, runner: Runner) -> ImageBGR:
+        """All sources in a grid; one alone as it is."""
+        if len(self._newest.sources) > 1:
+            status = Status(confidence=self._thresholds.confidence)
+            return compose(strips([runner], self._newest), status)
+        (result,) = runner.results.values()
+        frame, class_names = result.frame, runner.contender.class_names
+        return detq.draw_detections(frame.image, frame.detections, class_names, result.track_ids)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -100,8 +101,14 @@ def decode(jpeg: bytes) -> ImageBGR:
     return np.asarray(image, np.uint8)
 
 
-def result_text(upload: Upload, settings: Settings, found: detq.Detections, **about: Any) -> str:
-    """The answer to a frame: boxes in pixels of that frame, best first."""
+def result_text(
+    upload: Upload,
+    settings: Settings,
+    found: detq.Detections,
+    track_ids: Sequence[int] = (),
+    **about: Any,
+) -> str:
+    """The answer to a frame: boxes in pixels of that frame, best first, and their tracks if any."""
     boxes = [
         [*(round(float(side), 1) for side in box), round(float(score), 4), int(class_id)]
         for box, score, class_id in zip(
@@ -109,7 +116,7 @@ def result_text(upload: Upload, settings: Settings, found: detq.Detections, **ab
         )
     ]
     document = {"type": "result", "frame": upload.number, "model": settings.model, **about}
-    return json.dumps({**document, "boxes": boxes})
+    return json.dumps({**document, "boxes": boxes, "track_ids": list(track_ids)})
 
 
 def error_text(message: str, upload: Upload | None = None) -> str:

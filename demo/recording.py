@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import cv2
 
 import detq
-from detq import Clip, ImageBGR
+from detq import Clip, ImageBGR, Item
 
 from .contenders import Contender, title
 from .meter import Meter
-from .overlay import Panel, Status, compose
-from .runner import Result
+from .overlay import Panel, SizeHW, Status, Strip, compose, shape_of
+from .runner import Thresholds
+from .sight import Following, Result
 from .stage import Stage
 from .view import View
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
 FRAMES_PER_S = 25.0
 LEAST_FREE_BYTES = 1 << 16
+Tracked = tuple[Item, ImageBGR | detq.DetqError, detq.Detections | None, list[int]]
+"""A picture, what was found in it if it was looked at, and the numbers of that."""
 
 
 def check_recording(path: Path) -> None:
@@ -65,15 +71,70 @@ def record(path: Path, pictures: Iterable[ImageBGR], frames_per_s: float) -> int
             partial.unlink()
 
 
-def every_frame(contender: Contender, clip: Clip, view: View) -> Iterator[ImageBGR]:
-    """Each picture of a file with its boxes, none left out."""
-    thresholds = view.thresholds
+def every_frame(
+    contender: Contender, clip: Clip, thresholds: Thresholds, following: Following
+) -> Iterator[ImageBGR]:
+    """Each picture of a file with its boxes, none left out. What cannot be read is told.
+
+    Tracks of pictures that are not looked at lie between those before and behind.
+    """
     detector = contender.alone.tuned(confidence=thresholds.confidence, iou=thresholds.iou)
-    status = Status(source=clip.title, confidence=thresholds.confidence)
-    meter = Meter()
-    for frame in detq.detect_stream(detector, clip.every_frame()):
-        result = Result(frame, meter.tick(time.monotonic()))
-        yield compose([Panel(title(detector), contender.class_names, result)], status)
+    tracks = following.tracks(thresholds.confidence, clip.frames_per_s)
+    status, meter = Status(confidence=thresholds.confidence), Meter()
+    shape_hw: SizeHW | None = None
+    last: detq.Frame | None = None
+
+    def looked_at() -> Iterator[Tracked]:
+        nonlocal last
+        for item, image, frame in _in_order(detector, clip.every_frame(_tell), following.every):
+            if frame is None:
+                yield item, image, None, []
+                continue
+            last, found = frame, frame.detections
+            yield item, image, found, tracks.update(found, item.time_s)[1] if tracks else []
+
+    every = following.every
+    filled = detq.boxes_between(looked_at(), every) if following.track else _kept(looked_at())
+    for _, image, found, ids in filled:
+        if last is None or found is None or isinstance(image, detq.DetqError):
+            continue  # never: the first is looked at, what cannot be read was left out
+        frame = replace(last, image=image, detections=found)
+        result = Result(frame, meter.tick(time.monotonic()), ids)
+        strip = Strip(clip.title, [Panel(title(detector), contender.class_names, result)])
+        shape_hw = shape_hw or shape_of([strip])
+        yield compose([strip], status, shape_hw)
+
+
+def _in_order(
+    detector: detq.Detector, frames: Iterable[tuple[Item, ImageBGR]], every: int
+) -> Iterator[tuple[Item, ImageBGR, detq.Frame | None]]:
+    """All frames, every ``every``-th with what is found in it."""
+    read: deque[tuple[Item, ImageBGR]] = deque()
+
+    def wanted() -> Iterator[ImageBGR]:
+        for item, image in frames:
+            read.append((item, image))
+            if item.index % every == 0:
+                yield image
+
+    for frame in detq.detect_stream(detector, wanted()):
+        while read[0][0].index < frame.index * every:
+            yield *read.popleft(), None
+        yield *read.popleft(), frame
+    for item, image in read:
+        yield item, image, None
+
+
+def _kept(frames: Iterable[Tracked]) -> Iterator[Tracked]:
+    """Those that were not looked at with what was found in the last that was."""
+    last: detq.Detections | None = None
+    for item, image, found, ids in frames:
+        last = last if found is None else found
+        yield item, image, last, ids
+
+
+def _tell(notice: str | None) -> None:
+    print(notice, file=sys.stderr)
 
 
 def as_shown(stage: Stage, view: View) -> Iterator[ImageBGR]:

@@ -24,6 +24,7 @@ from .limits import MESSAGE_BYTES, MOST_VIEWERS, MOST_VISITORS
 from .live import MEDIA_TYPE, LiveView
 from .messages import Settings
 from .runner import Thresholds
+from .sight import Following
 from .visitor import Visitor
 from .workers import Workers
 
@@ -39,6 +40,8 @@ PAGE = {
 """Address -> file of the page and its kind. They are read at the start, and no other ever is."""
 SAMPLE = "/sample.jpg"
 SHUTDOWN_S = 2
+VISITORS_FRAMES_PER_S = 30.0
+"""What a camera gives; how far apart pictures really are is measured."""
 TRY_LATER, FULL = 1013, "The demo is full; try again later."
 
 
@@ -51,11 +54,14 @@ class Demo:
         contenders: Sequence[Contender],
         thresholds: Thresholds,
         live: LiveView | None,
+        *,
+        track: bool,
     ) -> None:
         self.workers = workers
         self.contenders = contenders
         self.thresholds = thresholds
         self.live = live
+        self.track = track
         self.visitors = 0
         sample = detq.sample_picture(contenders[0].alone)
         self.sample = None if sample is None else sample.read_bytes()
@@ -83,6 +89,11 @@ class Demo:
                 "source": None if self.live is None else self.live.title,
             }
         )
+
+    def tracks(self) -> detq.Tracks | None:
+        """Of a visitor, if there are to be any."""
+        following = Following(track=self.track)
+        return following.tracks(self.thresholds.confidence, VISITORS_FRAMES_PER_S)
 
     @property
     def first_settings(self) -> Settings:
@@ -119,7 +130,10 @@ def application(demo: Demo) -> FastAPI:
             return
         demo.visitors += 1
         demo.workers.loop = asyncio.get_running_loop()
-        visitor = Visitor(websocket, demo.workers.turns, demo.first_settings, len(demo.contenders))
+        tracks = demo.tracks()
+        visitor = Visitor(
+            websocket, demo.workers.turns, demo.first_settings, len(demo.contenders), tracks
+        )
         try:
             await visitor.stay(demo.hello())
         finally:
@@ -133,6 +147,7 @@ def serve(
     *,
     live: LiveView | None,
     thresholds: Thresholds,
+    track: bool,
     host: str,
     port: int,
     certificate: Path | None,
@@ -142,7 +157,7 @@ def serve(
     with _listening(host, port) as listener, Workers(contenders) as workers:
         port = listener.getsockname()[1]
         token = None if is_loopback(host) else secrets.token_urlsafe(24)
-        demo = Demo(workers, contenders, thresholds, live)
+        demo = Demo(workers, contenders, thresholds, live, track=track)
         config = uvicorn.Config(
             Guard(application(demo), host=host, port=port, token=token),
             http=PromptConnection,

@@ -7,6 +7,8 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+import detq
+
 from .limits import GOODBYE_S, SEND_S, Pace
 from .messages import (
     RefusedError,
@@ -23,12 +25,21 @@ ANSWERS = 8
 
 
 class Visitor:
-    """Between a WebSocket and the workers. Lives in the event loop's thread, as all its methods."""
+    """Between a WebSocket and the workers. Lives in the event loop's thread, as all its methods.
+
+    ``tracks``, if any, are for the worker that has the visitor's frame, one at a time.
+    """
 
     def __init__(
-        self, websocket: WebSocket, turns: Turns[Visitor, Upload], settings: Settings, models: int
+        self,
+        websocket: WebSocket,
+        turns: Turns[Visitor, Upload],
+        settings: Settings,
+        models: int,
+        tracks: detq.Tracks | None,
     ) -> None:
         self.settings = settings
+        self.tracks = tracks
         self._websocket = websocket
         self._turns = turns
         self._models = models

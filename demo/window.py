@@ -18,6 +18,7 @@ from .stage import Stage
 from .view import View, press
 
 NAME = "detq"
+HINT = "h: help"
 KEY_WAIT_MS = 15
 REDRAW_S = 1 / 30
 """Drawing takes from the same cores that infer."""
@@ -42,7 +43,7 @@ def show(stage: Stage, view: View, *, snapshots: Path) -> None:
         while not view.has_quit:
             stage.follow(view)
             if stage.state != drawn and time.monotonic() - drawn_s >= REDRAW_S:
-                drawn, drawn_s, picture = stage.state, time.monotonic(), stage.picture()
+                drawn, drawn_s, picture = stage.state, time.monotonic(), stage.picture(HINT)
                 if picture.shape != size:
                     size = picture.shape
                     cv2.resizeWindow(NAME, size[1], size[0])
@@ -53,7 +54,7 @@ def show(stage: Stage, view: View, *, snapshots: Path) -> None:
                 return
             pressed = press(view, chr(key & 0xFF)) if key >= 0 else view
             if pressed.snapshots > view.snapshots:
-                print(f"kept {keep(stage.picture(), snapshots)}", file=sys.stderr)
+                print(f"kept {keep(stage.picture(HINT), snapshots)}", file=sys.stderr)
             view = pressed
     finally:
         cv2.destroyAllWindows()

@@ -44,26 +44,28 @@ class Workers:
     def _work(self) -> None:
         while (turn := self.turns.take()) is not None:
             visitor, upload = turn
-            text = self._answer(upload, visitor.settings)
+            text = self._answer(upload, visitor.settings, visitor.tracks)
             try:
                 if self.loop is not None:
                     self.loop.call_soon_threadsafe(visitor.deliver, text)
             except RuntimeError:  # the loop is closed: nobody is there any more
                 return
 
-    def _answer(self, upload: Upload, settings: Settings) -> str:
+    def _answer(self, upload: Upload, settings: Settings, tracks: detq.Tracks | None) -> str:
         started_s = time.perf_counter()
         try:
             image = decode(upload.jpeg)
             decoded_s = time.perf_counter()
             compiled = self._contenders[settings.model].alone
             found = compiled.tuned(confidence=settings.confidence, iou=settings.iou).detect(image)
+            ids = [] if tracks is None else tracks.update(found, time.monotonic())[1]
         except (RefusedError, detq.DetqError) as error:
             return error_text(str(error), upload)
         return result_text(
             upload,
             settings,
             found,
+            ids,
             size_wh=[image.shape[1], image.shape[0]],
             decode_ms=round((decoded_s - started_s) * 1000, 2),
             detect_ms=round((time.perf_counter() - decoded_s) * 1000, 2),

@@ -21,11 +21,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from detq import Clip
 from detq.api import HANDWRITING
 from detq.demo.contenders import Contender
 from detq.demo.recording import FRAMES_PER_S, as_shown
 from detq.demo.runner import Thresholds
-from detq.demo.sources import Clip
+from detq.demo.sight import Following
 from detq.demo.stage import Stage
 from detq.demo.view import View
 
@@ -66,8 +67,8 @@ def main() -> None:
     contenders = [Contender(m, imgsz=options.imgsz) for m in (options.float_model, options.int8)]
     view = View(2, Thresholds(0.4, 0.45), is_split=True)
     with tempfile.TemporaryDirectory() as folder:
-        clip = Clip(write_clip(Path(folder) / "handwriting.avi"), repeats=True)
-        with Stage(contenders, clip, view) as stage:
+        clip = Clip(str(write_clip(Path(folder) / "handwriting.avi")), repeats=True)
+        with Stage(contenders, [clip], view, Following()) as stage:
             pictures, rates = [], []
             start, stop = (
                 round(s * FRAMES_PER_S) for s in (options.settle, options.settle + options.seconds)

@@ -24,7 +24,7 @@ from pathlib import Path
 import cv2
 
 import detq
-from detq.data.live import watch
+from detq.data.newest import watch
 from detq.errors import DetqError
 from detq.runtime.machine import core_count
 

@@ -30,7 +30,7 @@ export function fitToScreen(canvas) {
   return pen;
 }
 
-// boxes: [left, top, right, bottom, score, class id] in pixels of a picture of size; best first.
+// boxes: [left, top, right, bottom, score, class id, track or 0] in pixels of a picture of size; best first.
 export function drawBoxes(canvas, { boxes, size, names, mirrored }) {
   const pen = fitToScreen(canvas);
   const { scale, left, top } = placement(size, canvas);
@@ -39,11 +39,11 @@ export function drawBoxes(canvas, { boxes, size, names, mirrored }) {
   pen.font = `600 ${letter}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   pen.lineWidth = 2;
-  for (const [x1, y1, x2, y2, score, id] of [...boxes].reverse()) {
+  for (const [x1, y1, x2, y2, score, id, track] of [...boxes].reverse()) {
     const width = (x2 - x1) * scale;
     const x = left + (mirrored ? size[0] - x2 : x1) * scale;
     const y = top + y1 * scale;
-    const label = `${names[id]} ${Math.round(score * 100)}`;
+    const label = `${track ? `#${track} ` : ""}${names[id]} ${Math.round(score * 100)}`;
     pen.strokeStyle = pen.fillStyle = classColor(id);
     pen.strokeRect(x, y, width, (y2 - y1) * scale);
     const plate = pen.measureText(label).width + 10;

@@ -59,7 +59,8 @@ function receive(message) {
   if (!newest && !isOfThisSource(message.frame)) return undefined;
   if (!state.kind || message.model !== state.settings.model) return undefined;
   state.answered = true;
-  state.boxes = message.boxes;
+  // A seventh number: the object's, from frame to frame; 0 for none.
+  state.boxes = message.boxes.map((box, row) => [...box, Math.max(message.track_ids[row] ?? 0, 0)]);
   state.size = message.size_wh;
   if (latency !== null) speed.add(now, latency);
   $("detect").textContent = message.detect_ms.toFixed(1);
@@ -369,5 +370,6 @@ window.demoSocket = () => socket;
 window.shownBoxes = () => visible().map((box) => ({
   name: names()[box[5]],
   score: box[4],
+  track: box[6],
   box: box.slice(0, 4).map((side, axis) => side / state.size[axis % 2]),
 }));

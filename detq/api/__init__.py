@@ -30,9 +30,11 @@ from detq.api.sources import (
     load_recipes,
 )
 from detq.config import DatasetConfig, Recipe
-from detq.data.frames import Cut
+from detq.data.clips import Clip, open_source
+from detq.data.frames import Cut, Item
 from detq.data.images import ImageBGR, write_image
-from detq.data.live import Clip, Source, open_source
+from detq.data.live import Source
+from detq.data.newest import Newest, Shot
 from detq.data.video import frame_rate, read_frames
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
@@ -42,6 +44,8 @@ from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
+from detq.scale.tracking import Tracks
+from detq.scale.tracking import between as boxes_between
 from detq.tuning import Tuning
 
 if TYPE_CHECKING:  # what __getattr__ gives
@@ -90,18 +94,23 @@ __all__ = [
     "FloatPrecision",
     "Frame",
     "ImageBGR",
+    "Item",
     "MaxDrop",
+    "Newest",
     "Prediction",
     "PredictionRun",
     "Progress",
     "QuantizationResult",
     "Recipe",
     "RuntimeOptions",
+    "Shot",
     "Source",
+    "Tracks",
     "Tuning",
     "Workers",
     "adapt",
     "bench",
+    "boxes_between",
     "builtin_recipes",
     "calibration_overlap",
     "class_color",

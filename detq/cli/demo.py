@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from detq.cli.arguments import MODEL_HELP, ImageSize, Threads, image_size
 from detq.errors import ConfigError
 
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A camera's number, an rtsp:// or http:// stream, a video, pictures, an archive, a "
+        "list; repeat it for several. Camera 0 by default; with --web the visitor's own."
+    ),
+]
+Certificate = Annotated[
+    Path | None, typer.Option(help="With --web: PEM file with certificate and key, for https.")
+]
+
 
 def demo(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            help="A camera's number, a video, pictures, or an rtsp:// or http:// stream. Camera 0 "
-            "by default; with --web the visitor's own."
-        ),
-    ] = None,
+    source: Sources = None,
     compare: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Show this model beside it.")
     ] = None,
@@ -30,6 +35,10 @@ def demo(
     iou: Annotated[
         float, typer.Option(min=0, max=1, help="Overlap above which boxes are one object.")
     ] = 0.45,
+    track: Annotated[bool, typer.Option("--track", help="Ids that stay.")] = False,
+    every: Annotated[
+        int, typer.Option(min=1, help="Look at every N-th picture of a source, show them all.")
+    ] = 1,
     threads: Threads = None,
     save: Annotated[
         Path | None, typer.Option(help="No window: record what it would show (.mp4, .avi).")
@@ -40,34 +49,41 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="With --web: 8000 by default.")
     ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option(help="With --web: PEM file with certificate and key, for https.")
-    ] = None,
+    certificate: Certificate = None,
 ) -> None:
     """Boxes live: a window on the desk, or a page in the browser (--web)."""
     from detq.console.terminal import progress_bars
     from detq.demo.launch import Page, prepare
     from detq.demo.runner import Thresholds
+    from detq.demo.sight import Following
     from detq.extras import EXTRAS, require
 
-    page_options = {"host": host, "port": port, "certificate": certificate}
-    chosen = {name: value for name, value in page_options.items() if value is not None}
-    if web and save is not None:
-        raise ConfigError("--save: records what the window would show; leave out --web")
-    if chosen and not web:
-        raise ConfigError(f"--{next(iter(chosen))}: only with --web")
+    page = _page_options(web, save, host=host, port=port, certificate=certificate)
+    if web and every > 1 and not source:
+        raise ConfigError("--every: a visitor's page sends what it can; pass it with --source")
     if web:
         require("--web", *EXTRAS["demo"])
     with progress_bars() as report:
         show = prepare(
             model,
             compare=compare,
-            source=source,
+            sources=source or [],
+            following=Following(every, track),
             imgsz=image_size(imgsz),
             thresholds=Thresholds(confidence, iou),
             threads=threads,
-            target=Page(**chosen) if web else save,
+            target=Page(**page) if web else save,
             snapshots=snapshots,
             progress=report,
         )
     show()
+
+
+def _page_options(web: bool, save: Path | None, **options: Any) -> dict[str, Any]:
+    """Those that were given. Raises ConfigError where they do not belong."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if web and save is not None:
+        raise ConfigError("--save: records what the window would show; leave out --web")
+    if given and not web:
+        raise ConfigError(f"--{next(iter(given))}: only with --web")
+    return given

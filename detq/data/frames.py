@@ -23,7 +23,8 @@ from detq.data.images import (
     is_image,
     read_image_bgr,
 )
-from detq.data.live import open_source, watch
+from detq.data.live import open_live
+from detq.data.newest import watch
 from detq.data.remote import (
     WEB,
     open_binary,
@@ -125,7 +126,7 @@ def _video(name: str, cut: Cut) -> Frames:
 
 
 def _live(names: tuple[str, ...], cut: Cut) -> Frames:
-    sources = [open_source(name) for name in names]
+    sources = [open_live(name) for name in names]
     for shot in watch(sources, every=cut.every, end_s=cut.end_s, most=cut.most):
         yield Item(f"{shot.source}#{shot.index}", shot.source, shot.index, shot.time_s), shot.image
 

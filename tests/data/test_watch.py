@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from detq.data.clips import Clip
 from detq.data.images import ImageBGR
-from detq.data.live import Camera, Clip, Say, Shot, Source, Wait, watch
+from detq.data.live import Camera, Say, Source, Wait
+from detq.data.newest import Shot, watch
 from detq.errors import DetqError
 
 PATIENCE_S = 60.0
@@ -246,7 +248,7 @@ def test_clips_to_their_ends(tmp_path: Path) -> None:
         for level in range(frames):
             writer.write(grey(20 * level))
         writer.release()
-    clips = [Clip(tmp_path / name, repeats=False) for name in ("a.avi", "b.avi")]
+    clips = [Clip(str(tmp_path / name), repeats=False) for name in ("a.avi", "b.avi")]
     seen: dict[str, list[int]] = {"a.avi": [], "b.avi": []}
     for shot in watch(as_sources(*clips)):
         assert isinstance(shot.image, np.ndarray)

@@ -122,11 +122,12 @@ def test_result_is_json_in_pixels() -> None:
     found = Detections(
         np.array([[1, 2, 3.25, 4]], np.float32), np.array([0.5], np.float32), np.array([7])
     )
-    text = result_text(Upload(3, b""), Settings(**GOOD), found, size_wh=[64, 48])
+    text = result_text(Upload(3, b""), Settings(**GOOD), found, [4], size_wh=[64, 48])
     assert json.loads(text) == {
         "type": "result",
         "frame": 3,
         "model": 1,
         "size_wh": [64, 48],
         "boxes": [[1.0, 2.0, 3.2, 4.0, 0.5, 7]],
+        "track_ids": [4],
     }

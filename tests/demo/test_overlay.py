@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detq import Detections, Frame, class_color
-from detq.demo.overlay import LARGEST_WH, Panel, Status, compose, panel_size
-from detq.demo.runner import Result
+from detq.demo.overlay import LARGEST_WH, Panel, Status, Strip, compose, panel_size
+from detq.demo.sight import Result
 from detq.demo.view import HELP
 
-STATUS = Status("a source", 0.25)
+STATUS = Status(0.25)
 NAMES = ("cat", "dog")
 
 
@@ -23,6 +23,10 @@ def result(frames_per_s: float, *, height: int = 240, width: int = 320) -> Resul
     image = np.full((height, width, 3), 128, np.uint8)
     frame = Frame(0, image, found, read_ms=1, place_ms=1, infer_ms=5, post_ms=1, age_ms=9)
     return Result(frame, frames_per_s)
+
+
+def strip(*panels: Panel) -> Strip:
+    return Strip("a source", panels)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 2))
@@ -36,7 +40,7 @@ def test_every_picture_fits_the_screen_and_an_encoder(height: int, width: int, c
 @pytest.mark.parametrize("size", [(240, 320), (1080, 1920), (640, 360)])
 def test_boxes_are_drawn_where_they_are(size: tuple[int, int]) -> None:
     height, width = size
-    canvas = compose([Panel("m", NAMES, result(9, height=height, width=width))], STATUS)
+    canvas = compose([strip(Panel("m", NAMES, result(9, height=height, width=width)))], STATUS)
     shown = panel_size(size, 1)
     assert canvas.shape[1] == shown[0]
     near = np.abs(canvas.astype(int) - class_color(1)).max(axis=2) < 40
@@ -47,35 +51,75 @@ def test_boxes_are_drawn_where_they_are(size: tuple[int, int]) -> None:
 
 def test_size_does_not_change_while_it_runs() -> None:
     """A video has one size from its first picture on."""
-    ready = Panel("a", NAMES, result(9))
-    panels: list[list[Panel]] = [
-        [ready, Panel("b", NAMES, None)],
-        [ready, Panel("b", NAMES, result(1000.123))],
+    ready, tall = Panel("a", NAMES, result(9)), Panel("b", NAMES, result(2, height=900, width=30))
+    shown: list[list[Strip]] = [
+        [strip(ready, Panel("b", NAMES, None)), strip(ready, ready)],
+        [strip(ready, tall), strip(tall, Panel("b", NAMES, result(1000.123)))],
+        [Strip("s" * 200, [ready, ready], "a notice " * 30), strip(tall, tall)],
     ]
-    statuses = [STATUS, Status("s" * 200, 0.9, True, HELP, "a notice " * 30)]
-    sizes = {compose(each, status).shape for each in panels for status in statuses}
+    statuses = [STATUS, Status(0.9, True, HELP, "a hint")]
+    sizes = {compose(each, status, (240, 320)).shape for each in shown for status in statuses}
     assert len(sizes) == 1
 
 
-CHANGES: dict[str, Callable[[], Status]] = {
-    "paused": lambda: Status("a source", 0.25, is_paused=True),
-    "threshold": lambda: Status("a source", 0.5),
-    "help": lambda: Status("a source", 0.25, help_lines=HELP),
-    "notice": lambda: Status("a source", 0.25, notice="dropped"),
+CHANGES: dict[str, tuple[Status, str | None]] = {
+    "paused": (Status(0.25, is_paused=True), None),
+    "threshold": (Status(0.5), None),
+    "help": (Status(0.25, help_lines=HELP), None),
+    "hint": (Status(0.25, hint="h: help"), None),
+    "notice": (STATUS, "dropped"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_is_seen(change: str) -> None:
-    panels = [Panel("a", NAMES, result(9))]
-    assert (compose(panels, CHANGES[change]()) != compose(panels, STATUS)).any()
+    panel = Panel("a", NAMES, result(9))
+    status, notice = CHANGES[change]
+    changed = compose([Strip("a source", [panel], notice)], status)
+    assert (changed != compose([strip(panel)], STATUS)).any()
+
+
+@given(st.integers(1, 12), st.integers(1, 2))
+def test_every_source_has_its_place_in_the_grid(sources: int, models: int) -> None:
+    """What one source shows changes a rectangle of the picture in which no other shows anything."""
+    panels = [Panel("m", NAMES, result(9)) for _ in range(models)]
+    rest = [Strip(f"camera {number}", panels) for number in range(sources)]
+    before = compose(rest, STATUS)
+    taken = np.zeros(before.shape[:2], bool)
+    for number in range(sources):
+        strips = [*rest]
+        strips[number] = Strip(f"camera {number}", panels, "dropped: trying again in 0.5 s")
+        changed = (compose(strips, STATUS) != before).any(axis=2)
+        rows, columns = (np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0))
+        place = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        assert not taken[place].any()
+        taken[place] = True
+
+
+def test_whole_notice_can_be_read_however_narrow_the_panel() -> None:
+    words = [f"word{number}" for number in range(30)]
+    strips = [Strip(f"{n}", [Panel("m", NAMES, result(9))], " ".join(words)) for n in range(9)]
+    before = compose(strips, STATUS)
+    strips[4] = Strip("4", strips[4].panels, " ".join([*words[:-1], "wordXX"]))
+    assert (compose(strips, STATUS) != before).any()
+
+
+def test_numbers_of_tracks_are_drawn() -> None:
+    found = result(9)
+    drawn = [
+        compose([strip(Panel("m", NAMES, replace(found, track_ids=ids)))], STATUS)
+        for ids in ((), (-1,), (7,), (8,))
+    ]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[1] != drawn[2]).any()
+    assert (drawn[2] != drawn[3]).any()
 
 
 def test_second_panel_says_how_much_faster_it_is() -> None:
     first, second = Panel("a", NAMES, result(10)), Panel("a", NAMES, result(30))
-    beside = compose([first, second], STATUS)
-    alone = compose([first, Panel("a", NAMES, result(30))], STATUS)
+    beside = compose([strip(first, second)], STATUS)
+    alone = compose([strip(first, Panel("a", NAMES, result(30)))], STATUS)
     assert (beside == alone).all()
-    slower = compose([Panel("a", NAMES, result(20)), second], STATUS)
+    slower = compose([strip(Panel("a", NAMES, result(20)), second)], STATUS)
     half = beside.shape[1] // 2
     assert (slower[:, half + 2 :] != beside[:, half + 2 :]).any()  # 1.5x instead of 3.0x

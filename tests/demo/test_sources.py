@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from scenes import Image, jpeg, write_clip
 
-from detq import DetqError, write_image
+from detq import Clip, DetqError, Newest, Shot, open_source, write_image
 from detq.data import live as sources
-from detq.data.live import Camera, Clip, Source, Stream, open_source
-from detq.demo import newest as newest_module
-from detq.demo.newest import Newest
+from detq.data import newest as newest_module
+from detq.data.live import Camera, Source, Stream
 
 
 def grey(level: int) -> Image:
     return np.full((48, 64, 3), level, np.uint8)
+
+
+def level(shot: Shot) -> int:
+    assert isinstance(shot.image, np.ndarray)
+    return int(shot.image.mean() + 0.5)
 
 
 def silent(notice: str | None) -> None:
@@ -86,9 +90,10 @@ def test_source_is_known_by_its_form(text: str, source: Source) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("missing.mp4", None, "no frames"),
+        ("missing.mp4", None, "no such image or folder"),
         ("broken.mp4", b"not a video", "no frames"),
-        ("notes.txt", b"text", "neither a video nor an image"),
+        ("notes.txt", b"nothing.jpg", "nothing.jpg: cannot be read"),
+        ("notes.doc", b"text", "not an image or another source"),
         ("broken.jpg", b"not a picture", "cannot be decoded"),
         ("nowhere", None, "no such image or folder"),
     ],
@@ -160,16 +165,16 @@ def test_viewer_who_leaves_ends_the_waiting_for_a_stream(stream: Dropping) -> No
 
 def test_clip_repeats_if_told_to(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.avi", [grey(50), grey(100), grey(150)])
-    once = [round(float(f.mean()), -1) for f in Clip(path, False).frames(silent, at_once)]
+    once = [round(float(f.mean()), -1) for f in Clip(str(path), False).frames(silent, at_once)]
     assert once == [50, 100, 150]
-    again = islice(Clip(path, True).frames(silent, at_once), 7)
+    again = islice(Clip(str(path), True).frames(silent, at_once), 7)
     assert [round(float(f.mean()), -1) for f in again] == [*once, *once, 50]
 
 
 def test_folder_holds_each_picture(tmp_path: Path) -> None:
     for level in (50, 100):
         write_image(tmp_path / f"{level:03}.png", grey(level))
-    levels = [int(f.mean()) for f in Clip(tmp_path, False).frames(silent, at_once)]
+    levels = [int(f.mean()) for f in Clip(str(tmp_path), False).frames(silent, at_once)]
     assert levels == sorted(levels)
     assert levels.count(50) == levels.count(100) > 30
 
@@ -207,29 +212,31 @@ class Told:
 
 def test_taker_sees_the_newest_and_never_the_same_twice() -> None:
     source = Told(is_live=True)
-    newest = Newest(source)  # type: ignore[arg-type]
-    images = newest.images(threading.Event())
+    newest = Newest([source])  # type: ignore[arg-type]
+    images = newest.shots(threading.Event())
     source.give(4, newest)
-    first = int(next(images).mean())
+    first = level(next(images))
     assert first in (4, 5)
     source.give(4, newest)
-    assert int(next(images).mean()) > first + 3
+    assert level(next(images)) > first + 3
     newest.close()
 
 
 def test_error_of_the_source_reaches_every_taker() -> None:
-    newest = Newest(Camera(63))
+    newest = Newest([Camera(63)])
     for _ in range(2):
-        with pytest.raises(DetqError, match="camera 63"):
-            next(newest.images(threading.Event()))
+        (shot,) = newest.shots(threading.Event())
+        assert str(shot.image).startswith("camera 63: cannot be opened")
+    with pytest.raises(DetqError, match="camera 63: cannot be opened"):
+        newest.wait()
     newest.close()
 
 
 def test_stopped_taker_ends() -> None:
-    newest = Newest(Told(is_live=True))  # type: ignore[arg-type]
+    newest = Newest([Told(is_live=True)])  # type: ignore[arg-type]
     stopped = threading.Event()
-    taken: list[Image] = []
-    taker = threading.Thread(target=lambda: taken.extend(newest.images(stopped)))
+    taken: list[Shot] = []
+    taker = threading.Thread(target=lambda: taken.extend(newest.shots(stopped)))
     taker.start()
     stopped.set()
     newest.wake()
@@ -240,20 +247,21 @@ def test_stopped_taker_ends() -> None:
 
 def test_camera_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest_module, "PATIENCE_S", 0.1)
-    newest = Newest(Told(is_live=True))  # type: ignore[arg-type]
-    with pytest.raises(DetqError, match=r"told: no picture for 0\.1 s"):
-        next(newest.images(threading.Event()))
+    newest = Newest([Told(is_live=True)])  # type: ignore[arg-type]
+    (shot,) = newest.shots(threading.Event())
+    assert str(shot.image).startswith("told: no picture for 0.1 s")
+    assert newest.notices == {"told": str(shot.image)}
     newest.close()
 
 
 def test_clip_waits_while_paused(tmp_path: Path) -> None:
     """Nothing is skipped that was not seen: a file goes on where it was held."""
     path = write_clip(tmp_path / "a.avi", [grey(level) for level in range(20, 240, 20)], 50)
-    newest = Newest(Clip(path, False))
+    newest = Newest([Clip(str(path), False)])
     newest.pause(True)
     time.sleep(0.3)
     newest.pause(False)
-    levels = [round(float(image.mean()), -1) for image in newest.images(threading.Event())]
+    levels = [round(level(shot), -1) for shot in newest.shots(threading.Event())]
     assert levels[-1] == 220
     assert len(levels) >= 2
     newest.close()
