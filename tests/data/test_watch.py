@@ -11,11 +11,13 @@ from typing import cast
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detq.data.clips import Clip
 from detq.data.images import ImageBGR
 from detq.data.live import Camera, Say, Source, Wait
-from detq.data.newest import Shot, watch
+from detq.data.newest import Newest, Shot, watch
 from detq.errors import DetqError
 
 PATIENCE_S = 60.0
@@ -206,6 +208,52 @@ def test_sources_take_turns() -> None:
         for source in told:
             source.give(2)
         assert [shown(next(shots)) for _ in told] == [("c", 1), ("a", 1), ("b", 2)]
+
+
+@given(st.lists(st.sets(st.integers(0, 4), min_size=1), max_size=12))
+def test_who_has_a_picture_is_served_before_another_is_again(rounds: list[set[int]]) -> None:
+    """Whichever sources have newer pictures, each of them is served once, in the order of turns."""
+    told = [Told(f"{number}") for number in range(5)]
+    told[4].allow()
+    with closing(watch(as_sources(*told))) as shots:
+        last = int(next(shots).source)
+        assert told[4].shown.acquire(timeout=PATIENCE_S)
+        for waiting in rounds:
+            for number in waiting:
+                told[number].give(2)
+            served = [int(next(shots).source) for _ in waiting]
+            assert served == sorted(waiting, key=lambda number: (number <= last, number))
+            last = served[-1]
+
+
+def test_each_taker_sees_the_newest_of_every_source() -> None:
+    """Two models compared look at the same sources, each as fast as it can."""
+    told = [Told("a"), Told("b")]
+    with closing(Newest(as_sources(*told))) as newest:
+        one, two = newest.shots(), newest.shots()
+        for source in told:
+            source.give()
+        assert {next(one).source for _ in told} == {"a", "b"}
+        for source in told:
+            source.give()
+        assert {shown(next(two)) for _ in told} == {("a", 1), ("b", 1)}
+        assert {shown(next(one)) for _ in told} == {("a", 1), ("b", 1)}
+
+
+def test_sources_of_one_title_are_told_apart() -> None:
+    names = ["a", "a (2)", "a", "a", "a (2)"]
+    with closing(Newest(as_sources(*map(Told, names)))) as newest:
+        assert list(newest.sources) == ["a", "a (2)", "a (3)", "a (4)", "a (2) (2)"]
+
+
+def test_what_nobody_foresaw_is_raised_where_pictures_are_taken() -> None:
+    class Broken(Told):
+        def frames(self, say: Say, wait: Wait) -> Iterator[ImageBGR]:
+            raise ZeroDivisionError
+            yield grey(0)
+
+    with pytest.raises(ZeroDivisionError):
+        list(watch(as_sources(Broken("broken"))))
 
 
 def test_times_are_from_the_beginning_and_grow() -> None:

@@ -12,7 +12,9 @@ from command_line import COMMAND, Command
 from scenes import MODEL, Known, write_clip
 from test_window import boxes_drawn, heading_height
 
+from detq import write_image
 from detq.data.video import frame_rate, read_video
+from detq.demo.overlay import panel_size
 from detq.demo.recording import record
 
 
@@ -43,6 +45,40 @@ def test_two_models_are_recorded_side_by_side(
         assert boxes_drawn(last, known, left, top, (640, 480)) == len(known.truth)
 
 
+def test_several_sources_are_recorded_in_a_grid(
+    detq: Command, clip: Path, known: Known, tmp_path: Path
+) -> None:
+    """The camera that is not there says so in its own panel."""
+    sources = ("--source", clip, "--source", "63", "--source", clip)
+    done = detq("demo", MODEL, *sources, "--save", "out.avi", "--track", "--every", "3")
+    assert done.status == 0, done.err
+    frames = list(read_video(tmp_path / "out.avi"))
+    last = frames[-1]
+    assert last.shape[0] > last.shape[1] * 0.75
+    width, height = panel_size((480, 640), 2, 2)
+    assert last.shape[1] == 2 * width
+    panel_height = last.shape[0] // 2
+    top = int(np.argmax(last[5:, width // 2].min(axis=1) > 60)) + 5
+    for left, above in ((0, top), (0, panel_height + top)):
+        assert boxes_drawn(last, known, left, above, (width, height)) > len(known.truth) // 2
+    assert boxes_drawn(last, known, width, top, (width, height)) == 0
+
+
+def test_pictures_of_other_shapes_are_recorded_too(
+    detq: Command, known: Known, tmp_path: Path
+) -> None:
+    """OpenCV left those out without a word that are not as large as the first."""
+    folder = tmp_path / "pictures"
+    write_image(folder / "1.png", known.image)
+    write_image(folder / "2.png", np.full((640, 480, 3), 250, np.uint8))
+    done = detq("demo", MODEL, "--source", folder, "--save", "out.avi")
+    assert done.status == 0, done.err
+    frames = list(read_video(tmp_path / "out.avi"))
+    assert len(frames) == 120
+    middle = frames[-1][200:300, 280:360]
+    assert middle.mean() > 240
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -50,15 +86,17 @@ def test_two_models_are_recorded_side_by_side(
         (("--save", "nowhere/out.mp4"), "there is no folder nowhere"),
         (("--save", "out.mp4", "--web"), "--save: records"),
         (("--save", "out.mp4", "--port", "80"), "--port: only with --web"),
+        (("--save", "out.mp4", "--source", "63", "--source", "62"), "camera 63: cannot be opened"),
+        (("--web", "--every", "2"), "--every: "),
         (("--save", "out.mp4", "--source", "63"), "camera 63: cannot be opened"),
-        (("--save", "out.mp4", "--source", "none.mp4"), "no frames"),
+        (("--save", "out.mp4", "--source", "none.mp4"), "none.mp4: no such image or folder"),
         (("--save", "out.mp4", "--compare", "nothing.pt"), "nothing.pt"),
     ],
 )
 def test_what_cannot_be_recorded_is_one_line_and_no_file(
     detq: Command, clip: Path, tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
-    source = () if "--source" in options else ("--source", clip)
+    source = () if {"--source", "--web"} & {*options} else ("--source", clip)
     done = detq("demo", MODEL, *source, *options)
     assert done.failed_well, done
     assert said in done.errors[0]

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -177,6 +181,75 @@ def test_folder_holds_each_picture(tmp_path: Path) -> None:
     levels = [int(f.mean()) for f in Clip(str(tmp_path), False).frames(silent, at_once)]
     assert levels == sorted(levels)
     assert levels.count(50) == levels.count(100) > 30
+
+
+def test_damaged_picture_of_a_folder_is_a_notice_as_long_as_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"not a picture")
+    for number in (0, 2):
+        write_image(tmp_path / f"{number}.png", grey(50 + 50 * number))
+    events: list[str] = []
+
+    def say(notice: str | None) -> None:
+        events.append("well" if notice is None else "cannot be decoded" * ("1.png" in notice))
+
+    for image in Clip(str(tmp_path), False).frames(say, at_once):
+        events.append(str(round(float(image.mean()))))
+    assert list(dict.fromkeys(events)) == ["well", "50", "cannot be decoded", "150"]
+    assert events.count("50") == events.count("150") > 30
+    told: list[str | None] = []
+    frames = [item.index for item, _ in Clip(str(tmp_path), False).every_frame(told.append)]
+    assert frames == list(range(120))
+    assert len(told) == 1
+
+
+def test_folder_of_damaged_pictures_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(DetqError, match=r"1\.png: cannot be decoded"):
+        open_source(str(tmp_path))
+    with pytest.raises(DetqError, match=r"1\.png: cannot be decoded"):
+        list(Clip(str(tmp_path), True).frames(silent, at_once))
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "list", "pattern", "web"])
+def test_whatever_predict_reads_is_shown(tmp_path: Path, form: str) -> None:
+    names = ["a.png", "b.png"]
+    for level, name in ((50, "a.png"), (100, "b.png")):
+        write_image(tmp_path / name, grey(level))
+    with serving(tmp_path) as address:
+        name = {
+            "zip": tmp_path / "all.zip",
+            "tar": tmp_path / "all.tar",
+            "list": tmp_path / "all.txt",
+            "pattern": tmp_path / "?.png",
+            "web": tmp_path / "web.txt",
+        }[form]
+        (tmp_path / "all.txt").write_text("\n".join(names))
+        (tmp_path / "web.txt").write_text("\n".join(f"{address}/{each}" for each in names))
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+            for each in names:
+                archive.write(tmp_path / each, each)
+        with tarfile.open(tmp_path / "all.tar", "w") as tape:
+            for each in names:
+                tape.add(tmp_path / each, each)
+        source = open_source(str(name), repeats=False)
+        levels = [round(float(image.mean())) for image in source.frames(silent, at_once)]
+    assert levels == [50] * 60 + [100] * 60
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a folder on the web."""
+    handler = partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
 
 
 class Told:
