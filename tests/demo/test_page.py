@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import pytest
 from browser import Browser
-from scenes import Known, jpeg
-from serving import Served
+from scenes import MODEL, Known, jpeg
+from serving import Served, end, start
 
 READY = "document.querySelector('#connection.ready') !== null"
 ANSWERS = "Number(document.body.dataset.answers ?? 0)"
@@ -154,6 +154,21 @@ def test_picture_that_got_lost_on_the_way_is_sent_again(page: Browser) -> None:
     )
     click(page, "#sample")
     page.wait_for("shownBoxes().length > 5")
+
+
+def test_numbers_of_tracks_reach_the_page(browser: Browser, known: Known) -> None:
+    running = start(MODEL, "--track")
+    try:
+        browser.open(running.address)
+        browser.wait_for(READY)
+        click(browser, "#camera")
+        more_answers(browser)
+        browser.wait_for("shownBoxes().length > 5 && shownBoxes().every((box) => box.track > 0)")
+        tracks = [box["track"] for box in browser.value("shownBoxes()")]
+        assert len(set(tracks)) == len(tracks) == len(known.truth)
+        click(browser, "#stop")
+    finally:
+        end(running)
 
 
 def test_source_of_the_server(page: Browser) -> None:

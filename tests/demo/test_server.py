@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from command_line import COMMAND
 from scenes import MODEL, Known, jpeg
-from serving import Served, start
+from serving import Served, end, start
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from detq.demo.limits import FRAME_BYTES, MESSAGE_BYTES, MOST_VISITORS
+from detq.demo.overlay import panel_size
 
 WAIT_S = 60
 
@@ -216,6 +217,34 @@ def test_source_of_the_server_as_moving_pictures(served: Served, known: Known) -
     assert image.shape == known.image.shape
     assert (np.abs(image.astype(int) - known.image) > 60).any()  # boxes are drawn in
     assert httpx.get(f"{served.address}live.mjpg?model=9").status_code == 404
+
+
+def test_tracks_and_sources_of_a_server_that_has_several(clip: Path, picture: bytes) -> None:
+    sources = ("--source", clip, "--source", clip, "--source", "63")
+    running = start(MODEL, *sources, "--track", "--every", "3")
+    try:
+        with visit(running) as visitor, visit(running) as other:
+            ids = []
+            for number in range(3):
+                visitor.send(frame(number, picture))
+                ids.append(answer(visitor)["track_ids"])
+            other.send(frame(1, picture))
+            assert set(answer(other)["track_ids"]) == {-1}  # its own, not seen before
+        assert set(ids[0]) == {-1}
+        assert sorted(ids[1]) == sorted(ids[2]) == list(range(1, len(ids[1]) + 1))
+        with httpx.stream("GET", f"{running.address}live.mjpg", timeout=WAIT_S) as stream:
+            data = b""
+            for part in stream.iter_raw():
+                data += part
+                if data.count(b"--picture") > 3:
+                    break
+        size = int(data.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+        jpeg_bytes = data.partition(b"\r\n\r\n")[2][:size]
+        grid = cv2.imdecode(np.frombuffer(jpeg_bytes, np.uint8), cv2.IMREAD_COLOR)
+        assert grid is not None
+        assert grid.shape[1] == 2 * panel_size((480, 640), 2, 2)[0]
+    finally:
+        end(running)
 
 
 def test_open_door_asks_for_the_token(guarded: Served) -> None:

@@ -20,6 +20,7 @@ from scenes import MODEL, Known
 from screen import Screen
 
 from detq import class_color
+from detq.demo.overlay import panel_size
 
 Image = npt.NDArray[np.uint8]
 
@@ -112,6 +113,22 @@ def test_keys_for_help_and_pause(screen: Screen, clip: Path, known: Known, tmp_p
         screen.press("h")
         until(lambda: bool((screen.picture() == still).all()), "the picture without help")
         screen.press("Escape")
+
+
+def test_several_sources_share_the_window(
+    screen: Screen, clip: Path, known: Known, tmp_path: Path
+) -> None:
+    width, height = panel_size((480, 640), 2, 1)
+    sources = ("--source", clip, "--source", clip)
+
+    def drawn(left: int) -> bool:
+        picture = screen.picture()
+        top = heading_height(picture)
+        return boxes_drawn(picture, known, left, top, (width, height)) == len(known.truth)
+
+    with window(screen, tmp_path, MODEL, *sources, "--track", "--every", "2"):
+        until(lambda: drawn(0) and drawn(width), "boxes of both")
+        screen.press("q")
 
 
 def test_close_button_ends_the_program(screen: Screen, clip: Path, tmp_path: Path) -> None:
