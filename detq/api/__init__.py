@@ -31,11 +31,11 @@ from detq.api.sources import (
 )
 from detq.config import DatasetConfig, Recipe
 from detq.data.clips import Clip, open_source
-from detq.data.frames import Cut, Item
+from detq.data.frames import Cut, Item, read_frames
 from detq.data.images import ImageBGR, write_image
 from detq.data.live import Source
 from detq.data.newest import Newest, Shot
-from detq.data.video import frame_rate, read_frames
+from detq.data.video import frame_rate
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
 from detq.records import BenchResult, Classified, Detections, EvalResult, Prediction

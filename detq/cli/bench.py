@@ -16,8 +16,8 @@ Pin = Annotated[
     bool | None, typer.Option("--pin/--no-pin", help="Tie threads to cores; OpenVINO's choice.")
 ]
 Source = Annotated[
-    Path | None,
-    typer.Option(help="A video or images: also measure from file to boxes, start-up, memory."),
+    str | None,
+    typer.Option(help="What predict takes: also measure from file to boxes, start-up, memory."),
 ]
 Peers = Annotated[
     list[str] | None,
@@ -60,12 +60,12 @@ def bench(
     from detq.console.speed import print_speeds
     from detq.console.terminal import progress_bars
     from detq.console.tuning import tune_models
-    from detq.data.video import is_video
+    from detq.data.sources import kind_of
     from detq.programs.speeds import check_peers, measure_speeds
 
     check_file(json_file)
     if tune:
-        write_json(json_file, tune_models(models, source))
+        write_json(json_file, tune_models(models, None if source is None else Path(source)))
         return
     check_peers(peer or (), source)
     size = image_size(imgsz)
@@ -78,7 +78,7 @@ def bench(
             source=source,
             peers=peer or (),
             layers=layers,
-            rect=is_video(source) if rect is None else rect,
+            rect=source is not None and kind_of(source) == "video" if rect is None else rect,
             options=api.RuntimeOptions(threads=threads, streams=streams, pinning=pin),
             progress=report,
         )

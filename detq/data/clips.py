@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from detq.data.frames import Item, read_frames_of
+from detq.data.frames import NAMES, Item, read_frames_of
 from detq.data.images import ImageBGR
 from detq.data.live import LIVE_FRAMES_PER_S, Say, Source, Wait, open_live
 from detq.data.remote import scheme_of, without_password
@@ -20,8 +20,6 @@ from detq.errors import DataError, DetqError
 
 HOLD_S = 2.0
 """How long each picture is shown that is no video's."""
-_AT_A_TIME = 64
-"""Names of pictures that are held."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Clip:
         """Everything once, with the seconds that it is shown."""
         error: DetqError = DataError(f"{self.title}: holds no pictures")
         found = False
-        for entry in find_entries([self.name], size=_AT_A_TIME):
+        for entry in find_entries([self.name], size=NAMES):
             seconds = _seconds(entry)
             with closing(read_frames_of(entry)) as frames:
                 for _, image in frames:

@@ -7,11 +7,12 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
 from typing import IO, Self
 
@@ -33,7 +34,7 @@ from detq.data.remote import (
     scheme_of,
     without_password,
 )
-from detq.data.sources import Entry
+from detq.data.sources import Entry, find_entries
 from detq.data.video import read_timed
 from detq.errors import DamagedImageError, DataError, DetqError
 
@@ -76,6 +77,8 @@ class Cut:
 
 
 WHOLE = Cut()
+NAMES = 64
+"""So many names of images are held at a time."""
 _TORN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(OSError, EOFError, HTTPException, ValueError, TypeError, LookupError, ArithmeticError),
@@ -100,6 +103,28 @@ def read_frames_of(entry: Entry, cut: Cut = WHOLE) -> Frames:
         )
     members = _tar_members if entry.kind == "tar" else _zip_members
     return _archive(entry.names[0], members, cut)
+
+
+def read_frames(*sources: str | Path) -> Iterator[ImageBGR]:
+    """The pictures of everything that :func:`find_entries` takes, decoded ahead of the caller.
+
+    Raises DataError, at once if there is no first one, and in its turn for one that cannot be read.
+    """
+    pictures = _pictures([str(source) for source in sources])
+    return chain([next(pictures)], pictures)
+
+
+def _pictures(sources: Sequence[str]) -> Generator[ImageBGR]:
+    found = False
+    for entry in find_entries(sources, size=NAMES):
+        with closing(read_frames_of(entry)) as frames:
+            for _, image in frames:
+                if isinstance(image, DetqError):
+                    raise image
+                found = True
+                yield image
+    if not found:
+        raise DataError(f"{', '.join(map(without_password, sources))}: holds no pictures")
 
 
 def _read(name: str) -> ImageBGR:

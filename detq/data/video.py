@@ -1,18 +1,16 @@
-"""Frames of a video file, or the images of a folder, one after another."""
+"""Frames of a video, one after another."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
-from contextlib import closing
-from itertools import chain
+from collections.abc import Generator
 from math import isfinite
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from detq.data.images import IMAGE_SUFFIXES, ImageBGR, list_images, read_images
+from detq.data.images import ImageBGR
 from detq.data.remote import without_password
 from detq.errors import DataError
 from detq.opencv import cv2
@@ -21,24 +19,6 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 
 MOST_FRAMES_PER_S = 1000.0
 """A file that states more states nonsense."""
-
-
-def read_frames(source: Path) -> Iterator[ImageBGR]:
-    """The frames of a video, or the images of a file or folder, decoded ahead of the caller.
-
-    Raises DataError, at once for what is neither, and in its turn for an image that is damaged.
-    """
-    if is_video(source):
-        return read_video(source)
-    if source.is_file() and source.suffix.lower() not in IMAGE_SUFFIXES:
-        known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-        raise DataError(f"{source}: neither a video nor an image; known endings: {known}")
-    return read_images(list_images(source))
-
-
-def is_video(source: Path | None) -> bool:
-    """By its name."""
-    return source is not None and source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir()
 
 
 def frame_rate(path: Path) -> float | None:
@@ -51,12 +31,6 @@ def frame_rate(path: Path) -> float | None:
     finally:
         capture.release()
     return rate if isfinite(rate) and 0 < rate <= MOST_FRAMES_PER_S else None
-
-
-def read_video(path: Path) -> Iterator[ImageBGR]:
-    """Every frame of a video file. Raises DataError at once if there is none to be had."""
-    frames = read_timed(str(path))
-    return _pictures(next(frames), frames)
 
 
 def read_timed(
@@ -107,11 +81,3 @@ def _open(name: str) -> cv2.VideoCapture:
         return cv2.VideoCapture()
     # FFmpeg takes "a:b.mp4" for an address; a name that is no Unicode would end the process.
     return cv2.VideoCapture(cast(str, os.fsencode(path.absolute())))
-
-
-def _pictures(
-    first: tuple[int, float, ImageBGR], others: Generator[tuple[int, float, ImageBGR]]
-) -> Generator[ImageBGR]:
-    with closing(others):
-        for _, _, image in chain([first], others):
-            yield image

@@ -19,7 +19,7 @@ from typing import Any
 import openvino as ov
 
 from detq.artifact import write_artifact
-from detq.data.video import read_frames
+from detq.data.frames import read_frames
 from detq.errors import ConfigError, DetqError
 from detq.extras import require
 from detq.files import scratch_folder
@@ -58,7 +58,7 @@ class ProgramSpeed:
 
 def measure_programs(
     models: Mapping[str, tuple[Path, DetectorGraph]],
-    source: Path,
+    source: str,
     *,
     peers: Sequence[str] = (),
     rounds: int = 3,
@@ -68,13 +68,13 @@ def measure_programs(
 ) -> list[ProgramSpeed]:
     """Every model through detq, and through each peer that can run it, in turns.
 
-    ``models`` maps a name to the file it was read from and its graph. ``source`` is a video, an
-    image or a folder of images; with ``rect`` detq's inputs have its shape. Raises ConfigError for
-    a peer that is unknown, not installed, or that can run none of the models; DataError for the
+    ``models`` maps a name to the file it was read from and its graph. ``source`` is
+    whatever ``detq predict`` reads; with ``rect`` detq's inputs have its shape. Raises ConfigError
+    for a peer that is unknown, not installed, or that can run none of the models; DataError for the
     source; DetqError if a program fails.
     """
     tell, settings = progress or silent, {**_plain(options or RuntimeOptions()), "rect": rect}
-    next(iter(read_frames(source)))  # what is wrong with it is said before the long run
+    read_frames(source)  # what is wrong with it is said before the long run
     jobs = list(_jobs(models, peers))
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
@@ -141,9 +141,7 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
 
 
 @contextmanager
-def _started(
-    job: _Job, source: Path, folder: Path, options: Mapping[str, Any]
-) -> Iterator[_Worker]:
+def _started(job: _Job, source: str, folder: Path, options: Mapping[str, Any]) -> Iterator[_Worker]:
     """The program at work, with files of its own in ``folder``."""
     path = job.path
     if job.program == "benchmark_app":
@@ -167,7 +165,7 @@ def _started(
 class _Worker:
     """A process of :mod:`detq.programs.worker`; a context manager that ends it."""
 
-    def __init__(self, program: str, path: Path, source: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, program: str, path: Path, source: str, options: Mapping[str, Any]) -> None:
         module = [sys.executable, "-m", "detq.programs.worker"]
         arguments = [program, str(path), str(source), str(MAX_FRAMES), json.dumps(options)]
         self._name = program

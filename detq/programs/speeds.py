@@ -37,7 +37,7 @@ class Speeds:
         return document
 
 
-def check_peers(peers: Sequence[str], source: Path | None) -> None:
+def check_peers(peers: Sequence[str], source: str | None) -> None:
     """Raise ConfigError for peers that have nothing to run on."""
     if peers and source is None:
         raise ConfigError("--peer: needs --source, a video or images to run the programs on")
@@ -48,7 +48,7 @@ def measure_speeds(
     *,
     rounds: int,
     bursts: int,
-    source: Path | None = None,
+    source: str | None = None,
     peers: Sequence[str] = (),
     layers: bool = False,
     rect: bool = False,

@@ -28,7 +28,7 @@ BENCHMARK_S = "2"
 Order = Callable[[], dict[str, Any]]
 
 
-def main(program: str, model: Path, source: Path, limit: int, options: dict[str, Any]) -> None:
+def main(program: str, model: Path, source: str, limit: int, options: dict[str, Any]) -> None:
     """Answer orders for ever; the process ends with its standard input."""
     answers = _own_output()
     given: SimpleQueue[str] = SimpleQueue()
@@ -66,10 +66,10 @@ def _peak_mb() -> float | None:
     return peaks[0] * 1024 / 1e6 if peaks else None
 
 
-def _detq(model: Path, source: Path, limit: int, options: dict[str, Any]) -> dict[str, Order]:
+def _detq(model: Path, source: str, limit: int, options: dict[str, Any]) -> dict[str, Order]:
     """Bare inference as ``detq bench`` measures it, and the pipeline from file to boxes."""
     import detq  # noqa: PLC0415 - start-up is part of what is measured
-    from detq.data.video import read_frames  # noqa: PLC0415
+    from detq.data.frames import read_frames  # noqa: PLC0415
 
     directory, rect = options["cache_dir"], options.pop("rect")
     options = {**options, "cache_dir": None if directory is None else Path(directory)}
@@ -100,9 +100,7 @@ def _detq(model: Path, source: Path, limit: int, options: dict[str, Any]) -> dic
     return {"bare": bare, "end_to_end": end_to_end}
 
 
-def _ultralytics(
-    model: Path, source: Path, limit: int, options: dict[str, Any]
-) -> dict[str, Order]:
+def _ultralytics(model: Path, source: str, limit: int, options: dict[str, Any]) -> dict[str, Order]:
     """The same exported directory through Ultralytics' predict, with detq's thresholds."""
     from ultralytics import YOLO  # noqa: PLC0415 - a peer, only where a user has installed it
 
@@ -120,9 +118,7 @@ def _ultralytics(
     return {"end_to_end": end_to_end}
 
 
-def _onnxruntime(
-    model: Path, source: Path, limit: int, options: dict[str, Any]
-) -> dict[str, Order]:
+def _onnxruntime(model: Path, source: str, limit: int, options: dict[str, Any]) -> dict[str, Order]:
     """Bare inference, one image after another."""
     import onnxruntime  # noqa: PLC0415 - a peer, only where a user has installed it
 
@@ -147,7 +143,7 @@ def _onnxruntime(
 
 
 def _benchmark_app(
-    model: Path, source: Path, limit: int, options: dict[str, Any]
+    model: Path, source: str, limit: int, options: dict[str, Any]
 ) -> dict[str, Order]:
     """OpenVINO's own tool, anew for every order. It takes a hint or numbers, not both."""
     from openvino.tools.benchmark.main import main as benchmark  # noqa: PLC0415
@@ -178,4 +174,4 @@ PROGRAMS = {
 
 if __name__ == "__main__":
     _, name, model_path, source_path, frames, chosen_options = sys.argv
-    main(name, Path(model_path), Path(source_path), int(frames), json.loads(chosen_options))
+    main(name, Path(model_path), source_path, int(frames), json.loads(chosen_options))

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from website import LOGIN, Website, website
 
 from detq.data import frames as frames_module
-from detq.data.frames import Cut, Item, read_frames_of
-from detq.data.images import ImageBGR
+from detq.data.frames import Cut, Item, read_frames, read_frames_of
+from detq.data.images import ImageBGR, write_image
 from detq.data.sources import Entry, Kind, find_entries
 from detq.data.video import read_timed
 from detq.errors import DamagedImageError, DataError, DetqError
@@ -564,3 +564,21 @@ def test_a_fifo_called_a_video_is_no_video(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     ((_, error),) = read(tmp_path / "a.mp4", "video", Cut())
     assert "not a video that OpenCV can decode" in str(error)
+
+
+def test_one_reader_for_any_source(tmp_path: Path) -> None:
+    """As many pictures as there are, and the first that cannot be read is an error in its turn."""
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / name, np.full((8, 8, 3), 7, np.uint8))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "x/a.png")
+    (tmp_path / "list.txt").write_text("a.png\nc.png\n")
+    sources = (tmp_path / "all.zip", tmp_path / "list.txt", str(tmp_path / "*.png"))
+    assert len(list(read_frames(*sources))) == 5
+    (tmp_path / "b.png").write_bytes(b"no image")
+    pictures = read_frames(tmp_path / "*.png")
+    next(pictures)
+    with pytest.raises(DataError, match=r"b\.png"):
+        next(pictures)
+    with pytest.raises(DataError, match="no such image"):
+        read_frames(tmp_path / "missing")

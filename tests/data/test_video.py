@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from detq.data.frames import read_frames
 from detq.data.images import write_image
-from detq.data.video import frame_rate, read_frames, read_video
+from detq.data.video import frame_rate
 from detq.errors import DataError
 
 GREYS = (30, 110, 200)
@@ -25,15 +26,14 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("read", [read_video, read_frames])
-def test_every_frame_in_order(video: Path, read: object) -> None:
-    frames = list(read(video))  # type: ignore[operator]
+def test_every_frame_in_order(video: Path) -> None:
+    frames = list(read_frames(video))
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
     np.testing.assert_allclose([frame.mean() for frame in frames], GREYS, atol=3)
 
 
 def test_frames_are_not_one_buffer(video: Path) -> None:
-    first, second, _ = read_video(video)
+    first, second, _ = read_frames(video)
     assert abs(float(first.mean()) - float(second.mean())) > 50
 
 
@@ -44,7 +44,7 @@ def test_names_that_opencv_takes_for_something_else(
     """An address for FFmpeg; and no Unicode, which ended the process."""
     monkeypatch.chdir(video.parent)
     path = video.rename(Path(os.fsdecode(name)))
-    assert len(list(read_video(path))) == len(GREYS)
+    assert len(list(read_frames(path))) == len(GREYS)
     assert frame_rate(path) == 10
 
 
@@ -57,9 +57,9 @@ def test_folder_is_its_images_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("missing.mp4", None, "no frames"),
+        ("missing.mp4", None, "no such image or folder"),
         ("broken.mp4", b"not a video", "no frames"),
-        ("notes.txt", b"text", "neither a video nor an image"),
+        ("notes.doc", b"text", "not an image or another source"),
         ("missing", None, "no such image or folder"),
     ],
 )

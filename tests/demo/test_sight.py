@@ -11,7 +11,8 @@ from scenes import MODEL, Image, Known, overlap, write_clip
 
 import detq
 from detq import Clip, DetqError, ImageBGR, Newest, open_source
-from detq.data.video import frame_rate, read_video
+from detq.data.frames import read_frames
+from detq.data.video import frame_rate
 from detq.demo.contenders import Contender
 from detq.demo.recording import every_frame
 from detq.demo.runner import Runner, Thresholds
@@ -177,4 +178,4 @@ def test_runner_has_a_result_of_each_source(contender: Contender, moving: Path) 
     }
     assert frame_rate(moving) == 25
     assert all(result.frame.index == FRAMES - 1 for result in runner.results.values())
-    assert len(list(read_video(moving))) == FRAMES
+    assert len(list(read_frames(moving))) == FRAMES
