@@ -159,15 +159,27 @@ def _pieces(source: str, size: int, most: int | None, without: Path | None) -> I
 
 
 def _placed(names: Iterator[str], source: str) -> Iterator[str]:
-    """Relative names start at the list's folder or, if the first is not there, where we are."""
-    folder = "" if scheme_of(source) else str(Path(source).parent)
+    """Relative names start at the list's folder or, if the first is not there, where we are; those
+    of a list in a store where we are, if the first is there, or else at its folder.
+    """
     first = next(names, None)
     if first is None:
         return
-    is_there = scheme_of(first) or _is_there(Path(folder) / first)
-    base = folder if is_there or not _is_there(Path(first)) else ""
+    is_here = not scheme_of(first) and _is_there(Path(first))
+    if scheme := scheme_of(source):
+        address = _QUERY.split(source)[0] if scheme in WEB else source
+        folder = "" if is_here else f"{address.rpartition('/')[0]}/"
+    else:
+        beside = Path(source).parent
+        is_beside = scheme_of(first) or _is_there(beside / first)
+        folder = str(beside) if is_beside or not is_here else ""
     for name in chain([first], names):
-        yield name if scheme_of(name) else str(Path(base) / name)
+        if scheme_of(name):
+            yield name
+        elif scheme_of(folder) and not Path(name).is_absolute():
+            yield f"{folder}{name}"
+        else:
+            yield str(Path(folder) / name)
 
 
 def _grouped(source: str, named: Named, size: int, base: str) -> Iterator[Entry]:

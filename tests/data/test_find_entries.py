@@ -320,6 +320,21 @@ def test_relative_names_start_at_the_list_or_where_we_are(
     assert names_of(pieces("lists/list.txt")) == ["lists/a.png"]
 
 
+def test_relative_names_in_a_store_start_at_its_list_or_where_we_are(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "here.png")
+    for text, expected in [
+        ("x/a.png\nb.png", [f"{store}/lists/x/a.png", f"{store}/lists/b.png"]),
+        ("here.png\nb.png", ["here.png", "b.png"]),
+        (f"{store}/c.png\n/d.png", [f"{store}/c.png", "/d.png"]),
+    ]:
+        with fsspec.open(f"{store}/lists/list.txt", "w") as file:
+            file.write(text)
+        assert names_of(pieces(f"{store}/lists/list.txt")) == expected
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
