@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from detq.errors import DetqError
 
 if TYPE_CHECKING:  # what __getattr__ gives
+    __version__: str
     from detq.api import (
         BenchResult,
         Classified,
@@ -77,6 +78,10 @@ else:
 
     def __getattr__(name):
         """What a user calls, imported on first use: torch and OpenVINO take seconds."""
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
+
+            return version("detq")
         if name not in __all__:
             raise AttributeError(f"module 'detq' has no attribute {name!r}")
         from detq import api  # noqa: PLC0415

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import yaml
 from command_line import COMMAND, Command, Exported
 from PIL import Image
 
-from detq import artifact
+from detq import __version__, artifact
+from detq.api import builtin_recipes
 from detq.cli.arguments import image_size
 from detq.cli.quantize import LATENCY_ROUNDS
 from detq.data.images import read_image_bgr, write_image
@@ -25,6 +27,10 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.records import ModelSpec
 from detq.runtime.machine import float_precisions
 
+COMMANDS = (
+    *("quantize", "eval", "bench", "predict", "inspect", "convert", "export", "digits"),
+    *("quickstart", "demo"),
+)
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
     *("images", "seconds", "precision", "size_mb"),
@@ -53,7 +59,7 @@ def test_help_is_light_and_lists_every_command() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_plain()
     )
     assert done.stderr.strip() == ""
-    for command in ("quantize", "eval", "bench", "predict", "inspect", "export"):
+    for command in COMMANDS:
         assert f" {command} " in done.stdout
 
 
@@ -73,6 +79,32 @@ def test_help_of_a_command_lists_its_options(detq: Command, command: str, option
     assert (outcome.status, outcome.err) == (0, "")
     for option in options.split():
         assert f"--{option}" in outcome.out
+
+
+def test_version_is_the_packages(detq: Command) -> None:
+    said = f"detq {metadata.version('detq')}\n"
+    assert detq("--version").out == said
+    module = [sys.executable, "-m", "detq", "--version"]
+    assert subprocess.run(module, capture_output=True, text=True, check=True).stdout == said
+    assert __version__ in said
+
+
+def test_every_command_can_be_quiet(detq: Command, tmp_path: Path) -> None:
+    for command in COMMANDS:
+        assert "--quiet" in detq(command, "--help").out
+    write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    done = detq("predict", "digits_yolov6n", str(tmp_path), "--output", str(tmp_path / "o"), "-q")
+    assert (done.out, done.status) == ("", 0)
+    assert re.match("warning: .* no score of 3%", done.err)
+    assert len(done.err.splitlines()) == 1
+    failed = detq("predict", "digits_yolov6n", str(tmp_path / "none"), "-q")
+    assert failed.err.startswith("error: ")
+
+
+def test_help_names_every_recipe(detq: Command) -> None:
+    said = re.sub(r"[│\s]", "", detq("quantize", "--help").out)
+    assert [one.stem for one in builtin_recipes() if one.stem not in said] == []
 
 
 def _plain() -> dict[str, str]:

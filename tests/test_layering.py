@@ -60,7 +60,8 @@ ROWS = {
     "programs.trial": 14,
     "demo": 14,  # another one
     "cli": 15,
-    "demo.webcam": 16,  # the command line under another name
+    "__main__": 16,  # the command line under other names
+    "demo.webcam": 16,
 }
 TORCH_ROOMS = {"models", "adapters"}
 NEVER = {"torchvision", "yolov6"}

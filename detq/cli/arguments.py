@@ -28,6 +28,10 @@ Layout = Annotated[
     str | None,
     typer.Option(help="Of an .onnx or .xml that leaves it open; the error then lists them."),
 ]
+RECIPE_HELP = (
+    "A YAML file or measured, minmax, mean_minmax, nncf, kl, kl_entropy, cfws_kl, cfws_minmax, "
+    "cfws_mse, cfws_percentile."
+)
 CalibrationImages = Annotated[
     int | None, typer.Option(min=1, help="Calibration images; the recipe says how many.")
 ]

@@ -9,16 +9,7 @@ from contextlib import suppress
 import typer
 from typer.exceptions import TyperException
 
-from detq.cli.bench import bench
-from detq.cli.convert import convert
-from detq.cli.demo import demo
-from detq.cli.digits import digits
-from detq.cli.evaluate import evaluate
-from detq.cli.export import export
-from detq.cli.inspect import inspect
-from detq.cli.predict import predict
-from detq.cli.quantize import quantize
-from detq.cli.quickstart import quickstart
+from detq.cli.commands import app
 from detq.crash_report import crash_line
 from detq.errors import DetqError, one_line
 from detq.process import (
@@ -33,18 +24,6 @@ from detq.process import (
 
 INTERRUPTED = 130
 """What Typer makes of a KeyboardInterrupt."""
-
-app = typer.Typer(
-    name="detq",
-    help="INT8 deployment of re-parameterized object detectors on CPUs, without retraining.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command()(quantize)
-app.command(name="eval")(evaluate)
-for command in (bench, predict, inspect, convert, export, digits, quickstart, demo):
-    app.command()(command)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from detq.cli.arguments import (
+    RECIPE_HELP,
     CalibrationImages,
     CalibrationSplit,
     ImageSize,
@@ -28,7 +29,7 @@ def export(
         Path | None, typer.Option(help="Quantize on this data set first; as for quantize.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Built-in name or YAML file; measured with --data.")
+        str | None, typer.Option(help=f"{RECIPE_HELP} By default measured, with --data.")
     ] = None,
     imgsz: ImageSize = None,
     layout: Layout = None,

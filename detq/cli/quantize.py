@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from detq.cli.arguments import (
+    RECIPE_HELP,
     CalibrationImages,
     CalibrationSplit,
     Data,
@@ -21,7 +22,7 @@ from detq.cli.arguments import (
 
 LATENCY_ROUNDS = 20
 
-Recipe = Annotated[str, typer.Option(help="Built-in name or YAML file.")]
+Recipe = Annotated[str, typer.Option(help=RECIPE_HELP)]
 Split = Annotated[
     str | None, typer.Option(help="Split to measure mAP on; val if the data set has it.")
 ]

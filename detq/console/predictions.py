@@ -13,7 +13,7 @@ import typer
 
 from detq.api.predicting import PredictionRun, predictions_doubt
 from detq.console.files import SCHEMA
-from detq.console.terminal import note, stdout, warn
+from detq.console.terminal import Manner, note, stdout, warn
 from detq.data.images import is_image
 from detq.errors import ConfigError, DataError, DetqError
 from detq.graph.detector_graph import DetectorGraph
@@ -40,8 +40,8 @@ def show(graph: DetectorGraph, run: PredictionRun, json_file: Path | None) -> No
 
 
 def print_run(run: PredictionRun, *, finds_boxes: bool) -> None:
-    """What was found, then on stderr how long it took and where it is."""
-    few = list(islice(run.rows(), MOST_LINES + 1))
+    """What was found, then on stderr how long it took and where it is; nothing if it is quiet."""
+    few = [] if Manner.is_quiet else list(islice(run.rows(), MOST_LINES + 1))
     if len(few) <= MOST_LINES:
         for row in few:
             said = _summary(row, finds_boxes)

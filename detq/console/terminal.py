@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from detq.progress import Progress
+from detq.progress import Progress, silent
 
 FILE_WIDTH = 160
 """Columns when the output goes to a file or pipe; a terminal says its own."""
@@ -30,12 +30,21 @@ stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else FILE_WID
 stderr = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
 
+class Manner:
+    """How much is said. ``is_quiet``: results, warnings and errors alone."""
+
+    is_quiet = False
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """A callback that shows one bar per stage, made when the stage first reports.
 
     In a log file, where bars cannot move, it is one line per stage.
     """
+    if Manner.is_quiet:
+        yield silent
+        return
     if not stderr.is_terminal:
         yield _one_line_per_stage()
         return
@@ -78,7 +87,8 @@ def _one_line_per_stage() -> Progress:
 
 def note(message: str) -> None:
     """A line for the person, on stderr."""
-    stderr.print(escape(message), highlight=False)
+    if not Manner.is_quiet:
+        stderr.print(escape(message), highlight=False)
 
 
 def warn(message: str) -> None:
