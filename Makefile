@@ -11,7 +11,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps ultralytics # not torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps ultralytics openvino-model-api # not torchvision, not a second OpenCV
 	touch $@
 
 quickstart: $(READY)

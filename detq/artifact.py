@@ -24,8 +24,10 @@ from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import core
+from detq.graph.model_info import with_model_info
 from detq.graph.trust import trust
 from detq.records import ModelSpec, ultralytics_keys
+from detq.runtime.postprocess import PREDICTION
 from detq.tasks import strategy_of
 from detq.yaml_file import read_yaml
 
@@ -53,7 +55,7 @@ def write_artifact(
         with staged(directory.resolve()) as staging:
             staging.mkdir()
             xml = staging / f"{graph.spec.name}.xml"
-            ov.save_model(graph.model, xml, compress_to_fp16=False)
+            ov.save_model(_named(graph), xml, compress_to_fp16=False)
             core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
             metadata = _metadata(graph.spec, details or {})
             text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
@@ -153,6 +155,11 @@ def _replaceable(directory: Path) -> bool:
         return False
     exported = (directory / METADATA).is_file() and any(directory.glob("*.xml"))
     return exported or not any(directory.iterdir())
+
+
+def _named(graph: DetectorGraph) -> ov.Model:
+    confidence, iou = PREDICTION.confidence, PREDICTION.iou or 1.0
+    return with_model_info(graph.model, graph.spec, confidence=confidence, iou=iou)
 
 
 def _metadata(spec: ModelSpec, details: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""What a model is, in the IR itself, in the words of OpenVINO's Model API.
+
+``rt_info/model_info`` is read by Model API (``Model.create_model(xml)``) and, as labels and kind of
+model, by DL Streamer. Source: https://docs.openvino.ai, Model API, model configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import openvino as ov
+
+from detq.records import Fit, ModelSpec
+
+_RESIZES: Mapping[Fit, tuple[str, int]] = {
+    "yolov6": ("fit_to_window_letterbox", 114),
+    "ultralytics": ("fit_to_window_letterbox", 114),
+    "corner": ("fit_to_window", 114),
+    "corner-black": ("fit_to_window", 0),
+    "stretch": ("standard", 0),
+    "stretch-cubic": ("standard", 0),
+}
+"""How Model API brings images to the input, and the grey of what they do not cover."""
+
+
+def with_model_info(model: ov.Model, spec: ModelSpec, *, confidence: float, iou: float) -> ov.Model:
+    """A copy of a graph of ours that says what it is; its constants are shared.
+
+    A detector is called YOLOv8 there, whose output is laid out as ours is. What suppresses nothing
+    has an IoU threshold of 1. A classifier has no kind: Model API crops images differently.
+    """
+    named = model.clone()
+    for key, value in _entries(spec, confidence, iou).items():
+        named.set_rt_info(value, ["model_info", key])
+    named.get_parameters()[0].set_layout(ov.Layout("NCHW"))
+    return named
+
+
+def _entries(spec: ModelSpec, confidence: float, iou: float) -> dict[str, str]:
+    entries = {
+        "labels": " ".join(name.replace(" ", "_") for name in spec.class_names),
+        "reverse_input_channels": "True",
+        "scale_values": "255",
+        "task": spec.task,
+    }
+    if not spec.contract.has_places:
+        return entries
+    resize, grey = _RESIZES[spec.fit]
+    return {
+        **entries,
+        "model_type": "YOLOv8",
+        "resize_type": resize,
+        "pad_value": str(grey),
+        "confidence_threshold": str(confidence),
+        "iou_threshold": str(1.0 if spec.end_to_end else iou),
+    }
