@@ -22,7 +22,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
@@ -90,27 +89,6 @@ def read_text(path: Path, *, most_bytes: int = MAX_TEXT_BYTES) -> str:
         raise OSError(
             errno.EILSEQ, f"it is no UTF-8 text: {error.reason} at byte {error.start}", str(path)
         ) from None
-
-
-def text_pieces(path: Path, *, most_bytes: int) -> Iterator[bytes]:
-    """The same text as pieces of UTF-8, where it is too large to be held.
-
-    Raises OSError as :func:`read_bytes` does, and UnicodeError for UTF-16 that is none; the bytes
-    of UTF-8 are passed on as they are.
-    """
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most_bytes:
-            raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
-        start = file.peek(max(len(mark) for mark, _ in _MARKS))
-        mark, encoding = next(
-            ((mark, encoding) for mark, encoding in _MARKS if start.startswith(mark)),
-            (b"", "utf-8"),
-        )
-        file.seek(len(mark))
-        pieces = iter(partial(file.read, _PIECE_BYTES), b"")
-        if encoding != "utf-8":
-            pieces = codecs.iterencode(codecs.iterdecode(pieces, encoding), "utf-8")
-        yield from pieces
 
 
 def in_place_of(start: bytes) -> str | None:

@@ -1,23 +1,26 @@
-"""The parts of a COCO instances JSON, item by item, however large it is."""
+"""The parts of a COCO instances JSON, item by item: its text is in memory, its objects are not.
+
+As objects of Python they would take seven times as much.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import ijson
 from pydantic import BaseModel, BeforeValidator, ValidationError
-from pydantic_core import from_json
 
-from detq.errors import DataError, one_line
-from detq.files import read_text, text_pieces
+from detq.errors import DataError, shown
+from detq.files import read_text
 
-STREAMED_FROM_BYTES = 128 << 20
-"""A larger file is not held in memory, where it would take seven times as much."""
-MOST_BYTES = 64 << 30
+MOST_BYTES = 16 << 30
 """COCO's own of train2017 have 450 MB."""
+_WHITE = re.compile(r"[ \t\n\r]*")
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def _id(value: Any) -> Any:
@@ -113,40 +116,98 @@ class CocoFile:
                 raise self._no_coco(where, problem["msg"]) from None
 
     def _raw(self, part: str) -> Iterator[Any]:
+        document, starts = self._text, self._starts
+        if part not in starts:
+            raise self._no_coco(part, "missing")
+        if document[starts[part]] != "[":
+            raise self._no_coco(part, "expected a list")
+        yield from (item for item, _ in _elements(document, starts[part]))
+
+    @cached_property
+    def _text(self) -> str:
         try:
-            if self.path.stat().st_size >= STREAMED_FROM_BYTES:
-                yield from self._streamed(part)
-                return
-            document = self._document
+            return read_text(self.path, most_bytes=MOST_BYTES)
         except OSError as error:
             raise DataError(
                 f"{self.path}: cannot be read ({error.strerror}); check the path"
             ) from None
-        except (ValueError, ijson.JSONError) as error:
-            raise self._no_coco("file", one_line(str(error))) from None
-        if not isinstance(document, dict):
-            raise self._no_coco("file", "expected an object")
-        self._check_list(part, document.get(part, ...))
-        yield from document[part]
 
     @cached_property
-    def _document(self) -> Any:
-        return from_json(read_text(self.path, most_bytes=MOST_BYTES), allow_inf_nan=True)
-
-    def _streamed(self, part: str) -> Iterator[Any]:
-        item = None
-        for item in self._parsed(f"{part}.item"):
-            yield item
-        if item is None:
-            self._check_list(part, next(self._parsed(part), ...))
-
-    def _parsed(self, place: str) -> Iterator[Any]:
-        pieces = text_pieces(self.path, most_bytes=MOST_BYTES)
-        yield from ijson.items(ijson.from_iter(pieces), place, use_float=True)
-
-    def _check_list(self, part: str, content: Any) -> None:
-        if not isinstance(content, list):
-            raise self._no_coco(part, "missing" if content is ... else "expected a list")
+    def _starts(self) -> dict[str, int]:
+        """Where the value of each key begins. The text is sound then."""
+        starts: dict[str, int] = {}
+        try:
+            for key, start in _members(self._text):
+                if key in starts:
+                    raise self._no_coco("file", f"has the key {shown(key)} twice")
+                starts[key] = start
+        except RecursionError:
+            raise self._no_coco("file", "is nested too deeply") from None
+        except ValueError as error:
+            raise self._no_coco("file", str(error)) from None
+        return starts
 
     def _no_coco(self, where: str, problem: str) -> DataError:
         return DataError(f"{self.path}: not a COCO instances file ({where}: {problem})")
+
+
+def _members(text: str) -> Iterator[tuple[str, int]]:
+    """Every key of the outermost object, and where its value begins. Raises ValueError."""
+    at = _next(text, 0)
+    if text[at : at + 1] != "{":
+        raise ValueError("expected an object")
+    at = _next(text, at + 1)
+    while text[at : at + 1] != "}":
+        key, at = _value(text, at)
+        at = _next(text, at)
+        if not isinstance(key, str) or text[at : at + 1] != ":":
+            raise json.JSONDecodeError("expected a key in quotes and a colon", text, at)
+        at = _next(text, at + 1)
+        yield key, at
+        if text[at : at + 1] == "[":
+            end = _next(text, at + 1)
+            for _, end in _elements(text, at):  # noqa: B007 - the last one
+                pass
+            at = end + 1
+        else:
+            _, at = _value(text, at)
+        at = _comma(text, at, "}")
+    if _next(text, at + 1) < len(text):
+        raise json.JSONDecodeError("more behind its end", text, at + 1)
+
+
+def _elements(text: str, at: int) -> Iterator[tuple[Any, int]]:
+    """Of the list that begins there each element, and where the next one or the list's end is.
+
+    Raises ValueError.
+    """
+    at = _next(text, at + 1)
+    while text[at : at + 1] != "]":
+        item, at = _value(text, at)
+        at = _comma(text, at, "]")
+        yield item, at
+
+
+def _comma(text: str, at: int, end: str) -> int:
+    """Where the next one begins, or ``end``."""
+    at = _next(text, at)
+    if text[at : at + 1] == ",":
+        at = _next(text, at + 1)
+        if text[at : at + 1] != end:
+            return at
+    elif text[at : at + 1] == end:
+        return at
+    raise json.JSONDecodeError(f"expected a comma or {end}", text, at)
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _scan(text, at)
+    except StopIteration:
+        raise json.JSONDecodeError("expected a value", text, at) from None
+
+
+def _next(text: str, at: int) -> int:
+    """The next place that is not white."""
+    found = _WHITE.match(text, at)
+    return at if found is None else found.end()

@@ -5,14 +5,17 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detq.config import DatasetConfig
-from detq.data import coco_file
+from detq.data.coco_file import CocoFile
 from detq.data.dataset import load_split, sample_images
 from detq.data.yolo_labels import label_file
 from detq.errors import ConfigError, DataError
@@ -381,21 +384,46 @@ def test_both_forms_of_bccd_say_the_same(shared: Path, name: str) -> None:
     assert by_file[0] == by_file[1]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_json_too_large_for_memory_says_the_same(
-    config: DatasetConfig, encoding: str, monkeypatch: pytest.MonkeyPatch
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=12,
+)
+
+
+@given(
+    parts=st.dictionaries(st.sampled_from(["images", "annotations", "x", 'ä"\\']), JSON),
+    indent=st.none() | st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_parts_of_a_json_are_those_of_the_standard_library(
+    parts: dict[str, Any], indent: int | None
 ) -> None:
-    document = _document()
-    document["annotations"][0]["bbox"] = None
-    document["annotations"][0]["segmentation"] = [[1, 2, 8, 2, 8, 9.5]]
-    named = _with_json(config, document)
-    file = config.locate(named.annotations["val"])
-    file.write_text(file.read_text(), encoding=encoding)
-    expected = load_split(named, "val")
-    monkeypatch.setattr(coco_file, "STREAMED_FROM_BYTES", 0)
-    assert load_split(named, "val") == expected
-    assert expected.annotations is not None
-    assert expected.annotations[0].box_xywh_px == (1, 2, 7, 7.5)
+    text = json.dumps(parts, indent=indent)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.json"
+        path.write_text(text, encoding="utf-8")
+        for name in ("images", "annotations", "x"):
+            if isinstance(parts.get(name), list):
+                assert repr(list(CocoFile(path)._raw(name))) == repr(json.loads(text)[name])
+            else:
+                with pytest.raises(DataError, match=r"missing|expected a list"):
+                    list(CocoFile(path)._raw(name))
+
+
+@given(cut=st.integers(0, 400), put=st.sampled_from(["", "]", "}", ",", '"', "1", "[", "NaN"]))
+@settings(deadline=None)
+def test_torn_json_is_an_error_where_the_standard_library_has_one(cut: int, put: str) -> None:
+    whole = json.dumps(_document())
+    text = whole[: cut % len(whole)] + put
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.json"
+        path.write_text(text, encoding="utf-8")
+        try:
+            json.loads(text)
+        except ValueError:
+            with pytest.raises(DataError, match="not a COCO instances file"):
+                CocoFile(path).images()
 
 
 @pytest.mark.parametrize(
@@ -405,6 +433,10 @@ def test_json_too_large_for_memory_says_the_same(
         ('{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [', "(file: "),
         ("[]", "(file: expected an object)"),
         ("{}", "(images: missing)"),
+        ('{"images": [1], "images": []}', "(file: has the key 'images' twice)"),
+        ('{"images": [1,]}', "(file: expected a comma or ]: line 1 column"),
+        ('{"images": [1]} x', "(file: more behind its end"),
+        ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "(file: is nested too deeply)"),
         ('{"images": []}', "(images: expected at least one)"),
         ('{"images": {"a": 1}}', "(images: expected a list)"),
         ('{"images": [{"file_name": "a.png"}]}', "(images.0.id: Field required)"),
@@ -415,18 +447,10 @@ def test_json_too_large_for_memory_says_the_same(
         ),
     ],
 )
-@pytest.mark.parametrize("is_streamed", [False, True])
 def test_what_is_no_coco_json_is_told_in_one_line(
-    config: DatasetConfig,
-    text: str,
-    message: str,
-    is_streamed: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    config: DatasetConfig, text: str, message: str
 ) -> None:
     named = _with_json(config, text)
-    if is_streamed:
-        monkeypatch.setattr(coco_file, "STREAMED_FROM_BYTES", 0)
-        message = message.replace("file: expected an object", "images: missing")
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         load_split(named, "val")
     assert len(str(caught.value).splitlines()) == 1

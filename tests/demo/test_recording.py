@@ -13,7 +13,8 @@ from scenes import MODEL, Known, write_clip
 from test_window import boxes_drawn, heading_height
 
 from detq import write_image
-from detq.data.video import frame_rate, read_video
+from detq.data.frames import read_frames
+from detq.data.video import frame_rate
 from detq.demo.overlay import panel_size
 from detq.demo.recording import record
 
@@ -25,7 +26,7 @@ def test_every_picture_of_a_file_is_recorded_with_its_boxes(
     done = detq("demo", MODEL, "--source", clip, "--save", name)
     assert done.status == 0, done.err
     assert f"50 pictures in {name}" in done.err
-    frames = list(read_video(tmp_path / name))
+    frames = list(read_frames(tmp_path / name))
     assert len(frames) == 50
     assert frame_rate(tmp_path / name) == frame_rate(clip)
     for frame in (frames[0], frames[-1]):
@@ -39,7 +40,7 @@ def test_two_models_are_recorded_side_by_side(
 ) -> None:
     done = detq("demo", int8_model, "--compare", MODEL, "--source", clip, "--save", "out.avi")
     assert done.status == 0, done.err
-    last = list(read_video(tmp_path / "out.avi"))[-1]
+    last = list(read_frames(tmp_path / "out.avi"))[-1]
     top = heading_height(last)
     for left in (0, 640):
         assert boxes_drawn(last, known, left, top, (640, 480)) == len(known.truth)
@@ -52,7 +53,7 @@ def test_several_sources_are_recorded_in_a_grid(
     sources = ("--source", clip, "--source", "63", "--source", clip)
     done = detq("demo", MODEL, *sources, "--save", "out.avi", "--track", "--every", "3")
     assert done.status == 0, done.err
-    frames = list(read_video(tmp_path / "out.avi"))
+    frames = list(read_frames(tmp_path / "out.avi"))
     last = frames[-1]
     assert last.shape[0] > last.shape[1] * 0.75
     width, height = panel_size((480, 640), 2, 2)
@@ -73,7 +74,7 @@ def test_pictures_of_other_shapes_are_recorded_too(
     write_image(folder / "2.png", np.full((640, 480, 3), 250, np.uint8))
     done = detq("demo", MODEL, "--source", folder, "--save", "out.avi")
     assert done.status == 0, done.err
-    frames = list(read_video(tmp_path / "out.avi"))
+    frames = list(read_frames(tmp_path / "out.avi"))
     assert len(frames) == 120
     middle = frames[-1][200:300, 280:360]
     assert middle.mean() > 240
@@ -121,7 +122,7 @@ def test_interrupt_keeps_what_was_recorded(known: Known, int8_model: Path, tmp_p
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert {path.name for path in tmp_path.iterdir()} == {"out.avi", "slow.avi"}
-    assert list(read_video(tmp_path / "out.avi"))
+    assert list(read_frames(tmp_path / "out.avi"))
 
 
 def test_failed_recording_leaves_the_old_file(tmp_path: Path) -> None:
