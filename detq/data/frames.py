@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 import struct
 import tarfile
 import zipfile
@@ -68,7 +69,9 @@ class Cut:
     most: int | None = None
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.start_s < 0 or (self.most is not None and self.most < 1):
+        if self.end_s is not None and math.isnan(self.end_s):
+            raise DataError("frames: --end nan is no time; pass seconds")
+        if self.every < 1 or not self.start_s >= 0 or (self.most is not None and self.most < 1):
             raise DataError(
                 "frames: expected --every 1 or more, --start 0 or more, --max-images 1 or more"
             )

@@ -6,6 +6,7 @@ many there are, only one folder's names are held at a time.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import importlib
 import re
@@ -233,7 +234,8 @@ def _matching(pattern: str) -> list[str]:
 
 
 def listed(source: str) -> Iterator[str]:
-    """The names in a text file, one per line, or in a column of a Parquet file.
+    """The names in a text file (UTF-8, or UTF-16 with its mark), one per line, or in a column of a
+    Parquet file.
 
     Raises DataError if it cannot be read or has no such column (:data:`LIST_COLUMNS`).
     """
@@ -241,7 +243,11 @@ def listed(source: str) -> Iterator[str]:
         yield from _column(source)
         return
     shown = without_password(source)
-    with TextIOWrapper(open_seekable(source), encoding="utf-8-sig") as lines:
+    file = open_seekable(source)
+    start = file.read(2)
+    file.seek(0)
+    is_utf16 = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    with TextIOWrapper(file, encoding="utf-16" if is_utf16 else "utf-8-sig") as lines:
         try:
             for line in lines:
                 if line.strip():

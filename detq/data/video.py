@@ -19,6 +19,10 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 
 MOST_FRAMES_PER_S = 1000.0
 """A file that states more states nonsense."""
+EARLY = 0.95
+"""A video with a smaller share of its frames is damaged."""
+COUNTED = (".avi", ".m4v", ".mov", ".mp4")
+"""Files that hold how many frames they have; of others FFmpeg guesses it by time."""
 
 
 def frame_rate(path: Path) -> float | None:
@@ -43,7 +47,8 @@ def read_timed(
     """Number, time in seconds and picture of a video's frames, ``name`` a path or an address.
 
     Of those from ``start_s`` on and before ``end_s`` every ``every``-th, at most ``most``. Raises
-    DataError if there is no video to be had.
+    DataError if there is no video to be had, and at its end if that came too early: if the file
+    states more frames, by a twentieth and one.
     """
     capture = _open(name)
     try:
@@ -61,13 +66,21 @@ def read_timed(
                 if wanted % every == 0:
                     decoded, frame = capture.retrieve()
                     if not decoded:
-                        return
+                        break
                     yield index, time_s, np.asarray(frame, np.uint8)
                     found += 1
                 wanted += 1
             if not capture.grab():
-                return
+                break
             index += 1
+        else:
+            return
+        stated = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if name.lower().endswith(COUNTED) and index + 1 < EARLY * stated - 1:
+            raise DataError(
+                f"{without_password(name)}: ends after {index + 1} of {stated:.0f} frames; it is "
+                "damaged or cut short: replace the file"
+            )
     finally:
         capture.release()
 

@@ -34,6 +34,7 @@ class CocoIds:
     def image(self, row: Row) -> int | str:
         """Without a truth the number that the name is, as COCO's are, else the name."""
         name = PurePosixPath(row["id"])
+        is_frame = row["id"] == f"{row.get('source')}#{row.get('index')}"
         if self.images:
             for steps in (name.parts[start:] for start in range(len(name.parts))):
                 if (key := "/".join(steps)) in self.images:
@@ -41,7 +42,8 @@ class CocoIds:
             raise DataError(
                 f"{row['id']}: is no image of --annotations; name the file that lists it"
             )
-        return int(name.stem) if name.stem.isdecimal() and name.suffix else str(name)
+        is_number = name.stem.isdecimal() and name.suffix and not is_frame
+        return int(name.stem) if is_number else str(name)
 
     def check(self, entry: Entry, class_names: Iterable[str]) -> None:
         """Raise DataError, before the work begins, if a truth is of other images or classes."""
@@ -69,17 +71,30 @@ def coco_ids(annotations: Path | None, class_names: tuple[str, ...]) -> CocoIds:
 
 
 def write_coco(path: Path, rows: Iterable[Row], ids: CocoIds) -> None:
-    """COCO's results: what ``COCO.loadRes`` takes. Boxes are x, y, width, height in pixels."""
+    """COCO's results: what ``COCO.loadRes`` takes. Boxes are x, y, width, height in pixels.
+
+    Raises DataError for images that would have the same id.
+    """
+    row_of: dict[int | str, str] = {}
     with _text_file(path) as file:
         file.write("[")
         mark = ""
         for row in rows:
+            if not row["scores"]:
+                continue
+            image_id = ids.image(row)
+            if image_id in row_of:
+                raise DataError(
+                    f"{path}: {row_of[image_id]} and {row['id']} are both image {image_id!r}; "
+                    "predict on them apart, each with an --output of its own"
+                )
+            row_of[image_id] = row["id"]
             boxes = zip(
                 row["class_ids"], row["class_names"], row["scores"], row["boxes"], strict=True
             )
             for class_id, name, score, (left, top, right, bottom) in boxes:
                 result = {
-                    "image_id": ids.image(row),
+                    "image_id": image_id,
                     "category_id": ids.category(name, class_id),
                     "bbox": [left, top, right - left, bottom - top],
                     "score": score,

@@ -341,9 +341,9 @@ def test_relative_names_in_a_store_start_at_its_list_or_where_we_are(
         (b"", "no images; looked for"),
         (b"\xef\xbb\xbf\r\n \n", "no images; looked for"),
         (b"a\xff.png", r"cannot be read \('utf-8' codec .*\); save it as UTF-8"),
-        ("a.png".encode("utf-16"), "cannot be read .*; save it as UTF-8"),
+        ("a.png".encode("utf-16")[:-1], "cannot be read .*; save it as UTF-8"),
     ],
-    ids=["empty", "blank", "no text", "utf-16"],
+    ids=["empty", "blank", "no text", "half of utf-16"],
 )
 def test_wrong_list_is_an_error(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "list.txt").write_bytes(content)
@@ -489,3 +489,10 @@ def test_store_that_cannot_be_had_is_an_error(place: str, name: str) -> None:
     with pytest.raises(DataError, match="check the name") as raised:
         pieces(f"{place}/{name}")
     assert "geheim" not in str(raised.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_list_in_any_encoding_that_says_so(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("ä.png\r\nb.png\n", encoding=encoding)
+    assert list(listed(str(path))) == ["ä.png", "b.png"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import tarfile
 import threading
 import zipfile
@@ -582,3 +583,33 @@ def test_one_reader_for_any_source(tmp_path: Path) -> None:
         next(pictures)
     with pytest.raises(DataError, match="no such image"):
         read_frames(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mp4"])
+def test_video_that_ends_early_says_so(tmp_path: Path, ending: str) -> None:
+    """What could be read is there, and then why there is no more."""
+    path = tmp_path / f"film{ending}"
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter.fourcc(*("MJPG" if ending == ".avi" else "mp4v")), 10, (64, 48)
+    )
+    for number in range(40):
+        noise = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
+        writer.write(noise)
+    writer.release()
+    whole = path.read_bytes()
+    (entry,) = find_entries([str(path)], size=8)
+    assert [item.index for item, _ in read_frames_of(entry)] == list(range(40))
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(len(whole) // 4) + whole[middle + len(whole) // 4 :])
+    *frames, (last, error) = read_frames_of(entry)
+    assert 0 < len(frames) < 40
+    assert last.id == str(path)
+    assert re.search(r"ends after \d+ of 40 frames; it is damaged", str(error))
+    some = [item.index for item, _ in read_frames_of(entry, Cut(most=5))]
+    assert some == [0, 1, 2, 3, 4]
+
+
+def test_times_that_are_no_numbers_are_refused() -> None:
+    for wrong in ({"end_s": float("nan")}, {"start_s": float("nan")}):
+        with pytest.raises(DataError, match=r"nan|expected"):
+            Cut(**wrong)

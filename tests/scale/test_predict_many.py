@@ -30,6 +30,7 @@ from run_files import rows_of
 from detq import Workers, predict_many
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import COCO_IDS
+from detq.scale.exports import CocoIds
 
 Images = Callable[[int], Path]
 
@@ -245,6 +246,21 @@ def test_coco_results_are_what_pycocotools_takes(
 def test_ids_of_coco_leave_out_what_coco_leaves_out() -> None:
     assert (len(COCO_IDS), COCO_IDS[0], COCO_IDS[-1]) == (80, 1, 90)
     assert {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}.isdisjoint(COCO_IDS)
+
+
+def test_two_images_are_never_one_to_coco(
+    detq: Command, tmp_path: Path, colour_model: Path, images: Images
+) -> None:
+    """Two folders may number their images alike; frames of a video called 7.avi are no image 7."""
+    shutil.copytree(images(3), tmp_path / "again")
+    outcome = detq("predict", colour_model, "many", "again", "--format", "coco")
+    assert outcome.status == 1
+    assert "many/00000.png and again/00000.png are both image 0; predict on them" in outcome.err
+    assert not (tmp_path / "predictions/predictions.json").exists()
+    assert len(rows_of(tmp_path / "predictions")) == 6
+    row = {"id": "7.avi#3", "source": "7.avi", "index": 3}
+    assert CocoIds({}, {}).image(row) == "7.avi#3"
+    assert CocoIds({}, {}).image({"id": "a.tar/007.jpg", "source": "a.tar", "index": 3}) == 7
 
 
 def test_labels_and_csv(detq: Command, tmp_path: Path, colour_model: Path, images: Images) -> None:
