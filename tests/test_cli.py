@@ -22,9 +22,10 @@ from detq import __version__, artifact
 from detq.api import builtin_recipes
 from detq.cli.arguments import image_size
 from detq.cli.quantize import LATENCY_ROUNDS
+from detq.console.scores import print_classes
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import ModelSpec
+from detq.records import EvalResult, ModelSpec
 from detq.runtime.machine import float_precisions
 
 COMMANDS = (
@@ -353,6 +354,33 @@ def test_eval_writes_percent_and_null(
         assert row["seconds"] > 0
     assert len(_lines(outcome.out)) == 3
     assert " - " in outcome.out
+
+
+def test_eval_of_each_class(
+    detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path
+) -> None:
+    """One object of green is missed, which has the number 0 in label files (protocol yolov6)."""
+    arguments = ("--data", colour_data, "--per-class", "--json", "eval.json")
+    outcome = detq("eval", colour_model, colour_model, *arguments)
+    assert outcome.status == 0
+    classes = _json(tmp_path / "eval.json")["models"][1]["per_class"]
+    assert sorted(classes) == ["blue", "green", "red"]
+    assert np.mean(list(classes.values())) == pytest.approx(200 / 3)
+    lines = _lines(outcome.out)
+    assert [line.split()[0] for line in lines[5:]] == sorted(classes, key=list(classes).index)
+    assert all(line.endswith("+0.00") for line in lines[5:])
+
+
+def test_classes_that_lose_most_are_on_top(capsys: pytest.CaptureFixture[str]) -> None:
+    def result(name: str, **per_class: float | None) -> EvalResult:
+        return EvalResult(name, {"map": 1.0}, 1, 1.0, "int8", 1.0, per_class=per_class)
+
+    first = result("float", ant=50.0, bee=None, cat=20.0, dog=70.0)
+    last = result("int8", ant=49.0, bee=None, cat=25.0, dog=60.0)
+    for results, names in (([first, last], "dog ant cat bee"), ([last], "cat ant dog bee")):
+        print_classes(results)
+        lines = _lines(capsys.readouterr().out)
+        assert [line.split()[0] for line in lines[2:]] == names.split()
 
 
 def test_calibration_on_the_measured_split_is_warned_of_and_recorded(

@@ -32,6 +32,9 @@ def evaluate(
     rect: Annotated[
         bool, typer.Option("--rect", help="Inputs of the images' own shapes, without padding.")
     ] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also mAP of each class, greatest losses first.")
+    ] = False,
     engine: Engine = "local",
     address: Address = None,
     json_file: Json = None,
@@ -40,7 +43,7 @@ def evaluate(
     from detq import api
     from detq.cli.opening import open_data, warn_of_doubts
     from detq.console.files import check_file, write_json
-    from detq.console.scores import note_left_out, print_scores, scores_document
+    from detq.console.scores import note_left_out, print_classes, print_scores, scores_document
     from detq.console.terminal import progress_bars
     from detq.tasks import strategy_of
 
@@ -53,6 +56,8 @@ def evaluate(
         strategy, *others = {strategy_of(graph.spec) for graph in graphs}
         if others:
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
+        if per_class and not strategy.FINDS_BOXES:
+            raise ConfigError("--per-class: is for detectors; leave it out")
         doubts = warn_of_doubts(dict(zip(models, graphs, strict=True)), dataset, split)
         for model, graph in zip(models, graphs, strict=True):
             result = api.evaluate(
@@ -67,5 +72,7 @@ def evaluate(
             )
             rows.append(replace(result, model=str(model)))
     print_scores(rows, strategy.COLUMNS)
+    if per_class:
+        print_classes(rows)
     note_left_out(split, rows[0].data)
-    write_json(json_file, {**scores_document(rows, split), "doubts": doubts})
+    write_json(json_file, {**scores_document(rows, split, per_class=per_class), "doubts": doubts})

@@ -219,4 +219,5 @@ def evaluate(
         precision=detector.executed_precision,
         size_mb=constant_bytes(detector.graph.model) / 1e6,
         data=left.counts(),
+        per_class=scores.per_class,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -64,10 +64,10 @@ class Detections:
     def __post_init__(self) -> None:
         count = len(self.scores)
         expected = {"boxes_xyxy_px": (count, 4), "scores": (count,), "class_ids": (count,)}
-        for field, shape in expected.items():
-            actual = getattr(self, field).shape
+        for name, shape in expected.items():
+            actual = getattr(self, name).shape
             if actual != shape:
-                raise DetqError(f"Detections.{field}: expected shape {shape}, got {actual}")
+                raise DetqError(f"Detections.{name}: expected shape {shape}, got {actual}")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -215,7 +215,8 @@ class EvalResult:
     classifier ``top1`` and ``top5``. Each is an attribute of that name, too.
     ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
     ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all
-    constants; ``data`` what the figures rest on.
+    constants; ``data`` what the figures rest on. ``per_class`` is the ``map`` of each class of a
+    detector's data set by name.
     """
 
     model: str
@@ -225,6 +226,7 @@ class EvalResult:
     precision: str
     size_mb: float
     data: DataCounts = NO_COUNTS
+    per_class: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images <= 0:
@@ -244,8 +246,9 @@ class EvalResult:
         return next(iter(self.scores.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, each score under its own."""
+        """Plain values by name, each score under its own; of all classes together."""
         document = asdict(self)
+        del document["per_class"]
         scores = document.pop("scores")
         return {"model": document.pop("model"), **scores, **document}
 
