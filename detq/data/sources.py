@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import TextIOWrapper
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -269,14 +269,17 @@ def _column(source: str) -> Iterator[str]:
                     f"{shown}: none of the columns {', '.join(LIST_COLUMNS)}; it has "
                     f"{', '.join(names)}: rename the one with paths or addresses"
                 )
+            numbers = count()
             for batch in table.iter_batches(columns=[column]):
                 values = batch.column(0).to_pylist()
-                if not all(isinstance(value, str) for value in values):
+                if not all(isinstance(value, str | None) for value in values):
                     raise DataError(
                         f"{shown}: column {column} holds something else than text; fill it with "
                         "paths or addresses"
                     )
-                yield from values
+                for value, number in zip(values, numbers, strict=False):
+                    # no file has such a name: what is empty becomes a row that says where
+                    yield f"{_place(source).name}[{number}]" if value is None else value
         except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:  # pyarrow's
             raise DataError(f"{shown}: cannot be read ({error}); replace the file") from None
 

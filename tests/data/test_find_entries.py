@@ -392,17 +392,22 @@ def test_first_column_that_may_hold_names_is_taken(tmp_path: Path) -> None:
     [
         ({"label": [1], "Path": ["a"]}, "none of the columns path, .* it has label, Path: rename"),
         ({"path": [b"a.png"]}, "column path holds something else than text; fill it"),
-        ({"path": ["a.png", None]}, "column path holds something else than text; fill it"),
         ({"image": [{"bytes": b"1", "path": "a"}]}, "column image holds something else than text"),
         ({"path": [1, 2]}, "column path holds something else than text"),
         ({"path": pa.array([], pa.string())}, "no images; looked for"),
     ],
-    ids=["no column", "bytes", "nulls", "struct", "numbers", "empty"],
+    ids=["no column", "bytes", "struct", "numbers", "empty"],
 )
 def test_wrong_parquet_is_an_error(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
     path = parquet(tmp_path / "l.parquet", **columns)
     with pytest.raises(DataError, match=rf"l\.parquet: {said}"):
         pieces(path)
+
+
+def test_empty_cell_is_a_name_that_says_where(tmp_path: Path) -> None:
+    """It becomes a row with an error, and the other images are done."""
+    path = parquet(tmp_path / "l.parquet", path=["a.png", None, "b.png"])
+    assert list(listed(str(path))) == ["a.png", "l.parquet[1]", "b.png"]
 
 
 @settings(max_examples=150, deadline=None)
