@@ -74,6 +74,5 @@ def _tracked_alone(result: Result) -> Result:
     """Without what has no number."""
     found = result.frame.detections
     rows = [row for row, number in enumerate(result.track_ids) if number > 0]
-    kept = detq.Detections(found.boxes_xyxy_px[rows], found.scores[rows], found.class_ids[rows])
     ids = [result.track_ids[row] for row in rows]
-    return replace(result, frame=replace(result.frame, detections=kept), track_ids=ids)
+    return replace(result, frame=replace(result.frame, detections=found.at(rows)), track_ids=ids)

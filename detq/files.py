@@ -33,12 +33,8 @@ except ImportError:  # Windows
 MAX_TEXT_BYTES = 64 << 20
 """Of label files and lists of images."""
 _PIECE_BYTES = 1 << 20
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-"""Byte order marks of Windows' editors and of PowerShell, and what follows them."""
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Byte order marks of PowerShell; Windows' editors put one before UTF-8, too."""
 _SCRATCH = re.compile(r"\.detq-[0-9a-f]{12}\.part")
 """Names that nobody else gives: such a folder may be removed."""
 
@@ -78,17 +74,17 @@ def read_text(path: Path, *, most_bytes: int = MAX_TEXT_BYTES) -> str:
     The mark is left out. Raises OSError as :func:`read_bytes` does, and for another encoding.
     """
     content = read_bytes(path, most_bytes=most_bytes)
-    encoding = "utf-8"
-    for mark, marked in _MARKS:
-        if content.startswith(mark):
-            content, encoding = content[len(mark) :], marked
-            break
     try:
-        return content.decode(encoding)
+        return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise OSError(
             errno.EILSEQ, f"it is no UTF-8 text: {error.reason} at byte {error.start}", str(path)
         ) from None
+
+
+def encoding_of(start: bytes) -> str:
+    """Of a text that begins with some bytes; reading it so leaves the byte order mark out."""
+    return "utf-16" if start.startswith(_UTF16_MARKS) else "utf-8-sig"
 
 
 def in_place_of(start: bytes) -> str | None:

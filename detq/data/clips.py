@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from detq.data.frames import NAMES, Item, read_frames_of
+from detq.data.frames import Item, read_sources
 from detq.data.images import ImageBGR
 from detq.data.live import LIVE_FRAMES_PER_S, Say, Source, Wait, open_live
 from detq.data.remote import scheme_of, without_password
-from detq.data.sources import Entry, find_entries, kind_of
+from detq.data.sources import Entry, kind_of
 from detq.data.video import frame_rate
-from detq.errors import DataError, DetqError
+from detq.errors import DetqError
 
 HOLD_S = 2.0
 """How long each picture is shown that is no video's."""
@@ -85,19 +85,12 @@ class Clip:
 
     def _shown(self) -> Generator[tuple[ImageBGR | DetqError, float]]:
         """Everything once, with the seconds that it is shown."""
-        error: DetqError = DataError(f"{self.title}: holds no pictures")
-        found = False
-        for entry in find_entries([self.name], size=NAMES):
-            seconds = _seconds(entry)
-            with closing(read_frames_of(entry)) as frames:
-                for _, image in frames:
-                    if not isinstance(image, DetqError):
-                        found = True
-                    elif not found:
-                        error = image
-                    yield image, seconds
-        if not found:
-            raise error
+        last: Entry | None = None
+        with closing(read_sources([self.name])) as shown:
+            for entry, image in shown:
+                if entry is not last:
+                    last, seconds = entry, _seconds(entry)
+                yield image, seconds
 
 
 def _seconds(entry: Entry) -> float:

@@ -118,16 +118,30 @@ def read_frames(*sources: str | Path) -> Iterator[ImageBGR]:
 
 
 def _pictures(sources: Sequence[str]) -> Generator[ImageBGR]:
+    for _, image in read_sources(sources):
+        if isinstance(image, DetqError):
+            raise image
+        yield image
+
+
+def read_sources(sources: Sequence[str]) -> Generator[tuple[Entry, ImageBGR | DetqError]]:
+    """The same with the entry that each is of, and in its turn why one cannot be read.
+
+    Raises at its end if none could be: the last such error, or DataError.
+    """
     found = False
+    error: DetqError | None = None
     for entry in find_entries(sources, size=NAMES):
         with closing(read_frames_of(entry)) as frames:
             for _, image in frames:
                 if isinstance(image, DetqError):
-                    raise image
-                found = True
-                yield image
+                    error = image
+                else:
+                    found = True
+                yield entry, image
     if not found:
-        raise DataError(f"{', '.join(map(without_password, sources))}: holds no pictures")
+        nothing = f"{', '.join(map(without_password, sources))}: holds no pictures"
+        raise error or DataError(nothing)
 
 
 def _read(name: str) -> ImageBGR:

@@ -6,7 +6,6 @@ many there are, only one folder's names are held at a time.
 
 from __future__ import annotations
 
-import codecs
 import glob
 import importlib
 import re
@@ -24,6 +23,7 @@ from detq.data.remote import WEB, names_in_store, open_seekable, scheme_of, with
 from detq.data.video import VIDEO_SUFFIXES
 from detq.errors import DataError
 from detq.extras import require
+from detq.files import encoding_of
 
 Kind = Literal["images", "tar", "zip", "video", "live"]
 Wide = Kind | Literal["list", "folder", "pattern"]
@@ -244,10 +244,9 @@ def listed(source: str) -> Iterator[str]:
         return
     shown = without_password(source)
     file = open_seekable(source)
-    start = file.read(2)
+    encoding = encoding_of(file.read(2))
     file.seek(0)
-    is_utf16 = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    with TextIOWrapper(file, encoding="utf-16" if is_utf16 else "utf-8-sig") as lines:
+    with TextIOWrapper(file, encoding=encoding) as lines:
         try:
             for line in lines:
                 if line.strip():

@@ -18,16 +18,22 @@ from detq.records import Detections
 
 def renumber_categories(document: dict[str, Any], number_of: Mapping[int, int]) -> dict[str, Any]:
     """A COCO document with other category ids; categories of one name are told apart by theirs."""
-    categories: list[dict[str, Any]] = []
-    names: set[str] = set()
-    for category in sorted(document["categories"], key=lambda each: number_of[each["id"]]):
-        number, name = number_of[category["id"]], category["name"]
-        categories.append({"id": number, "name": f"{name} #{number}" if name in names else name})
-        names.add(name)
+    names = [category["name"] for category in document["categories"]]
+    categories = [{"id": key, "name": name} for key, name in named(names, number_of).items()]
     annotations = [
         {**item, "category_id": number_of[item["category_id"]]} for item in document["annotations"]
     ]
     return {**document, "categories": categories, "annotations": annotations}
+
+
+def named(names: Sequence[str], number_of: Mapping[int, int]) -> dict[int, str]:
+    """Number -> name, in the order of the numbers; the second of one name is called by its own."""
+    seen: set[str] = set()
+    name_of = {}
+    for number, name in sorted((number_of[index], name) for index, name in enumerate(names)):
+        name_of[number] = f"{name} #{number}" if name in seen else name
+        seen.add(name)
+    return name_of
 
 
 def numbered_by_place(document: dict[str, Any], images: Sequence[ImageRecord]) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol as TypingProtocol
 
-from detq.data.annotation import Annotations
 from detq.data.dataset import Split
 from detq.data.images import image_size_hw, read_sound_images
 from detq.errors import DataError
-from detq.evaluation.canonical import content_keys, numbered_by_place, renumber_categories
+from detq.evaluation.canonical import (
+    content_keys,
+    named,
+    numbered_by_place,
+    renumber_categories,
+)
 from detq.evaluation.classes import map_classes
 from detq.evaluation.coco_map import CocoScores, coco_detections, score_matches
 from detq.evaluation.matches import Matches, match
@@ -155,9 +159,8 @@ class Truth:
         numbers = {index: number for number, index in enumerate(classes) if index is not None}
         for index in range(len(split.class_names)):
             numbers.setdefault(index, spec.class_count + index)
-        named = renumber_categories(replace(split, annotations=Annotations()).document(), numbers)
         return cls(
-            {category["id"]: category["name"] for category in named["categories"]},
+            named(split.class_names, numbers),
             numbers,
             tuple(None if index is None else number for number, index in enumerate(classes)),
             protocol.renumbers,

@@ -82,8 +82,12 @@ class Detections:
 
     def of_classes(self, class_ids: Collection[int]) -> Detections:
         """Those of some classes."""
-        kept = np.isin(self.class_ids, list(class_ids))
-        return Detections(self.boxes_xyxy_px[kept], self.scores[kept], self.class_ids[kept])
+        return self.at(np.flatnonzero(np.isin(self.class_ids, list(class_ids))))
+
+    def at(self, rows: npt.ArrayLike) -> Detections:
+        """Those at some places, in that order."""
+        index = np.asarray(rows, np.int64)
+        return Detections(self.boxes_xyxy_px[index], self.scores[index], self.class_ids[index])
 
     def named(self, class_names: Sequence[str]) -> tuple[NamedDetection, ...]:
         """The same detections with class names, as plain Python values."""

@@ -188,9 +188,7 @@ _NOTHING: tuple[Detections, list[int]] = (
 
 
 def _pick(found: Detections, ids: list[int], rows: list[int]) -> tuple[Detections, list[int]]:
-    index = np.asarray(rows, np.int64)
-    picked = Detections(found.boxes_xyxy_px[index], found.scores[index], found.class_ids[index])
-    return picked, [ids[row] for row in rows]
+    return found.at(rows), [ids[row] for row in rows]
 
 
 def _share(start: Item, item: Item, end: Item) -> float:
