@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from functools import cached_property
 
 import detq
@@ -12,14 +12,16 @@ ImageSize = int | tuple[int, int]
 
 def title(detector: detq.Detector) -> str:
     """Model and the precision that most of its work really executes in: ``yolov6n INT8``."""
-    return f"{detector.spec.name} {detector.executed_precision.upper()}"
+    on_cpu = detector.device == "CPU"
+    what = detector.executed_precision.upper() if on_cpu else f"on {detector.device}"
+    return f"{detector.spec.name} {what}"
 
 
 class Contender:
     """A model on show.
 
-    ``alone`` has ``threads`` threads (all cores if None) to itself; ``beside`` is the same model
-    with half of them, for two that run at once. Each is compiled on first use.
+    ``alone`` has the threads of ``options`` (all cores if None) to itself; ``beside`` is the same
+    model with half of them, for two that run at once. Each is compiled on first use.
     """
 
     def __init__(
@@ -27,21 +29,24 @@ class Contender:
         model: str,
         *,
         imgsz: ImageSize | None = None,
-        threads: int | None = None,
+        options: detq.RuntimeOptions | None = None,
         progress: detq.Progress | None = None,
     ) -> None:
         self._graph = detq.load(model, imgsz=imgsz, progress=progress)
-        self._threads = threads
+        self._options = options or detq.RuntimeOptions()
 
     @cached_property
     def alone(self) -> detq.Detector:
         """For a model that is shown by itself."""
-        return self._compile(self._threads)
+        return self._compile(self._options)
 
     @cached_property
     def beside(self) -> detq.Detector:
         """For a model that another one runs beside."""
-        return self._compile(max(1, (self._threads or os.cpu_count() or 2) // 2))
+        if self._options.device != "CPU":
+            return self.alone
+        threads = max(1, (self._options.threads or detq.core_count()) // 2)
+        return self._compile(replace(self._options, threads=threads))
 
     def compiled(self, *, beside: bool) -> detq.Detector:
         """:attr:`beside` or :attr:`alone`."""
@@ -66,13 +71,14 @@ class Contender:
     @cached_property
     def _float_precision(self) -> detq.FloatPrecision:
         """The one that users of a float model have here: to beat a slower one proves nothing."""
-        return detq.fastest_float(self._graph)
+        return detq.fastest_float(self._graph, device=self._options.device)
 
-    def _compile(self, threads: int | None) -> detq.Detector:
+    def _compile(self, options: detq.RuntimeOptions) -> detq.Detector:
         # Not pinned: two models with a thread each would be tied to the same core. One request:
         # what counts is how old a picture is when its boxes are there.
-        options = detq.RuntimeOptions(
-            threads=threads, requests=1, pinning=False, float_precision=self._float_precision
+        pinning = False if options.device == "CPU" else None
+        options = replace(
+            options, requests=1, pinning=pinning, float_precision=self._float_precision
         )
         try:
             return detq.detector(self._graph, options=options, rect=True)

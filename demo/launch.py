@@ -59,7 +59,7 @@ def prepare(
     following: Following,
     imgsz: ImageSize | None,
     thresholds: Thresholds,
-    threads: int | None,
+    options: detq.RuntimeOptions,
     target: Page | Path | None,
     snapshots: Path,
     progress: detq.Progress | None = None,
@@ -84,7 +84,7 @@ def prepare(
     following.tracks(thresholds.confidence, 1.0)  # says whether it can
     # The one compared with is on the left.
     names = [model] if compare is None else [compare, model]
-    contenders = [Contender(n, imgsz=imgsz, threads=threads, progress=progress) for n in names]
+    contenders = [Contender(n, imgsz=imgsz, options=options, progress=progress) for n in names]
     return partial(begin, Show(contenders, opened, thresholds, following))
 
 

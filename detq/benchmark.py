@@ -40,8 +40,9 @@ class Variant:
 
 
 def variants_of(graph: DetectorGraph, options: RuntimeOptions = DEFAULT_OPTIONS) -> list[Variant]:
-    """A float graph in every precision that the processor has; a quantized one as it ships."""
-    precisions = ("f32",) if graph.is_quantized else float_precisions()
+    """A float graph in every precision that the device has; a quantized one as it ships."""
+    known = float_precisions(options.device)
+    precisions = known[:1] if graph.is_quantized else known
     return [Variant(graph, replace(options, float_precision=each)) for each in precisions]
 
 
@@ -161,4 +162,5 @@ def _result(
         int8_share=detector.int8_share,
         macs_per_s=detector.macs / latency_ms * 1000,
         size_mb=constant_bytes(detector.graph.model) / 1e6,
+        device=detector.device,
     )

@@ -37,7 +37,9 @@ class Quickstart:
     pictures: Path
 
 
-def quickstart(folder: Path, *, images: int | None = None, progress: Progress) -> Quickstart:
+def quickstart(
+    folder: Path, *, images: int | None = None, device: str = "CPU", progress: Progress
+) -> Quickstart:
     """Run it in ``folder``; scenes of an earlier run there are used again.
 
     ``images`` test scenes are judged, by default those of :data:`DEFAULT_IMAGES`. Raises a
@@ -52,6 +54,7 @@ def quickstart(folder: Path, *, images: int | None = None, progress: Progress) -
         split=TEST_SPLIT,
         calibration_split=CALIBRATION_SPLIT,
         rounds=BENCH_ROUNDS,
+        device=device,
         progress=progress,
     )
     directory = folder / f"{MODEL}_int8_openvino_model"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detq.benchmark import Variant, bench
+from detq.cores import core_count
 from detq.errors import DataError
 from detq.evaluation.agreement import agreement
 from detq.evaluation.evaluator import run_detector
@@ -14,7 +15,7 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps
 from detq.records import BenchResult
 from detq.runtime.detector import Detector
-from detq.runtime.machine import core_count, float_precisions
+from detq.runtime.machine import float_precisions
 from detq.runtime.options import RuntimeOptions
 
 LEAST_GAIN = 0.03

@@ -24,6 +24,7 @@ MODULES = {
 
 # Room -> row. A module imports from its own room and from rows of smaller numbers.
 ROWS = {
+    "cores": 1,
     "errors": 0,
     "extras": 1,
     "files": 1,

@@ -30,6 +30,7 @@ from detq.api.sources import (
     load_recipes,
 )
 from detq.config import DatasetConfig, Recipe
+from detq.cores import core_count
 from detq.data.clips import Clip, open_source
 from detq.data.frames import Cut, Item, read_frames
 from detq.data.images import ImageBGR, write_image
@@ -42,6 +43,7 @@ from detq.records import BenchResult, Classified, Detections, EvalResult, Predic
 from detq.report.draw import class_color, draw_detections
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
+from detq.runtime.devices import device_named
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.pipeline import Frame, detect_stream
 from detq.scale.tracking import Tracks
@@ -118,9 +120,11 @@ __all__ = [
     "classify",
     "compare",
     "convert",
+    "core_count",
     "default_preprocess",
     "detect_stream",
     "detector",
+    "device_named",
     "doubt",
     "draw_detections",
     "evaluate",

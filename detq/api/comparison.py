@@ -33,6 +33,7 @@ from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, labelled, silent
 from detq.records import BenchResult, EvalResult
+from detq.runtime.options import RuntimeOptions
 from detq.tasks import strategy_of
 
 LEAST_SPEEDUP = 1.2
@@ -124,6 +125,7 @@ def compare(
     calibration_split: str = "train",
     max_drop: MaxDrop | None = None,
     rounds: int = 20,
+    device: str = "CPU",
     progress: Progress | None = None,
 ) -> Comparison:
     """Quantize a float model by every recipe, and measure accuracy, latency and size of them all.
@@ -131,7 +133,8 @@ def compare(
     The last recipe is the chosen one: ``max_drop`` holds for it, and the others are left out if
     what they make is broken. Scores are those on ``split``, by default ``val`` if the data set has
     it; latencies are medians of ``rounds`` inferences in turns, speed-ups against the fastest
-    float. Raises a DetqError for bad input, CalibrationError if the chosen recipe's model disagrees
+    float. Both are measured on ``device``; what quantizing tries, it tries on the CPU.
+    Raises a DetqError for bad input, CalibrationError if the chosen recipe's model disagrees
     with the float model, AccuracyError.
     """
     chosen = load_recipes(recipes)
@@ -157,8 +160,13 @@ def compare(
             preset=preset,
             progress=labelled(report, last if len(chosen) > 1 else ""),
         )
-    variants = {FLOAT[each.float_precision]: each for each in variants_of(graph)}
-    variants |= {name: Variant(result.graph) for name, result in results.items()}
+    options = RuntimeOptions(device=device)
+    variants = {FLOAT[each.float_precision]: each for each in variants_of(graph, options)}
+    variants |= {
+        name: each
+        for name, result in results.items()
+        for each in variants_of(result.graph, options)
+    }
     scores: Mapping[str, EvalResult] = {}
     overlap = 0
     if measurable:

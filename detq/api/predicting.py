@@ -18,6 +18,7 @@ from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.digest import digest
 from detq.progress import Progress, silent
+from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.scale.cluster import Cluster, beside_others
 from detq.scale.engines import Engine, Local, OnRay, Run
@@ -73,6 +74,7 @@ class Workers:
     shard_images: int = SHARD_IMAGES
     workers: int | None = None
     threads: int | None = None
+    device: str = "CPU"
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -86,7 +88,11 @@ class Workers:
     def run(self, model: ModelSource) -> Run:
         """Raises ConfigError without Ray or its cluster."""
         if self.engine == "ray":
+            if self.device != "CPU":
+                raise ConfigError("--device: with --engine ray, workers compute on their CPUs")
             return OnRay(Cluster(self.address, self.workers, self.threads or 1))
+        if self.device != "CPU":
+            return Local(RuntimeOptions(device=self.device, threads=self.threads))
         return Local(beside_others(self.threads) if self.threads else tuned_options(model))
 
 

@@ -139,6 +139,8 @@ def evaluate(
     ``address``, or one of this machine), with the same figures.
     Raises a DetqError for bad input.
     """
+    if engine == "ray" and options is not None and options.device != "CPU":
+        raise ConfigError("--device: with --engine ray, workers compute on their CPUs")
     graph = open_graph(model, imgsz)
     return strategy_of(graph.spec).evaluate(
         graph,
@@ -196,12 +198,14 @@ def bench(
     )
 
 
-def fastest_float(model: ModelSource, *, imgsz: ImageSize | None = None) -> FloatPrecision:
-    """The precision in which a float model is fastest on this machine, measured in some seconds.
+def fastest_float(
+    model: ModelSource, *, imgsz: ImageSize | None = None, device: str = "CPU"
+) -> FloatPrecision:
+    """The precision in which a float model is fastest on a device, measured in some seconds.
 
     For ``RuntimeOptions(float_precision=…)``; ``f32`` for a quantized model.
     """
-    variants = variants_of(open_graph(model, imgsz))
+    variants = variants_of(open_graph(model, imgsz), RuntimeOptions(device=device))
     if len(variants) == 1:
         return variants[0].float_precision
     measured = zip(variants, measure_speed(variants, rounds=10), strict=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import detq.errors
+from detq.cores import core_count
 from detq.errors import CheckpointError, DetqError
 from detq.graph.trust import is_trusted, trust
 from detq.records import SizeHW
@@ -41,7 +42,7 @@ def try_elsewhere(path: Path, size_hw: SizeHW | None, layout: str | None) -> Non
     except OSError:
         return
     height, width = size_hw or (0, 0)
-    memory = DATA_BYTES + DATA_PER_CORE * (os.cpu_count() or 1) + DATA_PER_BYTE * size
+    memory = DATA_BYTES + DATA_PER_CORE * core_count() + DATA_PER_BYTE * size
     limits = [str(CPU_S + CPU_S_PER_MB * size / 1e6), str(memory + DATA_PER_PIXEL * height * width)]
     wanted = {"path": str(path), "size_hw": size_hw, "layout": layout}
     try:

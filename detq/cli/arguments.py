@@ -39,6 +39,10 @@ CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Inference threads; all cores if not given.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(metavar="CPU|GPU|NPU|AUTO", help="OpenVINO's device; tested on CPUs alone."),
+]
 Preset = Annotated[
     Literal["yolov6", "coco", "ultralytics"] | None,
     typer.Option(help="Evaluation protocol; by default that of the model's official figures."),

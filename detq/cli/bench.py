@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from detq.cli.arguments import ImageSize, Json, Layout, Models, Threads, image_size
+from detq.cli.arguments import Device, ImageSize, Json, Layout, Models, Threads, image_size
+from detq.errors import ConfigError
 
 Streams = Annotated[
     int | None, typer.Option(min=1, help="Images that compute side by side; OpenVINO's choice.")
@@ -45,6 +46,7 @@ def bench(
     threads: Threads = None,
     streams: Streams = None,
     pin: Pin = None,
+    device: Device = "CPU",
     source: Source = None,
     peer: Peers = None,
     rect: Rect = None,
@@ -64,6 +66,9 @@ def bench(
     from detq.programs.speeds import check_peers, measure_speeds
 
     check_file(json_file)
+    options = api.RuntimeOptions(api.device_named(device), threads, streams=streams, pinning=pin)
+    if device.upper() != "CPU" and (tune or layers or peer):
+        raise ConfigError("--tune, --layers, --peer: are about the CPU; leave out --device")
     if tune:
         write_json(json_file, tune_models(models, None if source is None else Path(source)))
         return
@@ -79,7 +84,7 @@ def bench(
             peers=peer or (),
             layers=layers,
             rect=source is not None and kind_of(source) == "video" if rect is None else rect,
-            options=api.RuntimeOptions(threads=threads, streams=streams, pinning=pin),
+            options=options,
             progress=report,
         )
     print_speeds(speeds)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from detq.cli.arguments import MODEL_HELP, ImageSize, Threads, image_size
+from detq.cli.arguments import MODEL_HELP, Device, ImageSize, Threads, image_size
 from detq.errors import ConfigError
 
 Sources = Annotated[
@@ -40,6 +40,7 @@ def demo(
         int, typer.Option(min=1, help="Look at every N-th picture of a source, show them all.")
     ] = 1,
     threads: Threads = None,
+    device: Device = "CPU",
     save: Annotated[
         Path | None, typer.Option(help="No window: record what it would show (.mp4, .avi).")
     ] = None,
@@ -52,6 +53,7 @@ def demo(
     certificate: Certificate = None,
 ) -> None:
     """Boxes live: a window on the desk, or a page in the browser (--web)."""
+    from detq import api
     from detq.console.terminal import progress_bars
     from detq.demo.launch import Page, prepare
     from detq.demo.runner import Thresholds
@@ -71,7 +73,7 @@ def demo(
             following=Following(every, track),
             imgsz=image_size(imgsz),
             thresholds=Thresholds(confidence, iou),
-            threads=threads,
+            options=api.RuntimeOptions(device=api.device_named(device), threads=threads),
             target=Page(**page) if web else save,
             snapshots=snapshots,
             progress=report,

@@ -10,6 +10,7 @@ import typer
 from detq.cli.arguments import (
     Address,
     Data,
+    Device,
     Engine,
     ImageSize,
     Json,
@@ -35,6 +36,7 @@ def evaluate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also mAP of each class, greatest losses first.")
     ] = False,
+    device: Device = "CPU",
     engine: Engine = "local",
     address: Address = None,
     json_file: Json = None,
@@ -48,7 +50,7 @@ def evaluate(
     from detq.tasks import strategy_of
 
     check_file(json_file)
-    size = image_size(imgsz)
+    size, options = image_size(imgsz), api.RuntimeOptions(device=api.device_named(device))
     rows = []
     with progress_bars() as report:
         dataset = open_data(data, report)
@@ -66,6 +68,7 @@ def evaluate(
                 split=split,
                 preset=preset,
                 rect=rect,
+                options=options,
                 engine=engine,
                 address=address,
                 progress=labelled(report, str(model) if len(models) > 1 else ""),

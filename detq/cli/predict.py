@@ -9,6 +9,7 @@ import typer
 
 from detq.cli.arguments import (
     Address,
+    Device,
     Engine,
     ImageSize,
     Json,
@@ -66,6 +67,7 @@ def predict(
     shard_images: Annotated[int, typer.Option(min=1, help="Images of a shard.")] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="With Ray; all there is.")] = None,
     threads: Threads = None,
+    device: Device = "CPU",
     address: Address = None,
     json_file: Json = None,
 ) -> None:
@@ -78,6 +80,8 @@ def predict(
 
     check_file(json_file)
     check_place(json_file, output)
+    on = api.device_named(device)
+    work = api.Workers(engine, share(shard), shard_images, workers, threads, on, address)
     with going_on(output), progress_bars() as report:
         graph = api.load(model, imgsz=image_size(imgsz), layout=layout, progress=report)
         run = api.predict_many(
@@ -93,7 +97,7 @@ def predict(
             iou=iou,
             rect=rect,
             annotations=annotations,
-            workers=api.Workers(engine, share(shard), shard_images, workers, threads, address),
+            workers=work,
             tuned=model,
             progress=report,
         )

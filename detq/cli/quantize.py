@@ -12,6 +12,7 @@ from detq.cli.arguments import (
     CalibrationImages,
     CalibrationSplit,
     Data,
+    Device,
     ImageSize,
     Json,
     Layout,
@@ -55,6 +56,7 @@ def quantize(
     preset: Preset = None,
     max_drop: MaxDrop = None,
     time_limit: TimeLimit = 60.0,
+    device: Device = "CPU",
     explain: Explain = False,
     output: Annotated[Path | None, typer.Option(help="Directory to write.")] = None,
     json_file: Json = None,
@@ -72,6 +74,7 @@ def quantize(
     check_writable(directory := output or Path(f"{model.stem}_int8_openvino_model"))
     check_file(json_file)
     recipes, size = api.load_recipes([*(compare or ()), recipe]), image_size(imgsz)
+    device = api.device_named(device)
     limit = None
     if max_drop is not None:
         memory = directory.with_name(f"{directory.name}.guard.json")
@@ -91,6 +94,7 @@ def quantize(
             calibration_split=calib_split,
             max_drop=limit,
             rounds=LATENCY_ROUNDS,
+            device=device,
             progress=report,
         )
     tell_found(model, graph)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detq.cli.arguments import Json
+from detq.cli.arguments import Device, Json
 
 
 def quickstart(
@@ -15,9 +15,11 @@ def quickstart(
         "runs/quickstart"
     ),
     images: Annotated[int, typer.Option(min=20, help="Test scenes.")] = 500,
+    device: Device = "CPU",
     json_file: Json = None,
 ) -> None:
     """The whole job, offline, on the digits model that detq brings along."""
+    from detq import api
     from detq.cli.opening import check_quantizer
     from detq.console.files import check_file, write_json
     from detq.quickstart import MODEL
@@ -29,6 +31,6 @@ def quickstart(
 
     check_file(json_file)
     with progress_bars() as report:
-        outcome = run(output, images=images, progress=report)
+        outcome = run(output, images=images, device=api.device_named(device), progress=report)
     print_quickstart(outcome)
     write_json(json_file, quickstart_document(outcome))

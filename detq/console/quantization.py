@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detq.api import Comparison, QuantizationResult
 from detq.console.numbers import number, ratio
 from detq.console.scores import note_left_out, print_scores, scores_document
 from detq.console.terminal import note, stdout, warn
+from detq.quant.cost import MEASURED_ON
 from detq.quickstart import Quickstart
 from detq.tasks import strategy_of
 
@@ -46,6 +48,11 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
         warn(
             f"{comparison.overlap} calibration images are also in split {comparison.split}: "
             f"its {metric} flatters"
+        )
+    if platform.machine() not in MEASURED_ON:
+        note(
+            f"what layers take was predicted for x86, not for {platform.machine()}: the accuracy "
+            "above holds, but another choice of float layers may be faster"
         )
 
 

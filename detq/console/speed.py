@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from detq.console.numbers import number, ratio
+from detq.console.numbers import number, percent, ratio
 from detq.console.terminal import stderr, stdout
 from detq.programs.measure import ProgramSpeed
 from detq.programs.speeds import Speeds
@@ -29,6 +29,8 @@ def print_speeds(speeds: Speeds) -> None:
 def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
     """The machine, then a table; speed-up is against the fastest float."""
     print_machine(machine)
+    executed = ", ".join(sorted({result.device for result in results}))
+    stdout.print(f"device {machine.device}, executed on {executed}", markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
     headings = (
@@ -53,12 +55,19 @@ def print_bench(results: Sequence[BenchResult], machine: Machine) -> None:
             ratio(result.of_f32),
             number(result.images_per_s, 1),
             result.precision,
-            f"{100 * result.int8_share:.1f}%",
+            percent(result.int8_share, 1),
             f"{result.macs_per_s / 1e9:.0f}",
-            f"{100 * result.macs_per_s / machine.int8_macs_per_s:.0f}%",
+            percent(_share_of_peak(result, machine)),
             f"{result.size_mb:.1f}",
         )
     stdout.print(table)
+
+
+def _share_of_peak(result: BenchResult, machine: Machine) -> float | None:
+    """The peak was measured on the CPU."""
+    if result.device != "CPU":
+        return None
+    return result.macs_per_s / machine.int8_macs_per_s
 
 
 def print_programs(speeds: Sequence[ProgramSpeed]) -> None:
@@ -76,7 +85,7 @@ def print_programs(speeds: Sequence[ProgramSpeed]) -> None:
             escape(speed.model),
             number(speed.end_to_end_per_s, 1),
             number(speed.bare_per_s, 1),
-            "-" if share is None else f"{100 * share:.0f}%",
+            percent(share),
             number(speed.first_s, 2),
             number(speed.peak_mb, 0),
         )
@@ -115,7 +124,7 @@ def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:
         kinds.items(), key=lambda item: -sum(layer.ms for layer in item[1])
     ):
         time_ms, share = sum(layer.ms for layer in some), sum(layer.share for layer in some)
-        table.add_row(kind, precision, str(len(some)), f"{time_ms:.3f}", f"{100 * share:.1f}%")
+        table.add_row(kind, precision, str(len(some)), f"{time_ms:.3f}", percent(share, 1))
     stdout.print(table)
     table = Table(box=None, pad_edge=False, title=f"slowest {SLOWEST}", title_justify="left")
     table.add_column("operation", overflow="fold")
@@ -129,6 +138,6 @@ def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:
             layer.kind,
             layer.kernel,
             f"{layer.ms:.3f}",
-            f"{100 * layer.share:.1f}%",
+            percent(layer.share, 1),
         )
     stdout.print(table)

@@ -65,7 +65,7 @@ def measure_speeds(
     graphs, names = [graph for _, graph in models], [str(path) for path, _ in models]
     if source is not None and not all(strategy_of(graph.spec).FINDS_BOXES for graph in graphs):
         raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
-    machine = describe_machine(threads=options.threads)
+    machine = describe_machine(threads=options.threads, device=options.device)
     report = partial(progress, "measuring")
     variants = [
         (name, variant)

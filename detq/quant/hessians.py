@@ -6,7 +6,6 @@ over what the kernel covers; half the Hessian of that error is ``H``, hence the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import openvino as ov
 from numpy.lib.stride_tricks import sliding_window_view
 
+from detq.cores import core_count
 from detq.graph.layers import ConvLayer
 from detq.numerics.cfws import paired_channels
 from detq.numerics.gptq import Indices, round_with_feedback
@@ -126,7 +126,7 @@ def map_layers(
 
     They are taken a few at a time, for they are large.
     """
-    cores = os.cpu_count() or 1
+    cores = core_count()
     with ThreadPoolExecutor(cores) as pool:
         for start in range(0, len(wants), 2 * cores):
             some = wants[start : start + 2 * cores]

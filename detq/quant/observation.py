@@ -7,7 +7,6 @@ images as far as memory goes, and what an earlier run kept on disk is not comput
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
+from detq.cores import core_count
 from detq.errors import CalibrationError
 from detq.graph.digest import digest
 from detq.graph.execute import compile_exact, outputs_of
@@ -234,7 +234,7 @@ def _observe(
     taps = [output for observer in observers for output in observer.outputs]
     compiled = compile_exact(with_outputs(network.model, taps))
     seen = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         for values in outputs_of(compiled, images(wants[0].purpose, count)):
             tasks, start = [], 0
             for observer, limit in zip(observers, limits, strict=True):

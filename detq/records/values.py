@@ -263,7 +263,8 @@ class BenchResult:
 
     ``speedup`` is the median over rounds of the fastest float's time / its own, ``of_f32`` the same
     against float32, None where there is no float model to compare with.
-    ``int8_share`` is the share of convolution multiply-accumulates that execute in INT8, 0..1;
+    ``int8_share`` is the share of convolution multiply-accumulates that execute in INT8, 0..1,
+    None where the device does not say; ``device`` is OpenVINO's name of it, CPU or GPU.0;
     ``macs_per_s`` are all of one image over the median latency. ``images_per_s``, with
     ``requests`` images in flight at once, is None if it was not measured.
     """
@@ -276,11 +277,12 @@ class BenchResult:
     of_f32: float | None
     float_precision: str
     precision: str
-    int8_share: float
+    int8_share: float | None
     macs_per_s: float
     size_mb: float
     images_per_s: float | None = None
     requests: int | None = None
+    device: str = "CPU"
 
     def __post_init__(self) -> None:
         if not self.latency_ms > 0:
@@ -292,7 +294,8 @@ class Machine:
     """What speed was measured on. ``features`` are those that INT8 depends on; ``load`` is the
     average number of busy processes in the minute before, None where the system does not say.
 
-    ``int8_macs_per_s`` is what a large INT8 convolution reached, in the same run.
+    ``int8_macs_per_s`` is what a large INT8 convolution reached on the CPU, in the same run.
+    ``device`` is what models were measured on: CPU, AUTO, or another with its name.
     """
 
     cpu: str
@@ -301,6 +304,7 @@ class Machine:
     threads: int
     load: float | None
     int8_macs_per_s: float
+    device: str = "CPU"
 
     @property
     def is_busy(self) -> bool:

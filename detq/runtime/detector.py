@@ -20,6 +20,7 @@ from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import core
 from detq.graph.resize import resized
 from detq.records import Detections, ModelSpec, SizeHW
+from detq.runtime.devices import CPU
 from detq.runtime.execution import (
     ExecutedConvolution,
     convolution_macs,
@@ -36,7 +37,7 @@ SHAPES = 16
 
 
 class CompiledGraph:
-    """A graph of any task compiled for the CPU: pixels in, the graph's own output.
+    """A graph of any task compiled for a device: pixels in, the graph's own output.
 
     It may be used from several threads. Raises GraphError if OpenVINO cannot compile it.
     """
@@ -55,13 +56,24 @@ class CompiledGraph:
         return self.graph.spec
 
     @cached_property
+    def device(self) -> str:
+        """What it was compiled for: CPU, GPU.0; of AUTO, its choice."""
+        return ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
+
+    @cached_property
     def executed_convolutions(self) -> tuple[ExecutedConvolution, ...]:
-        """What the runtime made of each convolution."""
+        """What the runtime made of each convolution; none but on a CPU, whose words we know."""
+        if self.device != CPU:
+            return ()
         return executed_convolutions(self._compiled, convolution_macs(self.graph.model))
 
     @property
-    def int8_share(self) -> float:
-        """Share of the convolutions' multiply-accumulates that execute in INT8, 0..1."""
+    def int8_share(self) -> float | None:
+        """Share of the convolutions' multiply-accumulates that execute in INT8, 0..1; None where
+        the device does not say.
+        """
+        if self.device != CPU:
+            return None
         return precision_shares(self.executed_convolutions).get("int8", 0.0)
 
     @property
@@ -71,7 +83,11 @@ class CompiledGraph:
 
     @property
     def executed_precision(self) -> str:
-        """The precision that most of the convolution work executes in: int8, bf16, fp16 or fp32."""
+        """The precision that most of the convolution work executes in: int8, bf16, fp16 or fp32;
+        ``unknown`` where the device does not say.
+        """
+        if self.device != CPU:
+            return "unknown"
         shares = precision_shares(self.executed_convolutions)
         return next(iter(shares), "fp32")
 
@@ -107,7 +123,7 @@ class Rect:
 
 
 class Detector(CompiledGraph):
-    """A detector graph compiled for the CPU, with its preprocessing and post-processing.
+    """A detector graph compiled for a device, with its preprocessing and post-processing.
 
     ``preprocess`` defaults to the graph's fit and size. What an end-to-end detector
     finds is not suppressed, and may be of several classes. With ``rect``, the network is compiled
@@ -255,7 +271,8 @@ def check_image(image_bgr: ImageBGR) -> None:
 
 def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
-        return core().compile_model(fed_with_pixels(graph.model), "CPU", options.properties())
+        pixels = fed_with_pixels(graph.model)
+        return core().compile_model(pixels, options.device, options.properties())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None

@@ -10,8 +10,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as ops
 
+from detq.cores import core_count
 from detq.graph.execute import core
 from detq.records import Machine
+from detq.runtime.devices import AUTO, CPU, NPU, full_name
 from detq.runtime.layer_times import profiled_request
 from detq.runtime.options import FloatPrecision
 
@@ -30,7 +32,9 @@ _CHANNELS, _SIDE = 512, 64
 _ROUNDS = 15
 
 
-def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) -> Machine:
+def describe_machine(
+    *, threads: int | None = None, device: str = CPU, cpuinfo: Path = _CPUINFO
+) -> Machine:
     """Measures the INT8 peak, which takes about a second."""
     load = _load()  # before this process adds to it
     cores = core_count()
@@ -41,6 +45,7 @@ def describe_machine(*, threads: int | None = None, cpuinfo: Path = _CPUINFO) ->
         threads=threads or cores,
         load=load,
         int8_macs_per_s=_int8_peak(threads),
+        device=device if device in {CPU, AUTO} else f"{device}, {full_name(device)}",
     )
 
 
@@ -65,17 +70,13 @@ def _fields(cpuinfo: Path) -> dict[str, str]:
     }
 
 
-def float_precisions() -> tuple[FloatPrecision, ...]:
-    """Those that the processor has instructions for; float32 always, and first."""
-    capable = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def float_precisions(device: str = CPU) -> tuple[FloatPrecision, ...]:
+    """Those that a device has instructions for; float32 first, but for an NPU, which has none."""
+    if device == NPU:
+        return ("f16",)
+    capable = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     more: tuple[tuple[str, FloatPrecision], ...] = (("BF16", "bf16"), ("FP16", "f16"))
     return ("f32", *(precision for name, precision in more if name in capable))
-
-
-def core_count() -> int:
-    """The processor's cores that this process may use, as far as the system tells."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _load() -> float | None:

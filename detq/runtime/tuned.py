@@ -12,9 +12,10 @@ from typing import Any, Literal
 import openvino as ov
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from detq.cores import core_count
 from detq.errors import ArtifactError
 from detq.files import atomic_write, read_text
-from detq.runtime.machine import core_count, cpu_features, cpu_name
+from detq.runtime.machine import cpu_features, cpu_name
 from detq.runtime.options import RuntimeOptions
 
 FILE = "runtime.json"
