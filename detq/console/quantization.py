@@ -14,7 +14,7 @@ from detq.api import Comparison, QuantizationResult
 from detq.console.numbers import number, ratio
 from detq.console.scores import note_left_out, print_scores, scores_document
 from detq.console.terminal import note, stdout, warn
-from detq.quant.cost import MEASURED_ON
+from detq.cores import is_x86
 from detq.quickstart import Quickstart
 from detq.tasks import strategy_of
 
@@ -49,7 +49,7 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
             f"{comparison.overlap} calibration images are also in split {comparison.split}: "
             f"its {metric} flatters"
         )
-    if platform.machine() not in MEASURED_ON:
+    if not is_x86():
         note(
             f"what layers take was predicted for x86, not for {platform.machine()}: the accuracy "
             "above holds, but another choice of float layers may be faster"

@@ -21,10 +21,10 @@ from detq.contract import INPUT
 from detq.errors import ArtifactError, GraphError
 from detq.files import atomic_write
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.zero_points import restore_zero_points
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
-from detq.quant.passes.fold_zero_points import restore_zero_points
 from detq.records import ModelSpec, ultralytics_keys
 
 

@@ -37,8 +37,6 @@ class Rates:
     zero_point_share: float
 
 
-MEASURED_ON = ("x86_64", "AMD64")
-"""What ``platform.machine()`` says where the two below were measured. Others have their own."""
 VNNI = Rates(440e9, 125e9, 20e9, 100e9, 20e-6, 4, 0.0)
 AMX = Rates(2600e9, 180e9, 40e9, 30e9, 8e-6, 64, 1.0)
 

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import openvino as ov
+import pytest
 from openvino import opset15 as ops
 from small_graphs import Layers, Source, detector, images, relative_error, run, through
 
 from detq.config import RangesConfig, Recipe
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.execute import core
+from detq.graph.zero_points import fold_zero_points, restore_zero_points
 from detq.quant.passes.choose_ranges import ChooseRanges
-from detq.quant.passes.fold_zero_points import (
-    fold_zero_points,
-    restore_zero_points,
-)
 from detq.quant.passes.place_quantizers import PlaceQuantizers
 from detq.quant.quantizer import quantize_graph
+from detq.runtime import detector as detector_module
+from detq.runtime.detector import CompiledGraph
 
 IMAGES = images(4)
 RANGES = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
@@ -85,3 +88,25 @@ def test_nncf_is_left_as_it_is() -> None:
     recipe = Recipe(name="nncf", ranges=own, bias_correction="nncf")
     result = quantize_graph(_graph(), recipe, Source(IMAGES))
     assert not any(_is_shift(node) for node in result.graph.model.get_ops())
+
+
+def test_on_other_processors_zero_points_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO 2026.4 refuses what is folded on Arm: "Convolution input precision should be
+    single".
+    """
+    graph = quantize_graph(_graph(), RECIPE, Source(IMAGES)).graph
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *graph.spec.size_hw, 3), np.uint8)
+    compiled: list[ov.Model] = []
+
+    def compile_model(model: ov.Model, *others: object) -> ov.CompiledModel:
+        compiled.append(model.clone())
+        return core().compile_model(model, *others)
+
+    monkeypatch.setattr(
+        detector_module, "core", lambda: SimpleNamespace(compile_model=compile_model)
+    )
+    found = [CompiledGraph(graph).infer(pixels)]
+    monkeypatch.setattr(detector_module, "is_x86", lambda: False)
+    found.append(CompiledGraph(graph).infer(pixels))
+    assert [any(_is_shift(n) for n in model.get_ops()) for model in compiled] == [True, False]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-4)
