@@ -17,7 +17,7 @@ from openvino import opset15 as ops
 
 from detq.graph.layers import grid_of, layer_of, quantized_layers
 from detq.graph.surgery import bypass, constant_value, consumers, nodes_of_type, producer, producers
-from detq.numerics.ranges import Range
+from detq.numerics.integer_range import Range
 
 Array = npt.NDArray[np.float32]
 
@@ -60,7 +60,8 @@ def restore_zero_points(model: ov.Model) -> None:
 
 
 def _is_stored_convolution(node: ov.Node) -> bool:
-    return node.get_type_name() == "Convolution" and producer(node, 1).get_type_name() == "Multiply"
+    kinds = [node.get_type_name(), producer(node, 1).get_type_name()]
+    return kinds == ["Convolution", "Multiply"]
 
 
 def _sums(weight: Array) -> Array:

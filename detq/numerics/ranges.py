@@ -7,43 +7,19 @@ values are clipped; :func:`choose_range` turns that into the two ends of the gri
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import xlogy
 
 from detq.config import RangesConfig
-from detq.errors import CalibrationError
 from detq.numerics.histogram import ActivationStatistics, Counts
+from detq.numerics.integer_range import Range
 
 Bins = npt.NDArray[np.int64]
 
 COMB_SHARE = 0.5
 """With fewer occupied bins than this share of its span a histogram is a comb (an 8-bit image)."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Ends of an integer grid in real units, with zero exactly on the grid."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not (self.low <= 0 < self.high):
-            raise CalibrationError(f"expected low <= 0 < high, got {self.low}, {self.high}")
-
-    @property
-    def needs_zero_point(self) -> bool:
-        """True unless zero is the lowest of 256 unsigned or the middle of 256 signed integers."""
-        return self.low < 0 and round(-self.low / (self.high - self.low) * 255) != 128
-
-    @property
-    def signed(self) -> Range:
-        """The narrowest grid of signed integers that clips no more than this one."""
-        high = max(self.high, -self.low * 127 / 128)
-        return Range(-high * 128 / 127, high)
 
 
 def choose_range(

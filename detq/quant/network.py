@@ -16,7 +16,7 @@ import openvino as ov
 
 from detq.graph.detector_graph import DetectorGraph
 from detq.numerics.histogram import ActivationStatistics
-from detq.numerics.ranges import Range
+from detq.numerics.integer_range import Range
 from detq.records import ModelSpec, Part
 
 Image = npt.NDArray[np.float32]

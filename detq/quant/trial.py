@@ -20,8 +20,8 @@ from detq.graph.execute import compile_exact
 from detq.graph.layers import add_to_biases, grid_of, quantized_layers
 from detq.graph.surgery import bypass, nodes_by_name, nodes_of_type
 from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.integer_range import Range
 from detq.numerics.output_error import output_error
-from detq.numerics.ranges import Range
 from detq.progress import silent
 from detq.quant.fallback import QuantizerGroup, exact_constants
 from detq.quant.network import Image, Network, Ranges

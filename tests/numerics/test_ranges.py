@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from detq.config import RangeMethod, RangesConfig
 from detq.errors import CalibrationError
 from detq.numerics.histogram import ActivationStatistics, HistogramObserver
+from detq.numerics.integer_range import Range
 from detq.numerics.ranges import (
     THRESHOLDS,
-    Range,
     align_zero,
     choose_range,
     is_comb,

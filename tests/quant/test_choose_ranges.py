@@ -10,7 +10,7 @@ from small_graphs import fingerprint, images, limits, pyramid, repvgg_like, run,
 from detq.config import RangesConfig
 from detq.errors import CalibrationError
 from detq.graph.surgery import find_node, nodes_of_type, producer, producers, with_outputs
-from detq.numerics.ranges import Range
+from detq.numerics.integer_range import Range
 from detq.quant.network import ActivationQuantizer, Network
 from detq.quant.passes.choose_ranges import ChooseRanges
 from detq.quant.passes.place_quantizers import PlaceQuantizers

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from detq.config import RangesConfig
 from detq.numerics.histogram import ActivationStatistics
-from detq.numerics.ranges import Range, choose_range
+from detq.numerics.integer_range import Range
+from detq.numerics.ranges import choose_range
 from detq.quant.histograms import Histogram, distinct, histograms, take_histograms
 from detq.quant.network import PLACED, ActivationQuantizer, Network, Stage
 from detq.quant.pipeline import Seen

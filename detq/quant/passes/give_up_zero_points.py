@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from detq.numerics.ranges import Range
+from detq.numerics.integer_range import Range
 from detq.quant.fallback import quantizer_groups
 from detq.quant.network import Network, Ranges, Stage
 from detq.quant.pipeline import Seen, WantsNothing
