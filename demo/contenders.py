@@ -11,10 +11,16 @@ ImageSize = int | tuple[int, int]
 
 
 def title(detector: detq.Detector) -> str:
-    """Model and the precision that most of its work really executes in: ``yolov6n INT8``."""
+    """Model and how it executes: ``yolov6n INT8``."""
+    return f"{detector.spec.name} {execution(detector)}"
+
+
+def execution(detector: detq.Detector) -> str:
+    """The precision that most of the work really executes in: ``INT8``; elsewhere than on the CPU,
+    which says so, where: ``on GPU.0``.
+    """
     on_cpu = detector.device == "CPU"
-    what = detector.executed_precision.upper() if on_cpu else f"on {detector.device}"
-    return f"{detector.spec.name} {what}"
+    return str(detector.executed_precision.upper() if on_cpu else f"on {detector.device}")
 
 
 class Contender:

@@ -76,6 +76,25 @@ class LiveView:
         finally:
             await asyncio.shield(asyncio.to_thread(self._leave, model))
 
+    def figures(self, model: int) -> dict[str, float] | None:
+        """Of the newest picture of each source, together; None while nobody watches.
+
+        ``fps`` are pictures per second, ``latency_ms`` the age of the oldest when its boxes were
+        there, ``detect_ms`` the longest time in the model, ``count`` the objects.
+        """
+        with self._lock:
+            runner = self._runners.get(model)
+        results = [] if runner is None else list(runner.results.values())
+        if not results:
+            return None
+        frames = [result.frame for result in results]
+        return {
+            "fps": sum(result.frames_per_s for result in results),
+            "latency_ms": max(each.age_ms for each in frames),
+            "detect_ms": max(each.place_ms + each.infer_ms + each.post_ms for each in frames),
+            "count": sum(len(each.detections) for each in frames),
+        }
+
     def close(self) -> None:
         """Let go of the source."""
         for runner in self._runners.values():

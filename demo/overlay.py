@@ -131,12 +131,12 @@ def _panel(
     return np.vstack([heading, picture, _stages(width, panel.result, about, letter)])
 
 
-def _times_as_fast(panel: Panel, first: Panel) -> str:
-    """``2.9x``, beside a first panel."""
+def _times_as_fast(panel: Panel, first: Panel) -> float | None:
+    """As the first panel, beside which it is."""
     if panel is first or panel.result is None or first.result is None:
-        return ""
-    slower = first.result.frames_per_s
-    return f"{panel.result.frames_per_s / slower:.1f}x" if slower else ""
+        return None
+    per_s = first.result.frames_per_s
+    return panel.result.frames_per_s / per_s if per_s else None
 
 
 def _boxes(result: Result, class_names: tuple[str, ...], size_wh: tuple[int, int]) -> ImageBGR:
@@ -168,7 +168,7 @@ def _heading(
     titles: Sequence[str],
     width: int,
     panel: Panel,
-    times_as_fast: str,
+    times_as_fast: float | None,
     letter: int,
     is_paused: bool,
 ) -> ImageBGR:
@@ -183,9 +183,10 @@ def _heading(
         speed = "paused"
     left = width - text_width(speed, large) - letter // 2
     write(strip, speed, (left, 2), large, AMBER if is_paused else WHITE)
-    if times_as_fast and not is_paused:
-        left -= text_width(times_as_fast, letter) + letter
-        write(strip, times_as_fast, (left, middle), letter, GREEN)
+    if times_as_fast is not None and not is_paused:
+        ratio = f"{times_as_fast:.1f}x"
+        left -= text_width(ratio, letter) + letter
+        write(strip, ratio, (left, middle), letter, GREEN if times_as_fast >= 1.05 else AMBER)
     room, start = strip[:, : max(left - letter, 0)], letter // 2
     for text, ink in zip(titles, (WHITE, GREY), strict=False):
         start += write(room, text, (start, middle), letter, ink) + letter

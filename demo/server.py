@@ -13,12 +13,12 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Response, WebSocket
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 import detq
 
 from .connection import BoundedConnection, PromptConnection
-from .contenders import Contender, title
+from .contenders import Contender, execution, title
 from .door import QUERY_KEY, Guard, is_loopback
 from .limits import MESSAGE_BYTES, MOST_VIEWERS, MOST_VISITORS
 from .live import MEDIA_TYPE, LiveView
@@ -72,7 +72,7 @@ class Demo:
             {
                 "title": title(contender.alone),
                 "name": contender.name,
-                "precision": contender.alone.executed_precision.upper(),
+                "precision": execution(contender.alone),
                 "size_hw": contender.size_hw,
                 "classes": contender.class_names,
             }
@@ -121,6 +121,10 @@ def application(demo: Demo) -> FastAPI:
         if demo.live.viewers >= MOST_VIEWERS:
             return PlainTextResponse(FULL, 503)
         return StreamingResponse(demo.live.pictures(model), media_type=MEDIA_TYPE)
+
+    @app.get("/live.json")
+    async def figures(model: int = 0) -> Response:
+        return JSONResponse(None if demo.live is None else demo.live.figures(model))
 
     @app.websocket("/ws")
     async def connect(websocket: WebSocket) -> None:

@@ -7,6 +7,7 @@ const $ = (id) => document.getElementById(id);
 const video = $("video"), still = $("still"), frame = $("frame"), overlay = $("boxes");
 const JPEG_QUALITY = 0.8;
 const LONGEST_SENT_PX = 1280;
+const FIGURES_MS = 500; // between two looks at what the server's source does
 const ANSWER_MS = 5000; // then another frame is sent, whatever became of the last
 const RETRY_MS = [500, 1000, 2000, 4000];
 
@@ -14,6 +15,7 @@ const speed = new Speed();
 const sending = document.createElement("canvas");
 const state = {
   models: [],
+  served: null, // thresholds that the server was started with
   settings: null, // what the server is asked for: confidence, iou, model
   hidden: new Set(), // class names that are not shown
   kind: null, // "camera", "video", "picture", "server"
@@ -74,13 +76,13 @@ const isOfThisSource = (frame) => (state.number - frame) >>> 0 < (state.number -
 function welcome(hello) {
   attempts = 0;
   state.models = hello.models;
+  state.served = { confidence: hello.confidence, iou: hello.iou };
   state.settings ??= { confidence: hello.confidence, iou: hello.iou, model: hello.model };
   state.settings.model = Math.min(state.settings.model, hello.models.length - 1);
   $("sample").hidden = !hello.sample;
   $("sample").onclick = () => showSample(hello.sample);
   $("server-source").hidden = !hello.source;
   $("server-source").textContent = hello.source ?? "";
-  for (const name of ["confidence", "iou"]) $(name).value = state.settings[name];
   showModels();
   showClasses();
   showThresholds();
@@ -211,6 +213,19 @@ function useServer() {
   enter("server");
 }
 
+// Its pictures come with boxes drawn in: what is known of them is asked for.
+async function askFigures() {
+  if (state.kind !== "server" || document.hidden) return;
+  const { model } = state.settings;
+  const answer = await fetch(`/live.json?model=${model}`).catch(() => null);
+  const figures = answer?.ok ? await answer.json() : null;
+  if (!figures || state.kind !== "server" || model !== state.settings.model) return;
+  $("fps").textContent = figures.fps.toFixed(1);
+  $("latency").textContent = figures.latency_ms.toFixed(0);
+  $("detect").textContent = figures.detect_ms.toFixed(1);
+  $("count").textContent = String(figures.count);
+}
+
 // ---- showing ----------------------------------------------------------------------------------
 
 function names() {
@@ -245,6 +260,7 @@ function showSource() {
   document.querySelector("label.button").classList.toggle("on", Boolean(state.url));
   // Its boxes are drawn by the server, with the thresholds that it was started with.
   for (const id of ["confidence", "iou"]) $(id).disabled = state.kind === "server";
+  showThresholds();
   document.body.dataset.source = state.kind ?? "";
   show();
 }
@@ -292,7 +308,9 @@ function showClasses() {
 }
 
 function showThresholds() {
-  for (const name of ["confidence", "iou"]) {
+  const shown = state.kind === "server" ? state.served : state.settings;
+  for (const name of shown ? ["confidence", "iou"] : []) {
+    $(name).value = shown[name];
     $(`${name}-value`).textContent = Number($(name).value).toFixed(2);
   }
 }
@@ -364,6 +382,7 @@ function tick(now) {
 fitToScreen(overlay);
 connect();
 requestAnimationFrame(tick);
+setInterval(askFigures, FIGURES_MS);
 
 window.demoSocket = () => socket;
 // What tests and the curious read: the boxes on the screen, with class names.

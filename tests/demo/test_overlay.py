@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detq import Detections, Frame, class_color
-from detq.demo.overlay import LARGEST_WH, Panel, Status, Strip, compose, panel_size
+from detq.demo.overlay import AMBER, GREEN, LARGEST_WH, Panel, Status, Strip, compose, panel_size
 from detq.demo.sight import Result
 from detq.demo.view import HELP
 
@@ -27,6 +27,14 @@ def result(frames_per_s: float, *, height: int = 240, width: int = 320) -> Resul
 
 def strip(*panels: Panel) -> Strip:
     return Strip("a source", panels)
+
+
+@pytest.mark.parametrize(("first", "second", "ink"), [(10, 25, GREEN), (25, 10, AMBER)])
+def test_only_what_is_faster_is_green(first: float, second: float, ink: tuple[int, ...]) -> None:
+    panels = [Panel("m", NAMES, result(per_s)) for per_s in (first, second)]
+    canvas = compose([strip(*panels)], STATUS)
+    inks = {each for each in (GREEN, AMBER) if (canvas == np.array(each)).all(axis=2).any()}
+    assert inks == {ink}
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 2))

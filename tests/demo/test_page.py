@@ -175,8 +175,25 @@ def test_source_of_the_server(page: Browser) -> None:
     click(page, "#server-source")
     page.wait_for("document.getElementById('still').naturalWidth === 640")
     assert page.value("document.getElementById('confidence').disabled")
+    for figure in ("fps", "latency", "detect", "count"):
+        page.wait_for(f"Number(document.getElementById('{figure}').textContent) > 0")
     click(page, "#stop")
+    assert page.value("document.getElementById('fps').textContent") == "–"
     assert page.value("document.body.dataset.source") == ""
+
+
+def test_thresholds_of_the_servers_source_are_the_servers(page: Browser) -> None:
+    read = "document.getElementById('confidence-value').textContent"
+    served = page.value(read)
+    page.value(
+        "(() => { const slider = document.getElementById('confidence');"
+        "slider.value = 0.9; slider.dispatchEvent(new Event('input')); })()"
+    )
+    assert page.value(read) == "0.90" != served
+    click(page, "#server-source")
+    assert page.value(read) == served
+    click(page, "#stop")
+    assert page.value(read) == "0.90"
 
 
 @pytest.mark.parametrize("width", [1280, 390])

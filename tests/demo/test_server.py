@@ -209,7 +209,11 @@ def test_source_of_the_server_as_moving_pictures(served: Served, known: Known) -
         for part in stream.iter_raw():
             data += part
             if data.count(b"--picture") > 3:
+                figures = httpx.get(f"{served.address}live.json?model=1").json()
                 break
+        assert set(figures) == {"fps", "latency_ms", "detect_ms", "count"}
+        assert figures["count"] == len(known.truth)
+        assert figures["latency_ms"] >= figures["detect_ms"] > 0
     head, _, rest = data.partition(b"\r\n\r\n")
     size = int(head.split(b"Content-Length: ")[1])
     image = cv2.imdecode(np.frombuffer(rest[:size], np.uint8), cv2.IMREAD_COLOR)
@@ -217,6 +221,7 @@ def test_source_of_the_server_as_moving_pictures(served: Served, known: Known) -
     assert image.shape == known.image.shape
     assert (np.abs(image.astype(int) - known.image) > 60).any()  # boxes are drawn in
     assert httpx.get(f"{served.address}live.mjpg?model=9").status_code == 404
+    assert httpx.get(f"{served.address}live.json?model=9").json() is None
 
 
 def test_tracks_and_sources_of_a_server_that_has_several(clip: Path, picture: bytes) -> None:
