@@ -1,5 +1,7 @@
 """The processor: how many of its cores this process may use, and of what family it is."""
 
+from __future__ import annotations
+
 import os
 import platform
 

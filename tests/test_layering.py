@@ -25,6 +25,7 @@ MODULES = {
 # Room -> row. A module imports from its own room and from rows of smaller numbers.
 ROWS = {
     "cores": 1,
+    "exchange": 3,
     "errors": 0,
     "extras": 1,
     "files": 1,

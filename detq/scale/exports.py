@@ -13,6 +13,7 @@ from typing import IO, Any, Literal
 from detq.data.coco import read_coco_ids
 from detq.data.sources import Entry
 from detq.errors import ArtifactError, DataError
+from detq.exchange import CATEGORIES_FROM, coco_result
 from detq.files import atomic_write, result_file
 from detq.records import COCO_IDS, COCO_NAMES
 from detq.scale.rows import Row
@@ -58,7 +59,7 @@ class CocoIds:
             if name not in self.categories:
                 raise DataError(f"class {name!r}: is no category of --annotations; see --classes")
             return self.categories[name]
-        return class_id + 1
+        return class_id + CATEGORIES_FROM
 
 
 def coco_ids(annotations: Path | None, class_names: tuple[str, ...]) -> CocoIds:
@@ -92,13 +93,8 @@ def write_coco(path: Path, rows: Iterable[Row], ids: CocoIds) -> None:
             boxes = zip(
                 row["class_ids"], row["class_names"], row["scores"], row["boxes"], strict=True
             )
-            for class_id, name, score, (left, top, right, bottom) in boxes:
-                result = {
-                    "image_id": image_id,
-                    "category_id": ids.category(name, class_id),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": score,
-                }
+            for class_id, name, score, corners_px in boxes:
+                result = coco_result(image_id, ids.category(name, class_id), score, corners_px)
                 file.write(f"{mark}\n{json.dumps(result)}")
                 mark = ","
         file.write("\n]\n")
