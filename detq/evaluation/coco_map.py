@@ -1,4 +1,4 @@
-"""COCO mAP of detections against ground truth, as pycocotools computes it."""
+"""COCO mAP and mAR of detections against ground truth, as pycocotools computes them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from detq.errors import DataError
-from detq.evaluation.matches import IOUS_OF_COCO, Matches, accumulate, match
-from detq.records import Detections
+from detq.evaluation.confusion import BACKGROUND, CONFIDENCE, IOU, merged
+from detq.evaluation.matches import IOUS_OF_COCO, Accumulated, Matches, accumulate, match
+from detq.records import STEPS, ClassScores, Confusion, Detections
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+_CONFIDENCES = np.arange(STEPS) / (STEPS - 1)
 
 
 @dataclass(frozen=True)
 class CocoScores:
-    """Average precision in percent, None where pycocotools says -1 (no object of that kind).
+    """Average precision and recall in percent, None where pycocotools says -1 (no object of that
+    kind): the twelve figures of its ``summarize``.
 
-    ``map`` averages IoU thresholds 0.50 to 0.95; ``per_class`` is the same for each class by name.
+    ``map`` and ``mar100`` average IoU thresholds 0.50 to 0.95; ``mar1``, ``mar10`` and ``mar100``
+    are the recall with so many detections per image and class. ``per_class`` is by name.
     """
 
     map: float | None
@@ -29,7 +33,14 @@ class CocoScores:
     map_small: float | None
     map_medium: float | None
     map_large: float | None
-    per_class: dict[str, float | None]
+    mar1: float | None
+    mar10: float | None
+    mar100: float | None
+    mar_small: float | None
+    mar_medium: float | None
+    mar_large: float | None
+    per_class: dict[str, ClassScores]
+    confusion: Confusion
 
 
 def coco_detections(
@@ -72,8 +83,13 @@ def score_detections(ground_truth: dict[str, Any], entries: list[dict[str, Any]]
 
 def score_matches(parts: Sequence[Matches], names: Mapping[int, str]) -> CocoScores:
     """The scores of all images, whatever parts they were judged in; ``names`` are by category."""
-    by_category = accumulate(parts)
-    precision = np.stack(list(by_category.values()), axis=2)  # [IoU, recall, category, area]
+    by_name: dict[str, ClassScores] = {}
+    tables = []
+    for category, one in accumulate(parts):
+        by_name[names[category]] = _class_scores(one)
+        tables.append((one.precision, one.recall))
+    precision = np.stack([table for table, _ in tables], axis=2)  # [IoU, recall, category, area]
+    recall = np.stack([table for _, table in tables], axis=2)  # [limit, IoU, category, area]
     return CocoScores(
         map=_mean(precision[..., _ALL]),
         map50=_mean(precision[IOUS_OF_COCO == 0.5][..., _ALL]),
@@ -81,11 +97,54 @@ def score_matches(parts: Sequence[Matches], names: Mapping[int, str]) -> CocoSco
         map_small=_mean(precision[..., _SMALL]),
         map_medium=_mean(precision[..., _MEDIUM]),
         map_large=_mean(precision[..., _LARGE]),
-        per_class={names[category]: _mean(one[..., _ALL]) for category, one in by_category.items()},
+        mar1=_mean(recall[0, ..., _ALL]),
+        mar10=_mean(recall[1, ..., _ALL]),
+        mar100=_mean(recall[2, ..., _ALL]),
+        mar_small=_mean(recall[2, ..., _SMALL]),
+        mar_medium=_mean(recall[2, ..., _MEDIUM]),
+        mar_large=_mean(recall[2, ..., _LARGE]),
+        per_class=by_name,
+        confusion=_confusion(parts, names),
     )
 
 
-def _mean(precision: npt.NDArray[np.float64]) -> float | None:
+def _class_scores(one: Accumulated) -> ClassScores:
+    objects = int(one.objects[_ALL])
+    return ClassScores(
+        map=_mean(one.precision[..., _ALL]),
+        map50=_mean(one.precision[0, :, _ALL]),
+        mar100=_mean(one.recall[-1, :, _ALL]),
+        objects=objects,
+        precision=tuple(one.precision[0, :, _ALL].tolist()) if objects else (),
+        f1=tuple(f1_curve(one.scores, one.right, objects).tolist()) if objects else (),
+    )
+
+
+def f1_curve(
+    scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], objects: int
+) -> npt.NDArray[np.float64]:
+    """Scores [n], best first, and which are right -> F1 [101] of those from 0.00, 0.01, … 1.00 on.
+
+    ``objects`` there are to find, at least one.
+    """
+    kept = np.searchsorted(-scores, -_CONFIDENCES, side="right")
+    found = np.concatenate([[0], np.cumsum(right)])[kept]
+    return 2 * found / (kept + objects)
+
+
+def _confusion(parts: Sequence[Matches], names: Mapping[int, str]) -> Confusion:
+    place_of = {category: place for place, category in enumerate(sorted(names))}
+    place_of[BACKGROUND] = len(names)
+    counts = merged([part.pairs for part in parts])
+    return Confusion(
+        tuple(names[category] for category in sorted(names)),
+        {(place_of[row], place_of[column]): count for (row, column), count in counts.items()},
+        iou=IOU,
+        confidence=CONFIDENCE,
+    )
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
     """In percent, of classes that have an object."""
-    known = precision[precision > -1]
+    known = values[values > -1]
     return 100 * float(np.mean(known)) if known.size else None

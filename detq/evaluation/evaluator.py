@@ -30,7 +30,10 @@ from detq.runtime.execution import constant_bytes
 from detq.runtime.pipeline import detect_stream
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions
 
-SCORES = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
+SCORES = (
+    *("map", "map50", "map75", "map_small", "map_medium", "map_large"),
+    *("mar1", "mar10", "mar100", "mar_small", "mar_medium", "mar_large"),
+)
 """What of :class:`CocoScores` is kept of a model; the first counts."""
 PART = 500
 """So many images are judged at once: their detections are all that is in memory."""
@@ -223,4 +226,5 @@ def evaluate(
         size_mb=constant_bytes(detector.graph.model) / 1e6,
         data=left.counts(),
         per_class=scores.per_class,
+        confusion=scores.confusion,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
 from detq.errors import DataError
+from detq.evaluation.confusion import confused
 
 _PARAMS = Params("bbox")
 IOUS_OF_COCO: npt.NDArray[np.float64] = _PARAMS.iouThrs
 IOUS, AREAS = len(IOUS_OF_COCO), len(_PARAMS.areaRng)
+LIMITS: tuple[int, ...] = tuple(_PARAMS.maxDets)
+"""Average recall is that of so many detections of a class in an image; of more, none counts."""
 _VERDICTS = 2 * AREAS * IOUS
 _ROW = np.dtype(
     [
@@ -40,11 +43,30 @@ class Matches:
     ``rows`` are the detections: the number of their image among these, the category, the score, and
     as bits [2, area, IoU] whether they match an object, and whether they count neither way.
     ``objects`` are by category how many objects of each area can be found, int64 [area].
+    ``pairs`` are what objects are taken for (:func:`detq.evaluation.confusion.confused`).
     """
 
     keys: tuple[bytes, ...]
     rows: npt.NDArray[Any]
     objects: Mapping[int, npt.NDArray[np.int64]]
+    pairs: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulated:
+    """All detections of a category, as average precision sees them; -1 is no object to find.
+
+    ``precision`` float64 [IoU, recall, area] as pycocotools' ``accumulate`` has it, ``recall``
+    float64 [limit, IoU, area] with so many detections per image (:data:`LIMITS`), ``objects`` int64
+    [area]. Of those that count at the lowest IoU and any area: ``scores`` float64 [n], best first,
+    and ``right`` bool [n].
+    """
+
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    objects: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    right: npt.NDArray[np.bool_]
 
 
 def match(
@@ -77,19 +99,15 @@ def match(
         counted = [[np.count_nonzero(area["gtIgnore"] == 0) for area in one] for _, one in seen]
         objects[category] = np.array(counted, np.int64).reshape(-1, AREAS).sum(axis=0)
     ordered = keys or [number.to_bytes(8, "big") for number in range(images)]
-    return Matches(tuple(ordered), np.concatenate(rows), objects)
+    return Matches(tuple(ordered), np.concatenate(rows), objects, confused(evaluation))
 
 
-def accumulate(parts: Sequence[Matches]) -> dict[int, npt.NDArray[np.float64]]:
-    """Of each category the precision [IoU, recall, area] as pycocotools' ``accumulate`` has it.
-
-    -1 stands for no object to find.
-    """
+def accumulate(parts: Sequence[Matches]) -> Iterator[tuple[int, Accumulated]]:
+    """Category after category, each with what is known of all its detections."""
     starts = np.cumsum([0, *(len(part.keys) for part in parts)])
     keys = [key for part in parts for key in part.keys]
     place_of = np.empty(len(keys), np.int64)
     place_of[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
-    precision = {}
     for category in sorted({category for part in parts for category in part.objects}):
         # One category after another: all at once, their bits as bytes would fill the memory.
         own = [part.rows[part.rows["category"] == category] for part in parts]
@@ -98,9 +116,8 @@ def accumulate(parts: Sequence[Matches]) -> dict[int, npt.NDArray[np.float64]]:
             [place_of[start + rows_["image"]] for start, rows_ in zip(starts, own, strict=False)]
         )
         objects = sum(part.objects[category] for part in parts if category in part.objects)
-        rows = rows[np.argsort(places, kind="stable")]
-        precision[category] = _precision(rows, np.asarray(objects))
-    return precision
+        order = np.argsort(places, kind="stable")
+        yield category, _accumulated(rows[order], places[order], np.asarray(objects))
 
 
 def _rows(image: int, category: int, by_area: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
@@ -113,16 +130,42 @@ def _rows(image: int, category: int, by_area: Sequence[Mapping[str, Any]]) -> np
     return rows
 
 
-def _precision(rows: npt.NDArray[Any], objects: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _accumulated(
+    rows: npt.NDArray[Any], places: npt.NDArray[np.int64], objects: npt.NDArray[np.int64]
+) -> Accumulated:
+    """``places`` are those of the rows' images, in order."""
     bits = np.unpackbits(rows["verdicts"], axis=1, count=_VERDICTS).T
-    matched, ignored = bits.reshape(2, AREAS, IOUS, len(rows))
+    matched, ignored = bits.view(np.bool_).reshape(2, AREAS, IOUS, len(rows))
+    rank = np.arange(len(places)) - np.searchsorted(places, places)
+    recall = np.full((len(LIMITS), IOUS, AREAS), -1.0)
+    for area in np.flatnonzero(objects):
+        found = matched[area] & ~ignored[area]
+        for number, limit in enumerate(LIMITS):
+            recall[number, :, area] = np.count_nonzero(found & (rank < limit), 1) / objects[area]
+    order = np.argsort(-rows["score"], kind="stable")
+    order = order[~ignored[0, 0, order]]
+    return Accumulated(
+        precision=_precision(rows["score"], matched, ignored, objects),
+        recall=recall,
+        objects=objects,
+        scores=rows["score"][order],
+        right=matched[0, 0, order],
+    )
+
+
+def _precision(
+    scores: npt.NDArray[np.float64],
+    matched: npt.NDArray[np.bool_],
+    ignored: npt.NDArray[np.bool_],
+    objects: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
     evaluation = COCOeval(iouType="bbox")
     params = evaluation.params
     # One image that holds them all: where each image's detections end was decided before.
-    params.imgIds, params.catIds, params.maxDets = [0], [0], [max(len(rows), 1)]
+    params.imgIds, params.catIds, params.maxDets = [0], [0], [max(len(scores), 1)]
     evaluation.evalImgs = [
         {
-            "dtScores": rows["score"],
+            "dtScores": scores,
             "dtMatches": matched[area],
             "dtIgnore": ignored[area],
             "gtIgnore": np.zeros(objects[area], np.bool_),

@@ -1,7 +1,8 @@
 """Frozen values that travel between rooms, each checked when it is made: what travels with a model
-(``spec``) and what is found, counted and measured (``values``).
+(``spec``), what is found, counted and measured (``values``), how good a model is (``accuracy``).
 """
 
+from detq.records.accuracy import STEPS, ClassScores, Confusion, EvalResult, mean_curve
 from detq.records.coco_names import COCO_IDS, COCO_NAMES
 from detq.records.spec import ModelSpec, ultralytics_keys
 from detq.records.values import (
@@ -10,7 +11,6 @@ from detq.records.values import (
     Classified,
     DataCounts,
     Detections,
-    EvalResult,
     Fit,
     LayerTime,
     Machine,
@@ -29,8 +29,11 @@ __all__ = [
     "COCO_IDS",
     "COCO_NAMES",
     "NO_COUNTS",
+    "STEPS",
     "BenchResult",
+    "ClassScores",
     "Classified",
+    "Confusion",
     "DataCounts",
     "Detections",
     "EvalResult",
@@ -45,6 +48,7 @@ __all__ = [
     "Ranking",
     "ReparamConvolution",
     "SizeHW",
+    "mean_curve",
     "part_of",
     "placeholder_names",
     "ultralytics_keys",

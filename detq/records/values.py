@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -208,53 +208,6 @@ class DataCounts:
 
 NO_COUNTS = DataCounts()
 """Nothing was counted, or nothing was left out."""
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """How good one model is on one split.
-
-    ``scores`` are in percent, the one that counts first: of a detector COCO's ``map``, ``map50``,
-    ``map75``, ``map_small``, ``map_medium`` and ``map_large``, None where pycocotools says -1; of a
-    classifier ``top1`` and ``top5``. Each is an attribute of that name, too.
-    ``seconds`` is the wall time of decoding, inference and post-processing of ``images`` images;
-    ``precision`` is what the runtime executed (fp32, bf16, int8); ``size_mb`` the bytes of all
-    constants; ``data`` what the figures rest on. ``per_class`` is the ``map`` of each class of a
-    detector's data set by name.
-    """
-
-    model: str
-    scores: Mapping[str, float | None]
-    images: int
-    seconds: float
-    precision: str
-    size_mb: float
-    data: DataCounts = NO_COUNTS
-    per_class: Mapping[str, float | None] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.images <= 0:
-            raise DetqError(f"EvalResult of {self.model}: no images were evaluated")
-        if not self.scores:
-            raise DetqError(f"EvalResult of {self.model}: expected at least one score, got none")
-
-    def __getattr__(self, name: str) -> float | None:
-        scores: Mapping[str, float | None] = self.__dict__.get("scores", {})  # none while copied
-        if name not in scores:
-            raise AttributeError(f"EvalResult: no attribute and no score {name!r}: {[*scores]}")
-        return scores[name]
-
-    @property
-    def score(self) -> float | None:
-        """The one that counts: mAP, or top-1."""
-        return next(iter(self.scores.values()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, each score under its own; of all classes together."""
-        document = asdict(self)
-        del document["per_class"]
-        scores = document.pop("scores")
-        return {"model": document.pop("model"), **scores, **document}
 
 
 @dataclass(frozen=True)

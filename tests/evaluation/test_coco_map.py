@@ -8,7 +8,7 @@ import pytest
 
 from detq.errors import DataError
 from detq.evaluation.agreement import agreement
-from detq.evaluation.coco_map import coco_detections, score_detections
+from detq.evaluation.coco_map import CocoScores, coco_detections, score_detections
 from detq.records import Detections
 
 BOXES = [[0, 0, 100, 100], [200, 0, 300, 100], [0, 200, 20, 220]]
@@ -49,12 +49,16 @@ def _entries(found: Detections) -> list[dict[str, Any]]:
     return coco_detections([1], [found], category_ids=[0, 1, 2])
 
 
+def _maps(scores: CocoScores) -> dict[str, float | None]:
+    return {name: one.map for name, one in scores.per_class.items()}
+
+
 def test_perfect_detections_score_100_and_absent_kinds_none() -> None:
     scores = score_detections(_truth(), _entries(_detections(BOXES, [0, 0, 1])))
     assert (scores.map, scores.map50, scores.map75) == (100, 100, 100)
     assert scores.map_small == pytest.approx(100)
     assert (scores.map_medium, scores.map_large) == (None, 100)
-    assert scores.per_class == {"cat": 100, "dog": pytest.approx(100), "ox": None}
+    assert _maps(scores) == {"cat": 100, "dog": pytest.approx(100), "ox": None}
 
 
 def test_nothing_found_scores_0() -> None:
@@ -65,7 +69,11 @@ def test_nothing_found_scores_0() -> None:
 def test_missed_class_and_missed_object_lower_their_class() -> None:
     scores = score_detections(_truth(), _entries(_detections(BOXES[:1], [0])))
     # Recall 0.5 at precision 1: 51 of the 101 recall points.
-    assert scores.per_class == {"cat": pytest.approx(100 * 51 / 101), "dog": 0, "ox": None}
+    assert _maps(scores) == {"cat": pytest.approx(100 * 51 / 101), "dog": 0, "ox": None}
+    assert {name: one.mar100 for name, one in scores.per_class.items()} == {
+        **{"cat": 50, "dog": 0, "ox": None}
+    }
+    assert [one.objects for one in scores.per_class.values()] == [2, 1, 0]
     assert scores.map == pytest.approx(100 * 51 / 101 / 2)
 
 

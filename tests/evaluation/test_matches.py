@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detq.data.annotation import Annotation, Annotations, ImageRecord
 from detq.data.dataset import Split
+from detq.evaluation import evaluator
 from detq.evaluation.coco_map import score_detections, score_matches
 from detq.evaluation.evaluator import PROTOCOLS, Run, Truth, score_run
 from detq.evaluation.matches import match
@@ -54,7 +55,7 @@ def _document(images: Images) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {**document, "annotations": truth}, entries
 
 
-def _by_pycocotools(document: dict[str, Any], entries: list[dict[str, Any]]) -> list[float | None]:
+def _by_pycocotools(document: dict[str, Any], entries: list[dict[str, Any]]) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         truth, found = COCO(), COCO()
         truth.dataset = document
@@ -71,7 +72,16 @@ def _by_pycocotools(document: dict[str, Any], entries: list[dict[str, Any]]) -> 
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return [None if value < 0 else 100 * float(value) for value in evaluation.stats[:6]]
+    return evaluation
+
+
+def _percent(value: float) -> float | None:
+    return None if value < 0 else 100 * float(value)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[values > -1]
+    return _percent(known.mean()) if known.size else None
 
 
 @given(IMAGES)
@@ -79,8 +89,17 @@ def _by_pycocotools(document: dict[str, Any], entries: list[dict[str, Any]]) -> 
 def test_scores_are_those_of_pycocotools_bit_for_bit(images: Images) -> None:
     document, entries = _document(images)
     own = score_detections(document, entries)
-    stats = [own.map, own.map50, own.map75, own.map_small, own.map_medium, own.map_large]
-    assert stats == _by_pycocotools(document, entries)
+    theirs = _by_pycocotools(document, entries)
+    assert [getattr(own, key) for key in evaluator.SCORES] == [*map(_percent, theirs.stats)]
+    for place, one in enumerate(own.per_class.values()):
+        precision = theirs.eval["precision"][:, :, place, 0, 2]
+        assert one.map == _mean(precision)
+        assert one.map50 == _mean(precision[0])
+        assert one.mar100 == _mean(theirs.eval["recall"][:, place, 0, 2])
+        assert one.precision == (tuple(precision[0]) if one.objects else ())
+        assert one.objects == sum(
+            item["category_id"] == place and not item["iscrowd"] for item in document["annotations"]
+        )
 
 
 @given(IMAGES, st.integers(1, 6), st.randoms(use_true_random=False))
@@ -126,7 +145,7 @@ def test_only_the_hundred_best_of_a_class_in_an_image_count() -> None:
     images: Images = [([(0, box, False)], [*noise, (0, box, 0.5)]), ([], noise)]
     document, entries = _document(images)
     scores = score_detections(document, entries)
-    assert scores.map == _by_pycocotools(document, entries)[0] == 0
+    assert scores.map == _by_pycocotools(document, entries).stats[0] == 0
 
 
 def test_a_row_takes_few_bytes() -> None:
