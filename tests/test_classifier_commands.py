@@ -195,3 +195,12 @@ def test_one_image_goes_through_the_classifier(checkpoint: Path, colours: Path) 
     assert ranking.named(COLOURS)[0].label == "blue"
     with pytest.raises(detq.DetqError, match=r"expected an image of uint8 \[H, W, 3\]"):
         detq.classifier(checkpoint).classify(image[:, :, 0])
+
+
+@pytest.mark.parametrize("command", ["eval", "quantize"])
+def test_classes_are_for_detectors(
+    detq: Command, command: str, checkpoint: Path, colours: Path
+) -> None:
+    outcome = detq(command, checkpoint, "--data", colours, "--per-class")
+    assert outcome.status == 1
+    assert outcome.err.endswith("error: --per-class: is for detectors; leave it out\n")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from detq import __version__, artifact
 from detq.api import builtin_recipes
 from detq.cli.arguments import image_size
 from detq.cli.quantize import LATENCY_ROUNDS
-from detq.console.scores import print_classes
+from detq.console.classes import print_classes
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
-from detq.records import EvalResult, ModelSpec
+from detq.records import ClassScores, Confusion, EvalResult, ModelSpec
 from detq.runtime.machine import float_precisions
 
 COMMANDS = (
@@ -34,7 +35,14 @@ COMMANDS = (
 )
 EVAL_KEYS = [
     *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
+    *("mar1", "mar10", "mar100", "mar_small", "mar_medium", "mar_large"),
     *("images", "seconds", "precision", "size_mb"),
+]
+
+
+CLASS_KEYS = [
+    *("map", "map50", "mar100", "objects", "best_f1", "best_confidence"),
+    *("precision_by_recall", "f1_by_confidence"),
 ]
 
 
@@ -363,25 +371,51 @@ def test_eval_of_each_class(
     arguments = ("--data", colour_data, "--per-class", "--json", "eval.json")
     outcome = detq("eval", colour_model, colour_model, *arguments)
     assert outcome.status == 0
-    classes = _json(tmp_path / "eval.json")["models"][1]["per_class"]
+    model = _json(tmp_path / "eval.json")["models"][1]
+    assert list(model) == [*EVAL_KEYS, "per_class", "all_classes", "confusion"]
+    classes = model["per_class"]
     assert sorted(classes) == ["blue", "green", "red"]
-    assert np.mean(list(classes.values())) == pytest.approx(200 / 3)
+    for one in (*classes.values(), model["all_classes"]):
+        assert list(one) == CLASS_KEYS
+        assert len(one["precision_by_recall"]) == len(one["f1_by_confidence"]) == 101
+    assert np.mean([one["map"] for one in classes.values()]) == pytest.approx(200 / 3)
+    assert sum(one["objects"] for one in classes.values()) == model["all_classes"]["objects"]
+    assert {pair["object"] for pair in model["confusion"]["pairs"]} >= {*classes}
     rows = [line.split() for line in _lines(outcome.out) if line.strip()]
     shown = [row for row in rows if row[0] in classes]  # long names of models fold the heading
-    assert [row[0] for row in shown] == list(classes)
-    assert all(row[-1] == "+0.00" for row in shown)
+    assert [row[0] for row in shown[:3]] == list(classes)
+    assert all(row[-3:] == ["+0.00"] * 3 for row in shown[:3])
+
+
+def _result(name: str, **maps: float | None) -> EvalResult:
+    classes = {key: ClassScores(value, value, None, 0) for key, value in maps.items()}
+    return EvalResult(name, {"map": 1.0}, 1, 1.0, "int8", 1.0, per_class=classes)
 
 
 def test_classes_that_lose_most_are_on_top(capsys: pytest.CaptureFixture[str]) -> None:
-    def result(name: str, **per_class: float | None) -> EvalResult:
-        return EvalResult(name, {"map": 1.0}, 1, 1.0, "int8", 1.0, per_class=per_class)
-
-    first = result("float", ant=50.0, bee=None, cat=20.0, dog=70.0)
-    last = result("int8", ant=49.0, bee=None, cat=25.0, dog=60.0)
+    first = _result("float", ant=50.0, bee=None, cat=20.0, dog=70.0)
+    last = _result("int8", ant=49.0, bee=None, cat=25.0, dog=60.0)
     for results, names in (([first, last], "dog ant cat bee"), ([last], "cat ant dog bee")):
         print_classes(results)
         lines = _lines(capsys.readouterr().out)
-        assert [line.split()[0] for line in lines[2:]] == names.split()
+        start = next(n for n, line in enumerate(lines) if line.startswith("all classes"))
+        shown = [line.split() for line in lines[start + 1 : start + 5]]
+        assert [row[0] for row in shown] == names.split()
+        assert shown[-1][1:3] == ["0", "-"]  # undefined, not 0
+
+
+def test_mistakes_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of classes are what they are, also where they look like markup."""
+    names = ("[red]ant", "bee")
+    counts = {(0, 1): 3, (0, 2): 5, (2, 1): 7, (1, 1): 9}
+    confusion = Confusion(names, counts, iou=0.5, confidence=0.25)
+    print_classes([replace(_result("m", **dict.fromkeys(names, 1.0)), confusion=confusion)])
+    shown = [line.split() for line in _lines(capsys.readouterr().out)[-3:]]
+    assert shown == [
+        ["(background)", "bee", "7"],
+        ["[red]ant", "(background:", "missed)", "5"],
+        ["[red]ant", "bee", "3"],
+    ]
 
 
 def test_calibration_on_the_measured_split_is_warned_of_and_recorded(

@@ -28,11 +28,13 @@ from detq.api.sources import (
 )
 from detq.benchmark import Variant, bench, variants_of
 from detq.config import DatasetConfig, Recipe
+from detq.cores import core_count
 from detq.errors import CalibrationError
 from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress, labelled, silent
-from detq.records import BenchResult, EvalResult
+from detq.records import BenchResult, EvalResult, is_busy
+from detq.runtime.machine import load_average
 from detq.runtime.options import RuntimeOptions
 from detq.tasks import strategy_of
 
@@ -61,6 +63,8 @@ class Comparison:
 
     Scores are those on ``split`` by the protocol ``preset``; ``overlap`` is the number of
     calibration images that are also in it. ``left_out`` says of each recipe without a row why.
+    ``load`` is the average number of busy processes in the minute before all this, None where the
+    system does not say.
     """
 
     rows: tuple[Compared, ...]
@@ -69,6 +73,12 @@ class Comparison:
     preset: str
     overlap: int
     left_out: Mapping[str, str]
+    load: float | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """True if other processes took so much of the machine that latencies mean little."""
+        return is_busy(self.load, core_count())
 
     @property
     def scores(self) -> list[EvalResult]:
@@ -96,6 +106,8 @@ class Comparison:
             "split": self.split,
             "preset": self.preset,
             "calibration_images_in_split": self.overlap,
+            "load": self.load and round(self.load, 2),
+            "cores": core_count(),
             "models": {
                 row.label: {
                     **{key: quality.scores[key] for _, key in metrics},
@@ -138,6 +150,7 @@ def compare(
     with the float model, AccuracyError.
     """
     chosen = load_recipes(recipes)
+    load = load_average()  # before this process adds to it
     report, dataset, graph = progress or silent, open_dataset(data), open_graph(model, imgsz)
     preset = find_protocol(preset, graph.spec).name
     measurable, judged = judged_split(graph, dataset, split) is not None, split or "val"
@@ -178,7 +191,7 @@ def compare(
         Compared(label, variants[label].graph, speed, scores.get(label))
         for label, speed in zip(variants, speeds, strict=True)
     )
-    return Comparison(rows, results[last], judged, preset, overlap, left_out)
+    return Comparison(rows, results[last], judged, preset, overlap, left_out, load)
 
 
 def _quantized(

@@ -47,6 +47,10 @@ Preset = Annotated[
     Literal["yolov6", "coco", "ultralytics"] | None,
     typer.Option(help="Evaluation protocol; by default that of the model's official figures."),
 ]
+PerClass = Annotated[
+    bool,
+    typer.Option("--per-class", help="Also each class, greatest losses first, and confusions."),
+]
 Engine = Annotated[
     Literal["local", "ray"], typer.Option(help="This process, or workers of a Ray cluster.")
 ]

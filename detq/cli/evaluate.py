@@ -16,6 +16,7 @@ from detq.cli.arguments import (
     Json,
     Layout,
     Models,
+    PerClass,
     Preset,
     image_size,
 )
@@ -33,9 +34,7 @@ def evaluate(
     rect: Annotated[
         bool, typer.Option("--rect", help="Inputs of the images' own shapes, without padding.")
     ] = False,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also mAP of each class, greatest losses first.")
-    ] = False,
+    per_class: PerClass = False,
     device: Device = "CPU",
     engine: Engine = "local",
     address: Address = None,
@@ -43,9 +42,10 @@ def evaluate(
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""
     from detq import api
-    from detq.cli.opening import open_data, warn_of_doubts
+    from detq.cli.opening import check_classes, open_data, warn_of_doubts
+    from detq.console.classes import print_classes
     from detq.console.files import check_file, write_json
-    from detq.console.scores import note_left_out, print_classes, print_scores, scores_document
+    from detq.console.scores import note_left_out, print_scores, scores_document
     from detq.console.terminal import progress_bars
     from detq.tasks import strategy_of
 
@@ -58,8 +58,7 @@ def evaluate(
         strategy, *others = {strategy_of(graph.spec) for graph in graphs}
         if others:
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
-        if per_class and not strategy.FINDS_BOXES:
-            raise ConfigError("--per-class: is for detectors; leave it out")
+        check_classes(graphs[0], wanted=per_class)
         doubts = warn_of_doubts(dict(zip(models, graphs, strict=True)), dataset, split)
         for model, graph in zip(models, graphs, strict=True):
             result = api.evaluate(

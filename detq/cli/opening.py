@@ -9,14 +9,22 @@ from detq import api
 from detq.api.sources import modules_for
 from detq.config import DatasetConfig
 from detq.console.terminal import note, warn
+from detq.errors import ConfigError
 from detq.extras import EXTRAS, require
 from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Progress
+from detq.tasks import strategy_of
 
 
 def check_quantizer(command: str, model: Path) -> None:
     """Raise MissingLibraryError unless all is installed that quantizing this model takes."""
     require(f"detq {command}", *EXTRAS["quantize"], *modules_for(model))
+
+
+def check_classes(graph: DetectorGraph, *, wanted: bool) -> None:
+    """Raise ConfigError where ``--per-class`` is wanted of what finds no boxes."""
+    if wanted and not strategy_of(graph.spec).FINDS_BOXES:
+        raise ConfigError("--per-class: is for detectors; leave it out")
 
 
 def open_data(data: Path, report: Progress) -> DatasetConfig:

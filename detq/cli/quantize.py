@@ -17,6 +17,7 @@ from detq.cli.arguments import (
     Json,
     Layout,
     Model,
+    PerClass,
     Preset,
     image_size,
 )
@@ -57,6 +58,7 @@ def quantize(
     max_drop: MaxDrop = None,
     time_limit: TimeLimit = 60.0,
     device: Device = "CPU",
+    per_class: PerClass = False,
     explain: Explain = False,
     output: Annotated[Path | None, typer.Option(help="Directory to write.")] = None,
     json_file: Json = None,
@@ -64,7 +66,13 @@ def quantize(
     """Quantize a model to INT8, measure what it lost, and write the exported directory."""
     from detq import api
     from detq.artifact import check_writable
-    from detq.cli.opening import check_quantizer, open_data, tell_found, warn_of_doubts
+    from detq.cli.opening import (
+        check_classes,
+        check_quantizer,
+        open_data,
+        tell_found,
+        warn_of_doubts,
+    )
     from detq.console.files import check_file, write_json
     from detq.console.terminal import progress_bars
 
@@ -82,6 +90,7 @@ def quantize(
     with progress_bars() as report:
         dataset = open_data(data, report)
         graph = api.load(model, imgsz=size, layout=layout, progress=report)
+        check_classes(graph, wanted=per_class)
         judged = api.judged_split(graph, dataset, split) or calib_split
         doubts = warn_of_doubts({model: graph}, dataset, judged)
         comparison = api.compare(
@@ -101,5 +110,8 @@ def quantize(
     comparison.save(directory)
     if explain:
         console.print_passes(comparison.result)
-    console.print_quantization(comparison, directory, rounds=LATENCY_ROUNDS)
-    write_json(json_file, console.quantization_document(comparison, directory, calib_split, doubts))
+    console.print_quantization(comparison, directory, rounds=LATENCY_ROUNDS, per_class=per_class)
+    document = console.quantization_document(
+        comparison, directory, calib_split, doubts, per_class=per_class
+    )
+    write_json(json_file, document)

@@ -11,15 +11,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from detq.api import Comparison, QuantizationResult
+from detq.console.classes import print_classes
 from detq.console.numbers import number, ratio
 from detq.console.scores import note_left_out, print_scores, scores_document
+from detq.console.speed import busy
 from detq.console.terminal import note, stdout, warn
-from detq.cores import is_x86
+from detq.cores import core_count, is_x86
 from detq.quickstart import Quickstart
 from detq.tasks import strategy_of
 
 
-def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) -> None:
+def print_quantization(
+    comparison: Comparison, directory: Path, *, rounds: int, per_class: bool = False
+) -> None:
     """Scores, latency (medians of ``rounds`` inferences), decisions, and what to be careful of."""
     strategy = strategy_of(comparison.result.graph.spec)
     metric, _ = strategy.COLUMNS[0]
@@ -28,6 +32,9 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
     if comparison.scores:
         print_scores(comparison.scores, strategy.COLUMNS)
         note_left_out(comparison.split, comparison.scores[0].data)
+        if per_class:
+            print_classes(comparison.scores)
+            stdout.print()
     else:
         note(f"split {comparison.split} has no ground truth: {metric} was not measured")
     exact, int8 = comparison.fastest_float.speed, comparison.rows[-1].speed
@@ -37,6 +44,8 @@ def print_quantization(comparison: Comparison, directory: Path, *, rounds: int) 
         f"(medians of {rounds} inferences in turns)",
         highlight=False,
     )
+    if comparison.is_busy:
+        warn(busy(comparison.load, core_count()))
     if comparison.gains_little:
         warn(
             f"{exact.float_precision} is nearly as fast here ({exact.latency_ms:.2f} ms, INT8 "
@@ -95,11 +104,16 @@ def _warn_of_result(result: QuantizationResult) -> None:
 
 
 def quantization_document(
-    comparison: Comparison, directory: Path, calibration_split: str, doubts: list[str]
+    comparison: Comparison,
+    directory: Path,
+    calibration_split: str,
+    doubts: list[str],
+    *,
+    per_class: bool = False,
 ) -> dict[str, Any]:
     """The same as :func:`print_quantization`, as plain values."""
     result, rows = comparison.result, comparison.rows
-    scores = scores_document(comparison.scores, comparison.split)
+    scores = scores_document(comparison.scores, comparison.split, per_class=per_class)
     return {
         "output": str(directory),
         **scores,
@@ -113,9 +127,11 @@ def quantization_document(
         "agreement": result.agreement,
         "latency_ms": {
             "float": rows[0].speed.latency_ms,
+            "load": comparison.load,
             "fastest_float": comparison.fastest_float.speed.latency_ms,
             "int8": rows[-1].speed.latency_ms,
         },
+        "load": comparison.load,
         "fastest_float": comparison.fastest_float.speed.float_precision,
         "speedup": rows[-1].speed.speedup,
         "doubts": doubts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,39 +47,16 @@ def print_scores(results: Sequence[EvalResult], columns: Sequence[Metric]) -> No
     stdout.print(table)
 
 
-def print_classes(results: Sequence[EvalResult]) -> None:
-    """mAP of each class, one column per model; where the last one loses most to the first on top,
-    of one model the lowest.
-    """
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    for result in results:
-        table.add_column(result.model, justify="right", overflow="fold")
-    if len(results) > 1:
-        table.add_column("last vs first", justify="right")
-    first, last = results[0].per_class, results[-1].per_class
-
-    def rank(name: str) -> float:
-        was, now = first[name], last[name]
-        if was is None or now is None:
-            return math.inf
-        return now if len(results) == 1 else now - was
-
-    for name in sorted(first, key=rank):
-        cells = [escape(name), *(number(result.per_class[name]) for result in results)]
-        table.add_row(*cells, *([difference(last[name], first[name])] * (len(results) > 1)))
-    stdout.print()
-    stdout.print(table)
-
-
 def scores_document(
     rows: Sequence[EvalResult], split: str, *, per_class: bool = False
 ) -> dict[str, Any]:
-    """The rows of a table of scores, and what of the split they rest on."""
+    """The rows of a table of scores, with what is known of each class if it is wanted, and what of
+    the split they rest on.
+    """
     models = [row.to_dict() for row in rows]
     for model, row in zip(models, rows, strict=True):
         if per_class:
-            model["per_class"] = dict(row.per_class)
+            model.update(row.details())
     counts = [model.pop("data") for model in models]
     return {"models": models, "data": {"split": split, **counts[0]} if counts else {}}
 

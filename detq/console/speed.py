@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from detq.console.numbers import number, percent, ratio
-from detq.console.terminal import stderr, stdout
+from detq.console.terminal import stdout, warn
 from detq.programs.measure import ProgramSpeed
 from detq.programs.speeds import Speeds
 from detq.records import BenchResult, LayerTime, Machine
@@ -102,11 +102,15 @@ def print_machine(machine: Machine) -> None:
         highlight=False,
     )
     if machine.is_busy:
-        stderr.print(
-            f"warning: {number(machine.load, 1)} processes were busy on {machine.cores} cores; "
-            "stop them and measure again",
-            style="yellow",
-        )
+        warn(busy(machine.load, machine.cores))
+
+
+def busy(load: float | None, cores: int) -> str:
+    """What is to be said of speed that was measured beside other processes."""
+    return (
+        f"{number(load, 1)} processes were busy on {cores} cores before speed was measured; "
+        "stop them and measure again"
+    )
 
 
 def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:

@@ -21,6 +21,7 @@ from detq.records.values import (
     Ranking,
     ReparamConvolution,
     SizeHW,
+    is_busy,
     part_of,
     placeholder_names,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Ranking",
     "ReparamConvolution",
     "SizeHW",
+    "is_busy",
     "mean_curve",
     "part_of",
     "placeholder_names",

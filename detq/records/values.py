@@ -262,7 +262,12 @@ class Machine:
     @property
     def is_busy(self) -> bool:
         """True if other processes took so much of the machine that figures mean little."""
-        return self.load is not None and self.load > 0.5 * self.cores
+        return is_busy(self.load, self.cores)
+
+
+def is_busy(load: float | None, cores: int) -> bool:
+    """True for so many busy processes that speed measured beside them means little."""
+    return load is not None and load > 0.5 * cores
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def describe_machine(
     *, threads: int | None = None, device: str = CPU, cpuinfo: Path = _CPUINFO
 ) -> Machine:
     """Measures the INT8 peak, which takes about a second."""
-    load = _load()  # before this process adds to it
+    load = load_average()  # before this process adds to it
     cores = core_count()
     return Machine(
         cpu=cpu_name(cpuinfo),
@@ -79,7 +79,7 @@ def float_precisions(device: str = CPU) -> tuple[FloatPrecision, ...]:
     return ("f32", *(precision for name, precision in more if name in capable))
 
 
-def _load() -> float | None:
+def load_average() -> float | None:
     """The average number of busy processes in the last minute; None where nobody counts them."""
     try:
         return os.getloadavg()[0]
