@@ -10,6 +10,7 @@ from typing import Any
 
 from detq.api.holding import MaxDrop, hold_accuracy
 from detq.api.quantization import (
+    AGREEMENT_IMAGES,
     DEFAULT_RECIPE,
     QuantizationResult,
     calibration_overlap,
@@ -29,6 +30,8 @@ from detq.api.sources import (
 from detq.benchmark import Variant, bench, variants_of
 from detq.config import DatasetConfig, Recipe
 from detq.cores import core_count
+from detq.data.calibration import readable_images
+from detq.data.dataset import load_split, sample_images
 from detq.errors import CalibrationError
 from detq.evaluation.protocol import find_protocol
 from detq.graph.detector_graph import DetectorGraph
@@ -122,7 +125,7 @@ class Comparison:
 
     def save(self, directory: str | Path) -> None:
         """Write the chosen recipe's exported directory, with what was measured."""
-        self.result.save(directory, measured=self.measured())
+        self.result.save(directory, measured=self.measured(), scores=self.scores)
 
 
 def compare(
@@ -185,6 +188,7 @@ def compare(
     if measurable:
         scores = _scores(variants, dataset, judged, preset, report)
         overlap = calibration_overlap(results[last], dataset, judged)
+        results[last] = _with_examples(results[last], dataset, judged)
     timing = partial(report, "measuring latency")
     speeds = bench(list(variants.values()), rounds=rounds, progress=timing)
     rows = tuple(
@@ -192,6 +196,22 @@ def compare(
         for label, speed in zip(variants, speeds, strict=True)
     )
     return Comparison(rows, results[last], judged, preset, overlap, left_out, load)
+
+
+def _with_examples(
+    result: QuantizationResult, data: DatasetConfig, split: str
+) -> QuantizationResult:
+    """To be reported on some of the images that scores are of, with the objects that are in them;
+    on its own if all of these are damaged.
+    """
+    strategy = strategy_of(result.graph.spec)
+    images = load_split(data, split, with_annotations=strategy.FINDS_BOXES)
+    some = sample_images(images, AGREEMENT_IMAGES, seed=0)
+    try:
+        sound = readable_images(some, strategy.preprocess(result.graph.spec)).paths
+    except CalibrationError:
+        return result
+    return replace(result, examples=images.only(sound))
 
 
 def _quantized(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from detq.api.sources import (
 )
 from detq.artifact import write_artifact
 from detq.data.calibration import CalibrationImages, readable_images
-from detq.data.dataset import load_split, sample_images
+from detq.data.dataset import Split, load_split, sample_images
 from detq.data.fingerprint import content_overlap, fingerprint
 from detq.downloads.cache import cache_folder
 from detq.errors import DownloadError, one_line
@@ -33,6 +33,7 @@ from detq.quant.accuracy_control import HeldAccuracy
 from detq.quant.noise import tensor_noise
 from detq.quant.observation_store import ObservationStore
 from detq.quant.quantizer import QuantizedDetector, quantize_graph
+from detq.records import EvalResult
 from detq.report.figures import ObservedTensor
 from detq.report.page import Evidence, render_report
 from detq.tasks import strategy_of
@@ -53,6 +54,7 @@ class QuantizationResult:
     for a classifier the share of these images that both take for the same class.
     ``held`` says what :func:`hold_accuracy` let fall back to float.
     ``held_back`` is False if the split has too few others, and calibration images had to do.
+    ``examples`` are the images that a report compares both models on.
     """
 
     float_graph: DetectorGraph
@@ -63,6 +65,7 @@ class QuantizationResult:
     judges: tuple[Path, ...]
     held_back: bool
     int8_share: float
+    examples: Split
     held: HeldAccuracy | None = None
 
     @property
@@ -92,15 +95,24 @@ class QuantizationResult:
         return Evidence(
             noise=tensor_noise(self.quantized, self.calibration.inputs(NOISE_IMAGES)),
             tensors=tensors,
-            disagreements=strategy.differences(self.float_graph, self.graph, self.judges),
+            disagreements=strategy.differences(self.float_graph, self.graph, self.examples),
             judged=len(self.judges),
+            examples=self.examples,
         )
 
-    def save(self, directory: str | Path, *, measured: dict[str, Any] | None = None) -> None:
-        """Write the exported directory (:mod:`detq.artifact`); ``measured`` joins its metadata."""
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        measured: dict[str, Any] | None = None,
+        scores: Sequence[EvalResult] = (),
+    ) -> None:
+        """Write the exported directory (:mod:`detq.artifact`); ``measured`` joins its metadata,
+        ``scores``, the float model's first and its own last, join the report.
+        """
         details = self._details(measured)
         words = strategy_of(self.graph.spec).WORDS
-        report = render_report(self.float_graph, details, self.evidence, words)
+        report = render_report(self.float_graph, details, self.evidence, words, scores=scores)
         write_artifact(self.graph, Path(directory), details=details, report=report)
 
     def _details(self, measured: dict[str, Any] | None) -> dict[str, Any]:
@@ -206,6 +218,7 @@ def quantize(
         judges=judges,
         held_back=held_back,
         int8_share=int8.int8_share,
+        examples=images_of.only(judges),
     )
 
 

@@ -68,6 +68,15 @@ class Split:
         left_out = _sum(self.left_out, found)
         return replace(self, images=images, annotations=annotations, left_out=left_out)
 
+    def only(self, paths: Collection[Path]) -> Split:
+        """Some of its images, in their order, with their ground truth. At least one is needed."""
+        wanted = set(paths)
+        images = tuple(image for image in self.images if image.path in wanted)
+        annotations = self.annotations
+        if annotations is not None:
+            annotations = annotations.of_images({image.image_id for image in images})
+        return replace(self, images=images, annotations=annotations)
+
     def parts(self, size: int) -> Iterator[Split]:
         """Its images in their order, ``size`` at a time, with the ground truth of each."""
         ids = np.array([image.image_id for image in self.images])

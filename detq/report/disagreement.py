@@ -5,17 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from detq.data.dataset import Split
 from detq.data.images import ImageBGR, read_image_bgr
 from detq.opencv import cv2
 from detq.records import Detections, NamedClass, Ranking
-from detq.report.draw import draw_detections
 
 WIDTH_PX = 480
 """Of each picture; what is larger is made smaller."""
+SAME_PLACE = 0.5
+"""Boxes of one class that overlap by so much are the same object."""
+UNMOVED = 0.8
+"""Of the same object, those that overlap by less moved."""
+
+Kind = Literal["truth", "both", "moved", "only"]
+"""What a box is: an object of the data set, one that both models find, one that they find in two
+places, one that the other model does not find.
+"""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box in pixels of the picture."""
+
+    kind: Kind
+    label: str
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The picture as one model sees it; marks that matter most are last."""
+
+    title: str
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A JPEG with its size in pixels, and how much smaller it is than the image, 0..1."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    scale: float
 
 
 class Difference(Protocol):
@@ -26,8 +66,12 @@ class Difference(Protocol):
         """The file's name."""
 
     @property
-    def jpeg(self) -> bytes:
-        """The image, with whatever can be shown in it."""
+    def picture(self) -> Picture:
+        """The image, smaller."""
+
+    @property
+    def panels(self) -> Sequence[Panel]:
+        """It is shown once for each."""
 
     @property
     def caption(self) -> str:
@@ -36,27 +80,31 @@ class Difference(Protocol):
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One image: objects that only one of the models found, and both pictures as one JPEG."""
+    """One image: how many objects only one of the models found, or both in different places."""
 
     name: str
     only_float: int
     only_int8: int
-    jpeg: bytes
+    moved: int
+    picture: Picture
+    panels: tuple[Panel, Panel]
 
     @property
     def caption(self) -> str:
         """What differs, in words."""
-        return f"{self.only_float} only in float, {self.only_int8} only in INT8"
+        words = f"{self.only_float} only in float, {self.only_int8} only in INT8"
+        return f"{words}, {self.moved} moved" if self.moved else words
 
 
 @dataclass(frozen=True)
 class ChangedClass:
-    """One image that the models take for different things: both answers, and its JPEG."""
+    """One image that the models take for different things: both answers."""
 
     name: str
     in_float: NamedClass
     in_int8: NamedClass
-    jpeg: bytes
+    picture: Picture
+    panels: tuple[Panel, ...] = (Panel(""),)
 
     @property
     def caption(self) -> str:
@@ -66,7 +114,7 @@ class ChangedClass:
 
 
 def worst_disagreements(
-    paths: Sequence[Path],
+    images: Split,
     in_float: Sequence[Detections],
     in_int8: Sequence[Detections],
     class_names: Sequence[str],
@@ -75,18 +123,30 @@ def worst_disagreements(
 ) -> list[Disagreement]:
     """The images with most objects that one model finds and the other does not, worst first.
 
-    Detections are those of the paths, in this order. Images that the models agree on are left out.
+    Detections are those of the images, in this order, ``class_names`` the models'. Images that the
+    models agree on are left out. Objects that the split has in them are marked, too.
     """
     rows = []
-    for path, one, two in zip(paths, in_float, in_int8, strict=True):
-        lost, new = _unmatched(one, two), _unmatched(two, one)
-        if lost + new:
-            rows.append((lost + new, path, one, two, lost, new))
-    rows.sort(key=lambda row: -row[0])
-    return [
-        Disagreement(path.name, lost, new, _side_by_side(path, one, two, class_names))
-        for _, path, one, two, lost, new in rows[:count]
-    ]
+    for place, (one, two) in enumerate(zip(in_float, in_int8, strict=True)):
+        kinds = _kinds(one, two), _kinds(two, one)
+        lost, new = (each.count("only") for each in kinds)
+        moved = kinds[1].count("moved")
+        if lost + new + moved:
+            rows.append(((-lost - new, -moved, place), (lost, new, moved), kinds))
+    rows.sort(key=lambda row: row[0])
+    found = []
+    for (*_, place), counts, kinds in rows[:count]:
+        path = images.images[place].path
+        picture = _picture(path)
+        truth = _truth(images, place, picture.scale)
+        panels = tuple(
+            Panel(title, (*truth, *_marks(own, kind, class_names, picture.scale)))
+            for title, own, kind in zip(
+                ("float", "INT8"), (in_float[place], in_int8[place]), kinds, strict=True
+            )
+        )
+        found.append(Disagreement(path.name, *counts, picture, (panels[0], panels[1])))
+    return found
 
 
 def changed_classes(
@@ -104,41 +164,61 @@ def changed_classes(
         if one.class_ids[0] != two.class_ids[0]
     ]
     rows.sort(key=lambda row: -row[1].score)
+    return [ChangedClass(path.name, one, two, _picture(path)) for path, one, two in rows[:count]]
+
+
+def _kinds(one: Detections, two: Detections) -> list[Kind]:
+    """What each of the first detections is beside the second ones."""
+    overlaps = _best_overlaps(one, two)
     return [
-        ChangedClass(path.name, one, two, _jpeg(_reduced(read_image_bgr(path))))
-        for path, one, two in rows[:count]
+        "only" if best < SAME_PLACE else "moved" if best < UNMOVED else "both"
+        for best in overlaps.tolist()
     ]
 
 
-def _unmatched(one: Detections, two: Detections) -> int:
-    """How many of the first detections have none of the same class at the same place."""
+def _best_overlaps(one: Detections, two: Detections) -> npt.NDArray[np.float32]:
+    """[n] the greatest overlap of each of the first with any of the second of its class."""
     if not len(one) or not len(two):
-        return len(one)
+        return np.zeros(len(one), np.float32)
     left = np.maximum(one.boxes_xyxy_px[:, None, :2], two.boxes_xyxy_px[None, :, :2])
     right = np.minimum(one.boxes_xyxy_px[:, None, 2:], two.boxes_xyxy_px[None, :, 2:])
     shared = np.clip(right - left, 0, None).prod(axis=2)
     areas = [np.prod(d.boxes_xyxy_px[:, 2:] - d.boxes_xyxy_px[:, :2], axis=1) for d in (one, two)]
     overlap = shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
     overlap[one.class_ids[:, None] != two.class_ids[None]] = 0
-    return int((overlap.max(axis=1) < 0.5).sum())
+    return np.asarray(overlap.max(axis=1), np.float32)
 
 
-def _side_by_side(
-    path: Path, one: Detections, two: Detections, class_names: Sequence[str]
-) -> bytes:
+def _marks(
+    found: Detections, kinds: Sequence[Kind], class_names: Sequence[str], scale: float
+) -> list[Mark]:
+    """What both find at the same place first: what differs is drawn above it."""
+    marks = []
+    for kind, one in zip(kinds, found.named(class_names), strict=True):
+        left, top, right, bottom = (scale * edge for edge in one.box_xyxy_px)
+        label = f"{one.label} {one.score:.2f}"
+        marks.append(Mark(kind, label, left, top, right - left, bottom - top))
+    order: Sequence[Kind] = ("both", "moved", "only")
+    return sorted(marks, key=lambda mark: order.index(mark.kind))
+
+
+def _truth(images: Split, place: int, scale: float) -> list[Mark]:
+    """The objects of an image; crowds are areas, not objects."""
+    if images.annotations is None:
+        return []
+    return [
+        Mark("truth", images.class_names[item.class_id], *(scale * x for x in item.box_xywh_px))
+        for item in images.annotations.of_images([images.images[place].image_id])
+        if not item.is_crowd
+    ]
+
+
+def _picture(path: Path) -> Picture:
     image = read_image_bgr(path)
-    pair = [draw_detections(image, found, class_names) for found in (one, two)]
-    small = [_reduced(each) for each in pair]
-    gap = np.full((small[0].shape[0], 8, 3), 255, np.uint8)
-    return _jpeg(np.hstack([small[0], gap, small[1]]))
-
-
-def _reduced(image: ImageBGR) -> ImageBGR:
     scale = min(1.0, WIDTH_PX / image.shape[1])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _jpeg(image: ImageBGR) -> bytes:
-    _, encoded = cv2.imencode(".jpg", image)
-    return encoded.tobytes()
+    width, height = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small: ImageBGR = np.asarray(
+        cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8
+    )
+    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return Picture(encoded.tobytes(), width, height, scale)

@@ -1,14 +1,19 @@
-"""Pictures of a report, as PNG: weights, where noise comes in, and what the ranges cover."""
+"""Pictures of a report: weights, where noise comes in, and what the ranges cover.
+
+In a page they are SVG without a background, whose text and axes have the colour of the page's text.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from detq.config import RangesConfig
 from detq.graph.detector_graph import DetectorGraph
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PART_COLORS: dict[str, str] = {"backbone": "#1d4ed8", "neck": "#15803d", "head": "#c2410c"}
+BLUE, GREEN, ORANGE, GREY = "#4f83e6", "#2f9e5b", "#d9622b", "#8b9ab0"
+"""To be told apart on white and on black."""
+PART_COLORS: dict[str, str] = {"backbone": BLUE, "neck": GREEN, "head": ORANGE}
 _DPI = 110
 
 
@@ -39,7 +46,7 @@ class ObservedTensor:
     high: float | None
 
 
-def noise_png(noise: Sequence[TensorNoise]) -> bytes:
+def noise_svg(noise: Sequence[TensorNoise]) -> Markup:
     """SQNR against float of every tensor that is rounded, in the order of execution."""
     figure = _empty_figure(9, 2.8)
     axis = figure.subplots()
@@ -51,19 +58,31 @@ def noise_png(noise: Sequence[TensorNoise]) -> bytes:
     axis.set_xlabel("tensors from image to head")
     axis.grid(axis="y", alpha=0.3)
     axis.legend(frameon=False, ncols=3, loc="upper right", fontsize=8)
-    return _png(figure)
+    return _svg(figure)
 
 
-def ranges_png(tensors: Sequence[ObservedTensor]) -> bytes:
+def ranges_svg(tensors: Sequence[ObservedTensor]) -> Markup:
     """Histograms of some tensors, with the range chosen and what each rule would have chosen."""
     figure, axes = _grid(len(tensors), columns=2, width=4.8, height=2.5)
     for axis, tensor in zip(axes, tensors, strict=True):
         _draw_tensor(axis, tensor)
     _share_legend(figure, axes, ncols=4)
-    return _png(figure)
+    return _svg(figure)
 
 
 def weight_histograms_png(graph: DetectorGraph, *, layers: int = 12) -> bytes:
+    """:func:`_weight_histograms` as a file of its own."""
+    picture = io.BytesIO()
+    _weight_histograms(graph, layers).savefig(picture, format="png", dpi=_DPI)
+    return picture.getvalue()
+
+
+def weight_histograms_svg(graph: DetectorGraph, *, layers: int) -> Markup:
+    """:func:`_weight_histograms` inside a page."""
+    return _svg(_weight_histograms(graph, layers))
+
+
+def _weight_histograms(graph: DetectorGraph, layers: int) -> Figure:
     """A picture of the layers with the largest centre-to-surround ratio, before and after.
 
     Per layer three histograms on a logarithmic count: centre taps, their neighbours, and what the
@@ -77,7 +96,7 @@ def weight_histograms_png(graph: DetectorGraph, *, layers: int = 12) -> bytes:
     figure.supxlabel("weight")
     figure.supylabel("taps")
     _share_legend(figure, axes, ncols=3)
-    return _png(figure)
+    return figure
 
 
 def short_name(name: str) -> str:
@@ -93,16 +112,16 @@ def _draw_tensor(axis: Axes, tensor: ObservedTensor) -> None:
     values = np.concatenate([-centers[::-1], centers])
     counts = np.concatenate([seen.negative[::-1], seen.positive])
     bins = np.linspace(min(seen.low, 0.0), max(seen.high, seen.bin_width), 121)
-    axis.hist(values, bins.tolist(), weights=counts, log=True, color="#94a3b8")
-    colors = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#a16207")
+    axis.hist(values, bins.tolist(), weights=counts, log=True, color=GREY)
+    colors = (ORANGE, BLUE, GREEN, "#9061e8", "#1c93ad", "#b5861b")
     config = RangesConfig()
     for rule, color in zip(THRESHOLDS, colors, strict=True):
         found = choose_range(seen, rule, config, symmetric=False)
         axis.axvline(found.high, color=color, linewidth=1, linestyle=":", label=rule)
     if tensor.low is not None and tensor.high is not None:
-        axis.axvspan(tensor.low, tensor.high, color="#16a34a", alpha=0.15, label="chosen")
+        axis.axvspan(tensor.low, tensor.high, color=GREEN, alpha=0.2, label="chosen")
     title = f"{short_name(tensor.name)}  ({tensor.method})"
-    axis.set_title(title[-64:], fontsize=8)
+    axis.set_title(title[-64:], fontsize=8, parse_math=False)
     axis.tick_params(labelsize=7)
 
 
@@ -115,14 +134,14 @@ def _draw_layer(axis: Axes, name: str, kernels: npt.NDArray[np.float32]) -> None
     limit = float(np.abs(kernels).max()) or 1.0
     bins = np.linspace(-limit, limit, 121).tolist()
     series = (
-        ("centre tap", kernels[:, :, row, column], "#c2410c"),
-        ("eight neighbours", neighbours, "#1d4ed8"),
-        ("centre after the split", residual, "#15803d"),
+        ("centre tap", kernels[:, :, row, column], ORANGE),
+        ("eight neighbours", neighbours, BLUE),
+        ("centre after the split", residual, GREEN),
     )
     for label, values, color in series:
         axis.hist(values.ravel(), bins, histtype="step", log=True, label=label, color=color)
     ratio = center_to_surround_ratio(kernels)
-    axis.set_title(f"{name}  ({ratio:.0f}x)", fontsize=8)
+    axis.set_title(f"{name}  ({ratio:.0f}x)", fontsize=8, parse_math=False)
     axis.tick_params(labelsize=7)
 
 
@@ -151,7 +170,18 @@ def _empty_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=_DPI)
-    return picture.getvalue()
+def _svg(figure: Figure) -> Markup:
+    """To be put into HTML, where namespaces, declarations and a style for all pages are none."""
+    import matplotlib as mpl  # noqa: PLC0415 - slow to import
+
+    picture = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "detq"}):
+        figure.savefig(
+            picture, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
+    text = picture.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"| width="[\d.]+pt"| height="[\d.]+pt"', "", text)
+    text = re.sub(r"(-?\d+\.\d{2})\d+", r"\1", text)  # hundredths of a point are enough
+    return Markup(text.replace("#000000", "currentColor"))  # noqa: S704 - matplotlib escapes names

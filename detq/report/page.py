@@ -10,15 +10,18 @@ from typing import Any
 
 import jinja2
 
+from detq.data.dataset import Split
 from detq.graph.detector_graph import DetectorGraph
 from detq.quant.noise import TensorNoise
+from detq.records import EvalResult, is_busy
+from detq.report.accuracy import ROWS_SHOWN, accuracy_view
 from detq.report.disagreement import Difference
 from detq.report.figures import (
     ObservedTensor,
-    noise_png,
-    ranges_png,
+    noise_svg,
+    ranges_svg,
     short_name,
-    weight_histograms_png,
+    weight_histograms_svg,
 )
 from detq.report.layers import layer_reports
 from detq.report.words import Words
@@ -28,20 +31,29 @@ TENSORS_SHOWN = 4
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a report shows beside the metadata."""
+    """What a report shows beside the metadata: agreement is that on ``judged`` images, and
+    ``disagreements`` are the worst of ``examples``.
+    """
 
     noise: Sequence[TensorNoise]
     tensors: Sequence[ObservedTensor]
     disagreements: Sequence[Difference]
     judged: int
+    examples: Split
 
 
 def render_report(
-    float_graph: DetectorGraph, details: Mapping[str, Any], evidence: Evidence, words: Words
+    float_graph: DetectorGraph,
+    details: Mapping[str, Any],
+    evidence: Evidence,
+    words: Words,
+    *,
+    scores: Sequence[EvalResult] = (),
 ) -> str:
     """The page for an exported directory whose ``detq`` metadata section is ``details``.
 
-    Weights are those of the float graph. Everything from outside is escaped.
+    Weights are those of the float graph, ``scores`` those of the float model first and of the INT8
+    model last. Everything from outside is escaped.
     """
     noise = {tensor.name: tensor.sqnr_db for tensor in evidence.noise}
     steepest = sorted(_drops(evidence.noise), key=lambda pair: -pair[1])[:3]
@@ -62,11 +74,16 @@ def render_report(
         judged=evidence.judged,
         held_back=details["agreement_images_held_back"],
         size_mb=details.get("size_mb"),
-        noise_picture=_embedded(noise_png(evidence.noise)) if noise else None,
+        accuracy=accuracy_view(scores),
+        rows_shown=ROWS_SHOWN,
+        noise_picture=noise_svg(evidence.noise) if noise else None,
         noise=noise,
         steepest=[(short_name(name), drop) for name, drop in steepest],
-        range_picture=_embedded(ranges_png(shown)) if shown else None,
-        disagreements=[(each, _embedded(each.jpeg)) for each in evidence.disagreements],
+        range_picture=ranges_svg(shown) if shown else None,
+        disagreements=[
+            (each, base64.b64encode(each.picture.jpeg).decode()) for each in evidence.disagreements
+        ],
+        examples=evidence.examples,
         mixed=details["mixed_precision"],
         guard=details["guard"],
         short_name=short_name,
@@ -76,19 +93,23 @@ def render_report(
         split_count=len(details["split_layers"]),
         biases=details["biases_corrected"],
         calibration=details["calibration"],
-        picture=_embedded(weight_histograms_png(float_graph, layers=6)),
+        picture=weight_histograms_svg(float_graph, layers=6),
         layers=layer_reports(float_graph),
         activations=details["activations"],
         number=_number,
+        difference=_difference,
     )
 
 
 def _measured(measured: Mapping[str, Any] | None, key: str) -> dict[str, Any] | None:
-    """With the score of the first model (float) and of the last (the one exported) by name."""
+    """With the score of the first model (float) and of the last (the one exported) by name, and
+    whether others used the machine.
+    """
     if measured is None:
         return None
     found = [scores[key] for scores in measured["models"].values()]
-    return {**measured, "first": found[0], "last": found[-1]}
+    busy = is_busy(measured.get("load"), measured.get("cores") or 1)
+    return {**measured, "first": found[0], "last": found[-1], "is_busy": busy}
 
 
 def _drops(noise: Sequence[TensorNoise]) -> list[tuple[str, float]]:
@@ -100,9 +121,9 @@ def _drops(noise: Sequence[TensorNoise]) -> list[tuple[str, float]]:
     ]
 
 
-def _embedded(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
-
-
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _difference(first: float | None, last: float | None) -> str:
+    return "–" if first is None or last is None else f"{last - first:+.2f}"

@@ -12,11 +12,10 @@ Metric = tuple[str, str]
 @dataclass(frozen=True)
 class Words:
     """Headings and sentences. ``metrics`` are what is measured, the one that counts first;
-    ``differences`` introduces the pictures on which the models differ, ``beside`` is what their
-    description adds to a picture's name, ``alike`` what is the same in all others.
+    ``differences`` introduces the pictures on which the models differ, ``alike`` is what is the
+    same in all others.
     """
 
     metrics: Sequence[Metric]
     differences: str
-    beside: str
     alike: str

@@ -12,7 +12,7 @@ import numpy as np
 from detq.config import DatasetConfig
 from detq.data.centre_crop import CROP_SHARE, CentreCrop
 from detq.data.class_folders import has_class_folders, load_labelled_split
-from detq.data.dataset import load_split
+from detq.data.dataset import Split, load_split
 from detq.data.images import ImageBGR, list_images, read_images
 from detq.errors import ConfigError
 from detq.evaluation.agreement import MIN_SCORE
@@ -39,7 +39,6 @@ WORDS = Words(
     metrics=METRICS,
     differences="The images that INT8 takes for something else, those first that float was surest "
     "of.",
-    beside="",
     alike="class",
 )
 FINDS_BOXES = False
@@ -74,12 +73,12 @@ def is_certain(classifier: Classifier, seen: ClassifierRun) -> bool:
     return bool(np.median([ranking.scores[0] for ranking in seen.rankings]) >= MIN_SCORE)
 
 
-def differences(
-    exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
-) -> list[ChangedClass]:
+def differences(exact: DetectorGraph, rounded: DetectorGraph, images: Split) -> list[ChangedClass]:
     """Those whose best class is another one."""
-    one, two = (run_classifier(Classifier(graph), paths).rankings for graph in (exact, rounded))
-    return changed_classes(paths, one, two, exact.spec.class_names)
+    one, two = (
+        run_classifier(Classifier(graph), images.paths).rankings for graph in (exact, rounded)
+    )
+    return changed_classes(images.paths, one, two, exact.spec.class_names)
 
 
 def has_ground_truth(data: DatasetConfig, split: str) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detq.config import DatasetConfig
-from detq.data.dataset import load_split
+from detq.data.dataset import Split, load_split
 from detq.data.images import ImageBGR
 from detq.data.letterbox import FITS, Preprocess, official_shrink
 from detq.errors import DataError
@@ -42,9 +41,8 @@ COLUMNS: Sequence[Metric] = (
 )
 WORDS = Words(
     metrics=METRICS,
-    differences="Left float, right INT8, scores from 0.25: the images with most objects that one "
-    "of them finds and the other does not.",
-    beside=", float and INT8 detections side by side",
+    differences="Scores from 0.25: the images with most objects that one of the models finds and "
+    "the other does not.",
     alike="objects at the same places",
 )
 FINDS_BOXES = True
@@ -86,16 +84,14 @@ def is_certain(detector: Detector, seen: Run) -> bool:
     return bool(np.median(counts) < detector.postprocess.max_detections)
 
 
-def differences(
-    exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
-) -> list[Disagreement]:
+def differences(exact: DetectorGraph, rounded: DetectorGraph, images: Split) -> list[Disagreement]:
     """As prediction shows them, not as evaluation counts."""
     runs = [
-        run_detector(evaluation_detector(graph, postprocess=PREDICTION), paths)
+        run_detector(evaluation_detector(graph, postprocess=PREDICTION), images.paths)
         for graph in (exact, rounded)
     ]
     names = exact.spec.class_names
-    return worst_disagreements(paths, runs[0].detections, runs[1].detections, names)
+    return worst_disagreements(images, runs[0].detections, runs[1].detections, names)
 
 
 def has_ground_truth(data: DatasetConfig, split: str) -> bool:

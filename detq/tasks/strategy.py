@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from detq.config import DatasetConfig
 from detq.data.calibration import Preprocessing
+from detq.data.dataset import Split
 from detq.data.images import ImageBGR
 from detq.evaluation.evaluator import Runner
 from detq.graph.detector_graph import DetectorGraph
@@ -70,9 +71,11 @@ class Strategy(Protocol[Network, Seen]):
         """False for a network that sees things everywhere, or nothing before anything else."""
 
     def differences(
-        self, exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
+        self, exact: DetectorGraph, rounded: DetectorGraph, images: Split
     ) -> Sequence[Difference]:
-        """The images in which the two find different things, the worst first, few of them."""
+        """The images in which the two find different things, the worst first, few of them, with
+        what is really in them where the split says so. No image may be damaged.
+        """
 
     def has_ground_truth(self, data: DatasetConfig, split: str) -> bool:
         """True if the data set says for the split what is right. Raises ConfigError."""

@@ -11,7 +11,7 @@ import numpy as np
 from detq.config import DatasetConfig
 from detq.contract import Contract
 from detq.data.centre_crop import CentreCrop
-from detq.data.dataset import load_split
+from detq.data.dataset import Split, load_split
 from detq.data.images import ImageBGR, read_images
 from detq.evaluation.evaluator import Runner
 from detq.graph.detector_graph import DetectorGraph
@@ -25,7 +25,7 @@ from detq.tasks.strategy import Finder, Reader
 
 CONTRACT = Contract(output="shares", rows=0, has_places=False, use="measures colours")
 COLUMNS = (("close", "closeness"),)
-WORDS = Words(COLUMNS, differences="", beside="", alike="shares")
+WORDS = Words(COLUMNS, differences="", alike="shares")
 FINDS_BOXES = False
 Seen = list[np.ndarray]
 
@@ -60,7 +60,7 @@ def is_certain(network: CompiledGraph, seen: Seen) -> bool:
 
 
 def differences(
-    exact: DetectorGraph, rounded: DetectorGraph, paths: Sequence[Path]
+    exact: DetectorGraph, rounded: DetectorGraph, images: Split
 ) -> Sequence[Difference]:
     return []
 
