@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 240, 190
-_LEFT, _TOP, _RIGHT, _BOTTOM = 30, 8, 8, 30
+_LEFT, _TOP, _RIGHT, _BOTTOM = 38, 8, 8, 30
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Curve = Sequence[float]
@@ -51,7 +51,9 @@ def _grid(across: str, up: str) -> Markup:
     """Lines at quarters, numbers at halves, names of the axes."""
     line = Markup('<path class="grid" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>')
     text = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
-    upright = Markup('<text transform="translate(9 {:.1f}) rotate(-90)" text-anchor="{}">{}</text>')
+    upright = Markup(
+        '<text transform="translate(10 {:.1f}) rotate(-90)" text-anchor="{}">{}</text>'
+    )
     drawn = []
     for tick in _TICKS:
         drawn.append(line.format(_x(0), _y(tick), _x(1), _y(tick)))
@@ -60,7 +62,7 @@ def _grid(across: str, up: str) -> Markup:
         drawn.append(text.format(_x(tick), _y(0) + 12, "middle", f"{tick:g}"))
         drawn.append(text.format(_x(0) - 4, _y(tick) + 3, "end", f"{tick:g}"))
     drawn.append(text.format(_x(0.5), HEIGHT - 5, "middle", across))
-    drawn.append(upright.format(_y(0.5), "middle", up))
+    drawn.append(upright.format(_y(0.5), up))
     return Markup("").join(drawn)
 
 
