@@ -51,7 +51,7 @@ def _grid(across: str, up: str) -> Markup:
     """Lines at quarters, numbers at halves, names of the axes."""
     line = Markup('<path class="grid" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>')
     text = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
-    upright = Markup(
+    upright = Markup('<text transform="translate(10 {:.1f}) rotate(-90)">{}</text>')
         '<text transform="translate(10 {:.1f}) rotate(-90)" text-anchor="{}">{}</text>'
     )
     drawn = []
