@@ -52,8 +52,6 @@ def _grid(across: str, up: str) -> Markup:
     line = Markup('<path class="grid" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>')
     text = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
     upright = Markup('<text transform="translate(10 {:.1f}) rotate(-90)">{}</text>')
-        '<text transform="translate(10 {:.1f}) rotate(-90)" text-anchor="{}">{}</text>'
-    )
     drawn = []
     for tick in _TICKS:
         drawn.append(line.format(_x(0), _y(tick), _x(1), _y(tick)))

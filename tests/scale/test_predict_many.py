@@ -600,7 +600,8 @@ def test_ray_evaluates_with_the_same_figures(
     pytest.importorskip("ray")
     for engine in ("local", "ray"):
         options = ("--data", shared / "data/bccd/data.yaml", "--imgsz", "160", "--engine", engine)
-        done = apart(tmp_path, "eval", bccd_float, *options, "--json", f"{engine}.json")
+        wanted = ("--per-class", "--json", f"{engine}.json")
+        done = apart(tmp_path, "eval", bccd_float, *options, *wanted)
         assert done.returncode == 0, done.stderr
     local, ray = (
         json.loads((tmp_path / f"{engine}.json").read_text())["models"][0]
@@ -609,6 +610,8 @@ def test_ray_evaluates_with_the_same_figures(
     assert local.pop("seconds") != ray.pop("seconds")
     assert ray == local
     assert local["map"] > 0
+    assert local["per_class"]
+    assert local["confusion"]["pairs"]
 
 
 def kill_worker(ancestor: int) -> bool:
