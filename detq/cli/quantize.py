@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from detq.cli.arguments import (
-    RECIPE_HELP,
     CalibrationImages,
     CalibrationSplit,
     Data,
@@ -21,27 +20,9 @@ from detq.cli.arguments import (
     Preset,
     image_size,
 )
+from detq.cli.quantize_options import Compare, Explain, MaxDrop, Recipe, Split, TimeLimit
 
 LATENCY_ROUNDS = 20
-
-Recipe = Annotated[str, typer.Option(help=RECIPE_HELP)]
-Split = Annotated[
-    str | None, typer.Option(help="Split to measure mAP on; val if the data set has it.")
-]
-Compare = Annotated[
-    list[str] | None,
-    typer.Option(help="Measure this recipe beside the chosen one; may be repeated."),
-]
-MaxDrop = Annotated[
-    float | None,
-    typer.Option(min=0, help="Give layers back to float until INT8 loses at most this much mAP."),
-]
-Explain = Annotated[
-    bool, typer.Option("--explain", help="Print what every pass did, cost and gained.")
-]
-TimeLimit = Annotated[
-    float, typer.Option(min=0, help="Minutes that --max-drop may take; a rerun goes on.")
-]
 
 
 def quantize(
