@@ -139,17 +139,17 @@ def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported
 
 
 def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) -> None:
-    """On a pipe a stage is one line: no bars, no control characters."""
-    lines = exported.err.splitlines()
+    """On a pipe a stage is one line: no bars, no control characters. A busy machine is told."""
+    lines = [line for line in exported.err.splitlines() if "processes were busy on" not in line]
     assert "measured: observing (100)" in lines
     assert len(lines) == len(set(lines))
     for word in ("warning", "error", "Warning", "\x1b", "\r"):
-        assert word not in exported.err
+        assert not any(word in line for line in lines)
 
 
 def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
-    keys = "agreement data doubts fastest_float int8_share latency_ms models output speedup"
+    keys = "agreement data doubts fastest_float int8_share latency_ms load models output speedup"
     assert sorted(document) == keys.split()
     assert document["fastest_float"] in float_precisions()
     latency = document["latency_ms"]

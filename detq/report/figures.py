@@ -183,5 +183,10 @@ def _svg(figure: Figure) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"| width="[\d.]+pt"| height="[\d.]+pt"', "", text)
-    text = re.sub(r"(-?\d+\.\d{2})\d+", r"\1", text)  # hundredths of a point are enough
+    text = re.sub(r'(?<= d=)"[^"]*"', _hundredths, text)
     return Markup(text.replace("#000000", "currentColor"))  # noqa: S704 - matplotlib escapes names
+
+
+def _hundredths(path: re.Match[str]) -> str:
+    """Coordinates of a path to hundredths of a point, which are enough."""
+    return re.sub(r"(\.\d{2})\d+", r"\1", path[0])
