@@ -30,6 +30,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     class Clocked:
         executed_precision = "fp32"
+        device = "CPU"
         int8_share = 0.25
         macs = 1000
 
@@ -133,7 +134,7 @@ def test_ratios_are_against_the_fastest_float_of_the_first_float_model(
 def test_a_float_model_is_measured_in_every_precision_of_the_machine(
     colour_graph: DetectorGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(variants_of.__globals__, "float_precisions", lambda: ("f32", "bf16"))
+    monkeypatch.setitem(variants_of.__globals__, "float_precisions", lambda device: ("f32", "bf16"))
     found = variants_of(colour_graph, THREE_THREADS)
     assert [each.float_precision for each in found] == ["f32", "bf16"]
     assert {each.options.threads for each in found} == {3}

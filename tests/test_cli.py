@@ -322,7 +322,7 @@ def test_bench_of_float_and_int8(
     assert list(first) == [
         *("model", "latency_ms", "latency_p90_ms", "latency_p99_ms", "speedup", "of_f32"),
         *("float_precision", "precision", "int8_share", "macs_per_s", "size_mb"),
-        *("images_per_s", "requests"),
+        *("images_per_s", "requests", "device"),
     ]
     assert first["of_f32"] == 1
     assert 1 in [row["speedup"] for row in document["models"][:floats]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -20,26 +20,7 @@ from detq.cli.arguments import (
     share,
     words,
 )
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Images, folders, patterns, lists (.txt, .parquet), .tar, .zip, videos, cameras by "
-        "number, streams by address; docs/predict.md.",
-    ),
-]
-Format = Annotated[
-    Literal["jsonl", "parquet", "coco", "yolo", "csv"],
-    typer.Option("--format", help="What is written."),
-]
-Rect = Annotated[
-    bool | None,
-    typer.Option("--rect/--square", help="Inputs of the frames' shapes; by default of videos."),
-]
-Truth = Annotated[
-    Path | None, typer.Option(help="With --format coco: the annotations whose ids are meant.")
-]
+from detq.cli.predict_options import Format, Rect, Sources, Truth
 
 
 def predict(
