@@ -77,7 +77,11 @@ def test_example_of_the_guide_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As it is written there: from a network in memory to a measured INT8 directory."""
-    (example,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (example,) = re.findall(
+        r"^```python\n(import torch\n.*?)```",
+        GUIDE.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
     for split in ("train", "val"):
         write_digits(tmp_path, split=split, images=48, size_px=96)
     monkeypatch.chdir(tmp_path)
