@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test check format clean
+.PHONY: install quickstart test check docs format clean
 
 install: $(READY)
 
@@ -25,6 +25,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
+
+docs: $(READY)
+	$(BIN)/python tools/docs_site.py build/docs
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

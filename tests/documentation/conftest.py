@@ -1,6 +1,8 @@
-"""Makes the forged checkpoints of ``tests/adapters`` importable here."""
+"""Makes the forged checkpoints of ``tests/adapters``, and ``tests/demo``'s browser, importable."""
 
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("adapters", "models")]
+sys.path[:0] = [
+    str(Path(__file__).parents[1] / folder) for folder in ("adapters", "models", "demo")
+]
