@@ -26,6 +26,9 @@ OF_OTHERS = {
     "--no-deps": "pip",
     "--constraint": "pip",
     "--user": "docker run",
+    "--publish": "docker run",
+    "--cpus": "docker run",
+    "--cpuset-cpus": "docker run",
     "--option": "an example of any option",
 }
 """Options in the running text that are not detq's -> whose they are."""
@@ -40,7 +43,16 @@ def _of(program: str) -> list[Command]:
     return [command for command in ALL if command.words[0] == program]
 
 
-@pytest.mark.parametrize("command", _of("detq"), ids=str)
+def _in_image(command: Command) -> Command:
+    """What ``docker run OPTIONS detq COMMAND …`` runs: the image is called like the program."""
+    begin = command.words.index("detq")
+    return Command(command.page, command.line, command.words[begin:])
+
+
+RUN_IN_IMAGE = [_in_image(one) for one in _of("docker") if one.words[1] == "run"]
+
+
+@pytest.mark.parametrize("command", [*_of("detq"), *RUN_IN_IMAGE], ids=str)
 def test_command_line_takes_it(command: Command) -> None:
     name, *arguments = command.words[1:]
     if name.startswith("-"):
@@ -97,3 +109,4 @@ def test_the_documents_hold_commands() -> None:
     assert len(_of("detq")) > 50
     assert {command.words[1] for command in _of("detq")} >= OPTIONS.keys()
     assert len(_of("python")) > 15
+    assert RUN_IN_IMAGE
