@@ -22,16 +22,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = (
-    "*.md",
-    "docs/*",
-    "weights/*.md",
-    "weights/*.json",
-    "configs/*.yaml",
-    "configs/data/*.yaml",
-)
-"""What the pages consist of, and what they link to."""
+PAGES = ("*.md", "docs/**/*.md", "weights/*.md", "demo/**/*.md")
+"""What the site consists of; what it links to is added."""
 SITE = ROOT / "docs/site"
+_TARGET = re.compile(r"\]\((?![a-z]+:)([^)#\s]+)")
 FETCHING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
 """Elements that a browser fetches something for -> the attribute that says what."""
 
@@ -52,24 +46,34 @@ def main() -> None:
 
 
 def lay_out(pages: Path) -> None:
-    """The Markdown files of the site, in a folder of their own."""
-    for pattern in FILES:
+    """The Markdown files of the site and what they link to, in a folder of their own."""
+    for pattern in PAGES:
         for path in ROOT.glob(pattern):
-            if path.is_file():
-                place = pages / path.relative_to(ROOT)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, place)
-    for path in pages.rglob("*.md"):
-        path.write_text(_for_python_markdown(path.read_text("utf-8")), "utf-8")
-    (pages / "configs/README.md").write_text(recipe_files(), "utf-8")
-    (pages / "api.md").write_text(api_reference(), "utf-8")
-    recipes = pages / "docs/recipes.md"  # a folder of the repository is a page here
-    recipes.write_text(
-        recipes.read_text("utf-8").replace("(../configs)", "(../configs/README.md)"), "utf-8"
-    )
+            _write(pages / path.relative_to(ROOT), _for_python_markdown(path.read_text("utf-8")))
+    _write(pages / "configs/README.md", recipe_files())
+    _write(pages / "api.md", api_reference())
+    for path in list(pages.rglob("*.md")):
+        _add_what_it_links_to(path, pages)
     for path in SITE.glob("*.[cj]s*"):
-        (pages / "assets").mkdir(exist_ok=True)
-        shutil.copy(path, pages / "assets")
+        _write(pages / "assets" / path.name, path.read_text("utf-8"))
+
+
+def _add_what_it_links_to(page: Path, pages: Path) -> None:
+    """Pictures and other files of the repository. A link to a folder leads to its README."""
+    text = page.read_text("utf-8")
+    for target in set(_TARGET.findall(text)):
+        inside = (page.parent / target).resolve().relative_to(pages.resolve())
+        if (pages / inside).is_dir():
+            text = text.replace(f"]({target})", f"]({target.rstrip('/')}/README.md)")
+        elif (ROOT / inside).is_file() and not (pages / inside).exists():
+            (pages / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / inside, pages / inside)
+    page.write_text(text, "utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
 
 
 def _for_python_markdown(text: str) -> str:

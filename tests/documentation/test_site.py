@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import Browser
@@ -13,7 +16,7 @@ from pages import ROOT
 import detq
 
 sys.path.insert(0, str(ROOT / "tools"))
-from docs_site import FILES, api_reference, check
+from docs_site import PAGES, api_reference, check
 
 TOOL = ROOT / "tools/docs_site.py"
 
@@ -31,11 +34,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_pages_are_built(site: Path) -> None:
-    for pattern in FILES:
+    for pattern in PAGES:
         for path in ROOT.glob(pattern):
             if path.suffix == ".md" and path.name != "README.md":
                 assert (site / path.relative_to(ROOT).with_suffix(".html")).is_file(), path
     assert (site / "index.html").is_file()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = tomllib.loads((ROOT / "docs/site/zensical.toml").read_text("utf-8"))
+    pages = set(_leaves(settings["project"]["nav"]))
+    made = {"api.md", "configs/README.md"}
+    files = {path.relative_to(ROOT).as_posix() for each in PAGES for path in ROOT.glob(each)}
+    assert pages == files | made
+
+
+def _leaves(entry: Any) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for each in entry.values() if isinstance(entry, dict) else entry:
+            yield from _leaves(each)
 
 
 def test_every_public_name_is_described(site: Path) -> None:
