@@ -61,7 +61,7 @@ def test_every_public_name_is_described(site: Path) -> None:
     page = (site / "api.html").read_text("utf-8")
     for name in detq.__all__:
         assert f"::: detq.{name}\n" in api_reference()
-        assert f"{name}</span>" in page, name
+        assert f'id="detq.{name}"' in page, name
     assert ":class:" not in page
     assert ":func:" not in page
 
