@@ -97,6 +97,7 @@ def api_reference() -> str:
     for title, is_class in (("Functions", False), ("Classes", True)):
         its = [name for name in names if name[0].isupper() == is_class]
         page += [f"## {title}", *(f"::: detq.{name}" for name in its)]
+    page += ["## Other libraries", "::: detq.exchange"]
     return "\n\n".join(page) + "\n"
 
 
