@@ -8,7 +8,6 @@ leaves the old directory or the new one.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,19 +18,18 @@ from typing import Any
 import openvino as ov
 import yaml
 
-from detq.errors import ArtifactError, CheckpointError, ConfigError, one_line, shown
+from detq.errors import ArtifactError, CheckpointError, ConfigError, shown
 from detq.files import staged, text_stem
 from detq.graph.convert import from_ir, read_ir
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.execute import core
 from detq.graph.model_info import with_model_info
+from detq.graph.saving import METADATA, check_creatable, save_graph, writing
 from detq.graph.trust import trust
 from detq.records import ModelSpec, ultralytics_keys
 from detq.runtime.postprocess import PREDICTION
 from detq.tasks import strategy_of
 from detq.yaml_file import read_yaml
 
-METADATA = "metadata.yaml"
 REPORT = "report.html"
 SAID_ABOVE = ("name", "class_names", "size_hw", "task")
 """Fields of a spec that the file's name and Ultralytics' keys hold: the section leaves them out."""
@@ -51,22 +49,14 @@ def write_artifact(
     is in its place.
     """
     check_writable(directory)
-    try:
-        with staged(directory.resolve()) as staging:
-            staging.mkdir()
-            xml = staging / f"{graph.spec.name}.xml"
-            ov.save_model(_named(graph), xml, compress_to_fp16=False)
-            core().read_model(xml)  # a disk that fills at the last bytes is no error of saving
-            metadata = _metadata(graph.spec, details or {})
-            text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
-            (staging / METADATA).write_text(text, encoding="utf-8")
-            if report is not None:
-                (staging / REPORT).write_text(report, encoding="utf-8", errors="xmlcharrefreplace")
-    except (OSError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{directory}: cannot be written ({one_line(str(error))}); free some space, or pass "
-            "another --output"
-        ) from None
+    with writing(directory), staged(directory.resolve()) as staging:
+        staging.mkdir()
+        save_graph(_named(graph), staging / f"{graph.spec.name}.xml")
+        metadata = _metadata(graph.spec, details or {})
+        text = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=100)
+        (staging / METADATA).write_text(text, encoding="utf-8")
+        if report is not None:
+            (staging / REPORT).write_text(report, encoding="utf-8", errors="xmlcharrefreplace")
     trust(directory / f"{graph.spec.name}.xml")
 
 
@@ -87,6 +77,10 @@ def read_artifact(path: Path, *, layout: str | None = None) -> DetectorGraph:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; no {METADATA} beside it says what it is") from None
     metadata = _read_metadata(metadata_path)
+    if "gives" in (metadata.get("detq") or {}):
+        raise CheckpointError(
+            f"{xml}: goes from pixels to boxes, for other programs; pass what it was exported from"
+        )
     spec = _spec(xml, metadata, metadata_path)
     if layout is None and (metadata.get("detq") or _obeys_contract(xml, spec)):
         return from_ir(xml, spec)
@@ -130,23 +124,6 @@ def check_writable(directory: Path) -> None:
             f"{directory}: exists and is not an exported model; remove it or pass another --output"
         )
     check_creatable(directory)
-
-
-def check_creatable(path: Path) -> None:
-    """Raise ArtifactError unless a file or directory can be made at ``path``; makes nothing.
-
-    Missing folders above it count as fine: whoever writes there makes them.
-    """
-    folder = path.resolve().parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror}); pass another path"
-        ) from None
 
 
 def _replaceable(directory: Path) -> bool:

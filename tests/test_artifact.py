@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 import detq.files
-from detq.artifact import check_creatable, check_writable, read_artifact, read_details
+from detq.artifact import check_writable, read_artifact, read_details
 from detq.artifact import write_artifact as write
+from detq.graph.saving import check_creatable
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import Fit, ModelSpec, ReparamConvolution

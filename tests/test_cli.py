@@ -80,7 +80,7 @@ def test_help_is_light_and_lists_every_command() -> None:
         ("bench", "imgsz rounds threads streams pin source peer layers rect tune json"),
         ("predict", "output imgsz confidence iou json"),
         ("inspect", "imgsz layout plot json"),
-        ("export", "format output data recipe imgsz layout"),
+        ("export", "format output data recipe imgsz layout embed-preprocess confidence iou"),
     ],
 )
 def test_help_of_a_command_lists_its_options(detq: Command, command: str, options: str) -> None:

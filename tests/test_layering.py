@@ -52,6 +52,7 @@ ROWS = {
     "report": 7,
     "tasks": 8,
     "artifact": 9,
+    "serving": 7,
     "scale": 9,
     "api": 10,
     "quickstart": 11,

@@ -21,8 +21,11 @@ from detq.cli.arguments import (
 def export(
     model: Model,
     format: Annotated[
-        Literal["onnx", "onnx-qdq", "openvino"],
-        typer.Option(help="Float ONNX with split weights, INT8 ONNX, or an OpenVINO directory."),
+        Literal["onnx", "onnx-qdq", "openvino", "ovms"],
+        typer.Option(
+            help="Float ONNX with split weights, INT8 ONNX, an OpenVINO directory, or a repository "
+            "for OpenVINO Model Server."
+        ),
     ] = "onnx",
     output: Annotated[Path | None, typer.Option(help="File or directory to write.")] = None,
     data: Annotated[
@@ -35,8 +38,21 @@ def export(
     layout: Layout = None,
     calib_images: CalibrationImages = None,
     calib_split: CalibrationSplit = "train",
+    embed_preprocess: Annotated[
+        bool,
+        typer.Option(
+            "--embed-preprocess",
+            help="With openvino and ovms: a graph from pixels of any size to boxes.",
+        ),
+    ] = False,
+    confidence: Annotated[
+        float | None, typer.Option(help="Of --embed-preprocess: least score; 0.25.")
+    ] = None,
+    iou: Annotated[
+        float | None, typer.Option(help="Of --embed-preprocess: overlap of one object; 0.45.")
+    ] = None,
 ) -> None:
-    """Write a model for other toolchains: ONNX in float or INT8, or OpenVINO."""
+    """Write a model for other programs: ONNX in float or INT8, OpenVINO, a model server."""
     from detq import api
     from detq.cli.opening import check_quantizer, open_data
     from detq.console.terminal import note, progress_bars
@@ -53,6 +69,9 @@ def export(
             layout=layout,
             calibration_images=calib_images,
             split=calib_split,
+            embed_preprocess=embed_preprocess,
+            confidence=confidence,
+            iou=iou,
             progress=report,
         )
     note(f"wrote {path}")

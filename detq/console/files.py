@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from detq.artifact import check_creatable
 from detq.errors import ArtifactError
 from detq.files import result_file
+from detq.graph.saving import check_creatable
 
 SCHEMA = 1
 """Of a JSON document: keys are added, never renamed."""

@@ -159,6 +159,12 @@ class Outputs:
 
 def read_outputs(model: ov.Model, size_hw: SizeHW, where: str) -> Outputs:
     """Tell the form by shapes alone. Raises CheckpointError if no known form has them."""
+    if any(port.get_partial_shape().is_dynamic for port in model.outputs):
+        found = ", ".join(str(port.get_partial_shape()) for port in model.outputs)
+        raise CheckpointError(
+            f"{where}: how many boxes it gives depends on the image ({found}); "
+            "pass the model before its suppression"
+        )
     shapes = [tuple(port.get_shape()) for port in model.outputs]
     if len(shapes) == 2:
         boxes = [shape for shape in shapes if len(shape) == 3 and shape[2] == 4]

@@ -7,6 +7,7 @@ model, by DL Streamer. Source: https://docs.openvino.ai, Model API, model config
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import openvino as ov
 
@@ -23,34 +24,50 @@ _RESIZES: Mapping[Fit, tuple[str, int]] = {
 """How Model API brings images to the input, and the grey of what they do not cover."""
 
 
-def with_model_info(model: ov.Model, spec: ModelSpec, *, confidence: float, iou: float) -> ov.Model:
+Takes = Literal["tensor", "pixels", "pixels-of-any-size"]
+"""float32 [1, 3, H, W] RGB 0..1; uint8 [1, H, W, 3] BGR; the same of any size, to detections."""
+
+
+def with_model_info(
+    model: ov.Model, spec: ModelSpec, *, confidence: float, iou: float, takes: Takes = "tensor"
+) -> ov.Model:
     """A copy of a graph of ours that says what it is; its constants are shared.
 
-    A detector is called YOLOv8 there, whose output is laid out as ours is. What suppresses nothing
-    has an IoU threshold of 1. A classifier has no kind: Model API crops images differently.
+    ``rt_info/detq/fit`` says what Model API has no word for (:data:`detq.records.Fit`).
     """
     named = model.clone()
-    for key, value in _entries(spec, confidence, iou).items():
+    for key, value in model_info(spec, confidence=confidence, iou=iou, takes=takes).items():
         named.set_rt_info(value, ["model_info", key])
-    named.get_parameters()[0].set_layout(ov.Layout("NCHW"))
+    named.set_rt_info(spec.fit, ["detq", "fit"])
+    layout = "NCHW" if takes == "tensor" else "NHWC"
+    named.get_parameters()[0].set_layout(ov.Layout(layout))
     return named
 
 
-def _entries(spec: ModelSpec, confidence: float, iou: float) -> dict[str, str]:
+def model_info(
+    spec: ModelSpec, *, confidence: float, iou: float, takes: Takes = "tensor"
+) -> dict[str, str]:
+    """What stands under ``model_info``, by key.
+
+    A detector is called YOLOv8 there, whose output is laid out as ours is. What suppresses nothing
+    has an IoU threshold of 1. A classifier has no kind: Model API crops images differently; nor has
+    a graph that gives detections.
+    """
     entries = {
         "labels": " ".join(name.replace(" ", "_") for name in spec.class_names),
-        "reverse_input_channels": "True",
-        "scale_values": "255",
         "task": spec.task,
     }
+    if takes == "tensor":
+        entries |= {"reverse_input_channels": "True", "scale_values": "255"}
     if not spec.contract.has_places:
         return entries
-    resize, grey = _RESIZES[spec.fit]
-    return {
-        **entries,
-        "model_type": "YOLOv8",
-        "resize_type": resize,
-        "pad_value": str(grey),
+    entries |= {
         "confidence_threshold": str(confidence),
         "iou_threshold": str(1.0 if spec.end_to_end else iou),
     }
+    if takes == "pixels-of-any-size":
+        return entries
+    resize, grey = _RESIZES[spec.fit]
+    if takes == "pixels":
+        entries |= {"reverse_input_channels": "False", "scale_values": "1"}
+    return {**entries, "model_type": "YOLOv8", "resize_type": resize, "pad_value": str(grey)}

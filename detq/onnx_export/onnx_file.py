@@ -22,10 +22,12 @@ from detq.errors import ArtifactError, GraphError
 from detq.files import atomic_write
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.zero_points import restore_zero_points
+from detq.graph.model_info import model_info
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter
 from detq.records import ModelSpec, ultralytics_keys
+from detq.runtime.postprocess import PREDICTION
 
 
 def to_onnx(graph: DetectorGraph) -> onnx.ModelProto:
@@ -132,6 +134,8 @@ def _port(name: str, port: ov.Output) -> onnx.ValueInfoProto:
 
 
 def _metadata(spec: ModelSpec) -> dict[str, str]:
-    """What Ultralytics' files call by these keys, and the whole specification."""
+    """What Ultralytics' and Model API's files call by these keys, and the whole specification."""
     theirs = {key: str(value) for key, value in ultralytics_keys(spec).items()}
-    return {**theirs, "detq": json.dumps(spec.to_dict())}
+    info = model_info(spec, confidence=PREDICTION.confidence, iou=PREDICTION.iou or 1.0)
+    described = {f"model_info {key}": value for key, value in info.items()}
+    return {**theirs, **described, "detq": json.dumps(spec.to_dict())}

@@ -25,7 +25,8 @@ Indices = npt.NDArray[np.int64]
 MAX_CANDIDATES = 30_000
 FIRST_LOOK = 6
 """At first so many candidates for each detection that is wanted compete."""
-_CLASS_OFFSET_PX = np.float32(4096)
+CLASS_OFFSET_PX = np.float32(4096)
+"""Boxes of different classes are this far apart while they compete."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def postprocess(
         kept = np.arange(len(boxes))
         if options.iou is not None:
             # Far apart, boxes of different classes cannot suppress each other.
-            offsets = class_ids.astype(np.float32)[:, None] * _CLASS_OFFSET_PX
+            offsets = class_ids.astype(np.float32)[:, None] * CLASS_OFFSET_PX
             kept = suppress(boxes + offsets, scores, iou=options.iou, limit=limit)
         if len(kept) == limit or len(rows) < most:
             break
@@ -98,11 +99,15 @@ def suppress(boxes_xyxy: Floats, scores: Floats, *, iou: float, limit: int) -> I
             "boxes": boxes_xyxy[None],
             "scores": scores[None, None],
             "limit": np.array(limit),
-            # OpenVINO also suppresses at an overlap of exactly its threshold.
-            "iou": np.nextafter(np.array(iou, np.float32), np.float32(np.inf)),
+            "iou": above(iou),
         }
     )
     return np.array(request.get_output_tensor(0).data[:, 2], np.int64)  # (batch, class, index)
+
+
+def above(iou: float) -> npt.NDArray[np.float32]:
+    """OpenVINO's threshold for suppression above ``iou``: it also suppresses at exactly its own."""
+    return np.nextafter(np.array(iou, np.float32), np.float32(np.inf))
 
 
 @cache
