@@ -45,14 +45,16 @@ def with_boxes(graph: DetectorGraph, options: PostprocessOptions = PREDICTION) -
     height, width = (_at(sides, axis) for axis in (1, 2))
     place = plan_in_graph(height, width, spec.size_hw, spec.fit)
     image.output(0).replace(placed_in_graph(pixels, place, spec.size_hw, spec.fit).output(0))
-    found = _detections(result.input_value(0), place, options)
+    found = detections_in_graph(result.input_value(0), place, options)
     whole = ov.Model([ops.result(found)], [pixels], spec.name)
     for port, name in ((whole.inputs[0], INPUT), (whole.outputs[0], DETECTIONS)):
         port.get_tensor().set_names({name})
     return whole
 
 
-def _detections(predictions: Value, place: PlaceInGraph, options: PostprocessOptions) -> ov.Node:
+def detections_in_graph(
+    predictions: Value, place: PlaceInGraph, options: PostprocessOptions
+) -> ov.Node:
     """[1, 4 + nc, N] -> float32 [n, 6], as :func:`detq.runtime.postprocess.postprocess`."""
     rows = ops.squeeze(predictions, _axis(0))
     boxes, scores = ops.variadic_split(rows, _axis(0), ops.constant([4, -1])).outputs()
