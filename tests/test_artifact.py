@@ -14,9 +14,9 @@ import yaml
 import detq.files
 from detq.artifact import check_writable, read_artifact, read_details
 from detq.artifact import write_artifact as write
-from detq.graph.saving import check_creatable
 from detq.errors import ArtifactError, CheckpointError
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.saving import check_creatable
 from detq.records import Fit, ModelSpec, ReparamConvolution
 from detq.runtime.detector import Detector
 
