@@ -28,6 +28,7 @@ import openvino as ov
 
 import detq
 from detq.artifact import write_artifact
+from detq.data.letterbox import FITS
 from detq.graph.detector_graph import DetectorGraph
 from detq.runtime.postprocess import PREDICTION, postprocess
 
@@ -36,8 +37,15 @@ Finder = Callable[[Path], Row]
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 ULTRALYTICS = """
 import json, sys
+import openvino
 from ultralytics import YOLO
-model, confidence, iou, *images = sys.argv[1:]
+precision, model, confidence, iou, *images = sys.argv[1:]
+if precision:
+    as_it_comes = openvino.Core.compile_model
+    hint = {"INFERENCE_PRECISION_HINT": precision}
+    openvino.Core.compile_model = lambda core, network, device_name=None, config=None: as_it_comes(
+        core, network, device_name, {**(config or {}), **hint}
+    )
 network = YOLO(model, task="detect")
 for image in images:
     thresholds = {"conf": float(confidence), "iou": float(iou)}
@@ -105,10 +113,13 @@ def pixels_to_boxes(folder: Path) -> Finder:
     return find
 
 
-def ultralytics(python: Path, directory: Path, images: list[Path]) -> Finder:
+def ultralytics(python: Path, directory: Path, images: list[Path], precision: str) -> Finder:
     words = [str(PREDICTION.confidence), str(PREDICTION.iou), *map(str, images)]
     done = subprocess.run(
-        [python, "-c", ULTRALYTICS, directory, *words], capture_output=True, text=True, check=False
+        [python, "-c", ULTRALYTICS, precision, directory, *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -154,6 +165,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--imgsz", type=int)
     parser.add_argument("--most", type=int, default=50)
+    parser.add_argument("--fit", choices=FITS, help="as if the model had been trained with it")
     parser.add_argument(
         "--resize", action="store_true", help="images to the input's own size first"
     )
@@ -200,7 +212,8 @@ def finders(
     if not graph.is_quantized:
         found[f"OpenCV DNN {cv2.__version__}"] = opencv(graph, file)
     if python is not None:
-        found["Ultralytics"] = ultralytics(python, ir, images)
+        found["Ultralytics, f32"] = ultralytics(python, ir, images, "f32")
+        found["Ultralytics, as it comes"] = ultralytics(python, ir, images, "")
     return found
 
 
