@@ -63,7 +63,27 @@ def test_how_images_are_brought_to_the_input(
     named = with_model_info(colour_graph.model, spec, confidence=0.25, iou=0.45)
     assert (_read(named, "resize_type"), _read(named, "pad_value")) == expected
     assert _read(named, "labels") == "fire_truck cat a_b_c"
+    assert (
+        named.get_rt_info(["detq", "fit"]).astype(str) == fit
+    )  # programs without detq letterbox by it
     assert not colour_graph.model.has_rt_info(["model_info", "labels"])
+
+
+def test_a_graph_from_pixels_asks_for_pixels(colour_graph: DetectorGraph) -> None:
+    """Nobody is to turn or scale what the graph turns and scales by itself."""
+    named = with_model_info(
+        colour_graph.model, colour_graph.spec, confidence=0.25, iou=0.45, takes="pixels"
+    )
+    assert (_read(named, "reverse_input_channels"), _read(named, "scale_values")) == ("False", "1")
+    assert str(named.get_parameters()[0].get_layout()) == "[N,H,W,C]"
+    boxes = with_model_info(
+        colour_graph.model,
+        colour_graph.spec,
+        confidence=0.25,
+        iou=0.45,
+        takes="pixels-of-any-size",
+    )
+    assert not boxes.has_rt_info(["model_info", "model_type"])
 
 
 def test_what_suppresses_nothing_says_so(colour_graph: DetectorGraph) -> None:
