@@ -7,6 +7,7 @@ integers: a runtime that takes 16-bit floats for the rest does not move them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
@@ -25,6 +26,8 @@ MOST_PX = 8192
 """Up to this side of an image its place in the input is exact."""
 _CUBIC = -0.75
 """OpenCV's coefficient of the cubic interpolation."""
+_PARTS = 2048
+"""In which OpenCV counts the weights of the linear one."""
 
 
 def number(value: float) -> ov.Node:
@@ -78,13 +81,7 @@ def placed_in_graph(pixels: Value, place: PlaceInGraph, size_hw: SizeHW, fit: Fi
     rules, (high, wide) = FITS[fit], size_hw
     planes = ops.transpose(pixels, whole([0, 3, 1, 2]))
     planes = ops.convert(ops.gather(planes, whole([2, 1, 0]), whole(1)), "f32")
-    shrinks = ops.less(  # both sides do, or neither
-        ops.add(place.resized_height, place.resized_width), ops.add(place.height, place.width)
-    )
-    rows = _resizing(place.height, place.resized_height, shrinks, rules)
-    columns = _resizing(place.width, place.resized_width, shrinks, rules)
-    resized = ops.matmul(ops.matmul(rows, planes, False, False), columns, False, True)
-    levels = ops.clamp(ops.round(resized, "half_away_from_zero"), 0, 255)
+    levels = _levels(planes, place, rules)
     bottom = ops.subtract(ops.subtract(whole(high), place.resized_height), place.pad_top)
     right = ops.subtract(ops.subtract(whole(wide), place.resized_width), place.pad_left)
     padded = ops.pad(
@@ -180,55 +177,131 @@ def _half_steps(most: int, to_nearest: bool) -> npt.NDArray[np.int32]:
     return np.asarray(steps * _unit(most), np.int32)
 
 
-# --- resizing as a product of matrices ------------------------------------------------------------
+# --- resizing -------------------------------------------------------------------------------------
 
 
-def _resizing(side: Value, resized: Value, shrinks: Value, rules: FitRules) -> ov.Node:
-    """float32 [resized, side]: the share of each pixel of one axis in each that it becomes."""
-    to = ops.unsqueeze(ops.range(whole(0), resized, whole(1), "i32"), whole(1))
-    of = ops.unsqueeze(ops.range(whole(0), side, whole(1), "i32"), whole(0))
-    enlarging = _shares(rules.enlarging, side, resized, to, of)
+def _levels(planes: Value, place: PlaceInGraph, rules: FitRules) -> ov.Node:
+    """float32 [1, 3, h, w] -> [1, 3, resized height, resized width], whole levels of 0..255."""
+    enlarged = _METHODS[rules.enlarging](planes, place)
     if rules.shrinking == rules.enlarging:
-        return enlarging
-    return ops.select(shrinks, _shares(rules.shrinking, side, resized, to, of), enlarging)
+        return enlarged
+    shrinks = ops.less(  # both sides do, or neither
+        ops.add(place.resized_height, place.resized_width), ops.add(place.height, place.width)
+    )
+    return ops.select(shrinks, _METHODS[rules.shrinking](planes, place), enlarged)
 
 
-def _shares(method: int, side: Value, resized: Value, to: Value, of: Value) -> ov.Node:
-    if method == cv2.INTER_AREA:  # in units of 1 / resized pixels
-        begins = ops.maximum(ops.multiply(to, side), ops.multiply(of, resized))
-        ends = ops.minimum(
-            ops.multiply(ops.add(to, whole(1)), side), ops.multiply(ops.add(of, whole(1)), resized)
-        )
-        covered = ops.convert(ops.maximum(ops.subtract(ends, begins), whole(0)), "f32")
-        return ops.divide(covered, ops.convert(side, "f32"))
-    # The centre of pixel ``to`` lies at (to + 1/2) * side / resized - 1/2.
+def _linear(planes: Value, place: PlaceInGraph) -> ov.Node:
+    """As OpenCV does it in integers: weights of 1/2048, and bits cut off behind each axis."""
+    left, right, weight = _between(place.width, place.resized_width)
+    first, second = ops.gather(planes, left, whole(3)), ops.gather(planes, right, whole(3))
+    across = ops.add(
+        ops.multiply(first, ops.subtract(number(_PARTS), weight)), ops.multiply(second, weight)
+    )
+    kept = ops.floor(ops.multiply(across, number(1 / 16)))
+    above, below, weight = _between(place.height, place.resized_height)
+    weight = ops.unsqueeze(ops.multiply(weight, number(1 / 2**16)), whole(1))
+    rest = ops.subtract(number(_PARTS / 2**16), weight)
+    quarters = ops.add(
+        ops.floor(ops.multiply(ops.gather(kept, above, whole(2)), rest)),
+        ops.floor(ops.multiply(ops.gather(kept, below, whole(2)), weight)),
+    )
+    return ops.floor(ops.multiply(ops.add(quarters, number(2)), number(0.25)))
+
+
+def _between(side: Value, resized: Value) -> tuple[ov.Node, ov.Node, ov.Node]:
+    """[resized]: the pixels before and behind the centre of each pixel that is made (int32, edges
+    repeated), and the weight of the second, float32 of 0..2048.
+    """
+    before, rest, double = _centres(side, resized)
+    nearest, remainder = _quotient(
+        ops.add(ops.multiply(rest, whole(2 * _PARTS)), double), ops.multiply(double, whole(2))
+    )
+    is_tie = ops.equal(remainder, whole(0))
+    is_odd = ops.equal(_quotient(nearest, whole(2))[1], whole(1))
+    weight = ops.subtract(nearest, ops.convert(ops.logical_and(is_tie, is_odd), "i32"))
+    pixels = (_inside(ops.add(before, whole(tap)), side) for tap in (0, 1))
+    return *pixels, ops.convert(weight, "f32")
+
+
+def _centres(side: Value, resized: Value) -> tuple[ov.Node, ov.Node, ov.Node]:
+    """Pixel i lies at (i + 1/2) * side / resized - 1/2. [resized] each: the pixel before, what is
+    left, as a part of the third.
+    """
     double = ops.multiply(resized, whole(2))
-    odd = ops.add(ops.multiply(to, whole(2)), whole(1))
-    first, rest = _quotient(ops.subtract(ops.multiply(odd, side), resized), double)
+    pixels = ops.range(whole(0), resized, whole(1), "i32")
+    odd = ops.add(ops.multiply(pixels, whole(2)), whole(1))
+    before, rest = _quotient(ops.subtract(ops.multiply(odd, side), resized), double)
+    return before, rest, double
+
+
+def _inside(pixel: Value, side: Value) -> ov.Node:
+    return ops.minimum(ops.maximum(pixel, whole(0)), ops.subtract(side, whole(1)))
+
+
+def _area(planes: Value, place: PlaceInGraph) -> ov.Node:
+    return _multiplied(planes, place, _area_shares)
+
+
+def _cubic(planes: Value, place: PlaceInGraph) -> ov.Node:
+    return _multiplied(planes, place, _cubic_shares)
+
+
+def _multiplied(
+    planes: Value, place: PlaceInGraph, shares: Callable[[Value, Value, ov.Node], ov.Node]
+) -> ov.Node:
+    """Resized by two products of matrices: [resized, side], the share of each pixel of one axis in
+    each that it becomes.
+    """
+    rows, columns = (
+        shares(side, resized, ops.unsqueeze(ops.range(whole(0), side, whole(1), "i32"), whole(0)))
+        for side, resized in (
+            (place.height, place.resized_height),
+            (place.width, place.resized_width),
+        )
+    )
+    resized = ops.matmul(ops.matmul(rows, planes, False, False), columns, False, True)
+    return ops.clamp(ops.round(resized, "half_away_from_zero"), 0, 255)
+
+
+def _area_shares(side: Value, resized: Value, of: ov.Node) -> ov.Node:
+    """Lengths are counted in 1 / resized pixels."""
+    to = ops.unsqueeze(ops.range(whole(0), resized, whole(1), "i32"), whole(1))
+    begins = ops.maximum(ops.multiply(to, side), ops.multiply(of, resized))
+    ends = ops.minimum(
+        ops.multiply(ops.add(to, whole(1)), side), ops.multiply(ops.add(of, whole(1)), resized)
+    )
+    covered = ops.convert(ops.maximum(ops.subtract(ends, begins), whole(0)), "f32")
+    return ops.divide(covered, ops.convert(side, "f32"))
+
+
+def _cubic_shares(side: Value, resized: Value, of: ov.Node) -> ov.Node:
+    before, rest, double = (
+        ops.unsqueeze(value, whole(1)) if index < 2 else value
+        for index, value in enumerate(_centres(side, resized))
+    )
     beyond = ops.divide(ops.convert(rest, "f32"), ops.convert(double, "f32"))
-    last = ops.subtract(side, whole(1))
-    kernel, taps = {
-        cv2.INTER_LINEAR: (_linear, (0, 1)),
-        cv2.INTER_CUBIC: (_cubic, (-1, 0, 1, 2)),
-    }[method]
     shares = number(0)
-    for tap in taps:  # edges are repeated
-        pixel = ops.minimum(ops.maximum(ops.add(first, whole(tap)), whole(0)), last)
-        share = kernel(ops.abs(ops.subtract(beyond, number(tap))), tap)
+    for tap in (-1, 0, 1, 2):
+        pixel = _inside(ops.add(before, whole(tap)), side)  # edges are repeated
+        share = _kernel(ops.abs(ops.subtract(beyond, number(tap))), is_near=tap in (0, 1))
         shares = ops.add(shares, ops.select(ops.equal(pixel, of), share, number(0)))
     return shares
 
 
-def _linear(distance: Value, _tap: int) -> ov.Node:
-    return ops.subtract(number(1), distance)
-
-
-def _cubic(distance: Value, tap: int) -> ov.Node:
-    """Keys' kernel: up to one pixel away for the two nearest taps, one to two for the others."""
+def _kernel(distance: Value, *, is_near: bool) -> ov.Node:
+    """Keys' cubic kernel: up to one pixel away, or one to two."""
     near = (_CUBIC + 2, -(_CUBIC + 3), 0.0, 1.0)
     far = (_CUBIC, -5 * _CUBIC, 8 * _CUBIC, -4 * _CUBIC)
-    highest, *others = near if tap in (0, 1) else far
+    highest, *others = near if is_near else far
     value: ov.Node = number(highest)
     for coefficient in others:
         value = ops.add(ops.multiply(value, distance), number(coefficient))
     return value
+
+
+_METHODS: Mapping[int, Callable[[Value, PlaceInGraph], ov.Node]] = {
+    cv2.INTER_LINEAR: _linear,
+    cv2.INTER_AREA: _area,
+    cv2.INTER_CUBIC: _cubic,
+}

@@ -63,5 +63,4 @@ def test_grey_levels_differ_by_one_at_most(fit: Fit, original_hw: SizeHW) -> Non
     expected = Preprocess(size_hw, fit=fit).apply(image)[0] * 255
     off = np.abs(found - expected)
     assert off.max() < 1.01
-    linear = FITS[fit].enlarging == cv2.INTER_LINEAR
-    assert (off > 0.5).mean() < (0.2 if linear else 0.02)  # OpenCV's linear one cuts bits off
+    assert (off > 0.5).mean() < 0.02
