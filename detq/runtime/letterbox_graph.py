@@ -2,7 +2,8 @@
 
 It computes what :class:`detq.data.letterbox.Preprocess` does with OpenCV: the same place in the
 input to the pixel, and grey levels that differ by one at some pixels. Places are computed in
-integers: a runtime that takes 16-bit floats for the rest does not move them.
+integers: a runtime that takes 16-bit floats for the rest does not move them, but it coarsens grey
+levels.
 """
 
 from __future__ import annotations
