@@ -22,6 +22,7 @@ from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.saving import check_creatable
 from detq.graph.surgery import nodes_of_type
+from detq.graph.zero_points import without_folding
 from detq.onnx_export import write_onnx
 from detq.progress import Progress
 from detq.quant.quantizer import split_graph
@@ -47,6 +48,7 @@ def export(
     embed_preprocess: bool = False,
     confidence: float | None = None,
     iou: float | None = None,
+    portable: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write a model for another toolchain; returns the path.
@@ -60,12 +62,13 @@ def export(
 
     ``embed_preprocess``, for the last two: the graph goes from pixels of any size to boxes, by the
     thresholds ``confidence`` and ``iou`` (as :func:`detq.predict`); detq itself does not read it.
+    ``portable``, for the same two: an INT8 graph that OpenVINO compiles for Arm too, slower with
+    AMX by the zero points that convolutions then read (:mod:`detq.graph.zero_points`).
 
     Raises ConfigError for what does not go together, GraphError for an operation that ONNX lacks,
     ArtifactError, or what :func:`detq.quantize` raises.
     """
-    if format not in get_args(Format):
-        raise ConfigError(f"format {format!r}: expected one of {', '.join(get_args(Format))}")
+    _check_format(format, portable)
     if isinstance(model, DetectorGraph):
         graph = open_graph(model, imgsz)
     else:
@@ -92,6 +95,8 @@ def export(
             split=split,
             progress=progress,
         )
+    if portable:
+        graph, result = without_folding(graph), _portable(result)
     if format == "onnx":
         write_onnx(_split(graph, is_int8, result, recipe), path)
     elif format == "onnx-qdq":
@@ -106,6 +111,13 @@ def export(
         is_file = is_int8 and not isinstance(model, DetectorGraph)
         write_artifact(graph, path, details=read_details(Path(str(model))) if is_file else None)
     return path
+
+
+def _check_format(format: str, portable: bool) -> None:
+    if format not in get_args(Format):
+        raise ConfigError(f"format {format!r}: expected one of {', '.join(get_args(Format))}")
+    if portable and format not in ("openvino", "ovms"):
+        raise ConfigError(f"format {format}: --portable is for openvino and ovms; leave it out")
 
 
 _CHECKS: Mapping[Format, Callable[[Path], None]] = {
@@ -131,6 +143,13 @@ def _boxes(
         confidence=PREDICTION.confidence if confidence is None else confidence,
         iou=PREDICTION.iou if iou is None else iou,
     )
+
+
+def _portable(result: QuantizationResult | None) -> QuantizationResult | None:
+    if result is None:
+        return None
+    graph = without_folding(result.graph)
+    return replace(result, quantized=replace(result.quantized, graph=graph))
 
 
 def _default_path(graph: DetectorGraph, format: Format, is_int8: bool, embedded: bool) -> Path:

@@ -48,6 +48,9 @@ def export(
     confidence: Annotated[
         float | None, typer.Option(help="Of --embed-preprocess: least score; 0.25.")
     ] = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="With openvino and ovms: for Arm and GPUs too.")
+    ] = False,
     iou: Annotated[
         float | None, typer.Option(help="Of --embed-preprocess: overlap of one object; 0.45.")
     ] = None,
@@ -72,6 +75,7 @@ def export(
             embed_preprocess=embed_preprocess,
             confidence=confidence,
             iou=iou,
+            portable=portable,
             progress=report,
         )
     note(f"wrote {path}")

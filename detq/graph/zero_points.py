@@ -15,6 +15,7 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as ops
 
+from detq.graph.detector_graph import DetectorGraph
 from detq.graph.layers import grid_of, layer_of, quantized_layers
 from detq.graph.surgery import bypass, constant_value, consumers, nodes_of_type, producer, producers
 from detq.numerics.integer_range import Range
@@ -57,6 +58,13 @@ def restore_zero_points(model: ov.Model) -> None:
             for layer in map(layer_of, users):  # several, where OpenVINO made one of equal shifts
                 layer.add_to_bias(value.item() * _sums(_stored(producer(layer.convolution, 1))))
             bypass(shift)
+
+
+def without_folding(graph: DetectorGraph) -> DetectorGraph:
+    """The same detector with every zero point where its quantizer has it: what Arm reads."""
+    model = graph.model.clone()
+    restore_zero_points(model)
+    return DetectorGraph(model, graph.spec)
 
 
 def _is_stored_convolution(node: ov.Node) -> bool:

@@ -21,8 +21,8 @@ from detq.contract import INPUT
 from detq.errors import ArtifactError, GraphError
 from detq.files import atomic_write
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.zero_points import restore_zero_points
 from detq.graph.model_info import model_info
+from detq.graph.zero_points import restore_zero_points
 from detq.onnx_export.onnx_operations import OPERATIONS
 from detq.onnx_export.onnx_quantizers import stored_weight
 from detq.onnx_export.onnx_writer import IR_VERSION, OPSET, OnnxWriter

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -309,11 +310,12 @@ def test_zero_off_the_grid_is_an_error() -> None:
     [
         ({"format": "tflite"}, "format 'tflite': expected one of onnx, onnx-qdq, openvino"),
         ({"format": "onnx-qdq"}, "is a float model; pass --data"),
+        ({"format": "onnx", "portable": True}, "format onnx: --portable is for openvino and ovms"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(
-    colour_graph: DetectorGraph, tmp_path: Path, options: dict[str, str], message: str
+    colour_graph: DetectorGraph, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        api.export(colour_graph, tmp_path / "x.onnx", **options)  # type: ignore[arg-type]
+        api.export(colour_graph, tmp_path / "x.onnx", **options)
     assert not list(tmp_path.iterdir())
