@@ -49,7 +49,9 @@ def _in_image(command: Command) -> Command:
     return Command(command.page, command.line, command.words[begin:])
 
 
-RUN_IN_IMAGE = [_in_image(one) for one in _of("docker") if one.words[1] == "run"]
+RUN_IN_IMAGE = [
+    _in_image(one) for one in _of("docker") if one.words[1] == "run" and "detq" in one.words
+]
 
 
 @pytest.mark.parametrize("command", [*_of("detq"), *RUN_IN_IMAGE], ids=str)
