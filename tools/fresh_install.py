@@ -4,7 +4,8 @@
 
 Builds a wheel of this checkout, installs it with the extras from the package index into a virtual
 environment of its own, and runs ``detq predict`` there. ``--headless`` puts OpenCV's build without
-a window in the place of the usual one, as docs/troubleshooting.md says.
+a window in the place of the usual one, as docs/troubleshooting.md says. With ``--quickstart``,
+which needs the extras quantize and torch, ``detq quickstart`` runs too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--extras", default="")
     parser.add_argument("--constraint", type=Path, help="such as constraints.txt")
     parser.add_argument("--headless", action="store_true")
+    parser.add_argument("--quickstart", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -50,6 +52,9 @@ def main() -> None:
         model = arguments.model if known_name else arguments.model.resolve()
         command = [folder / "venv/bin/detq", "predict", model]
         subprocess.run([*command, arguments.source.resolve()], check=True, cwd=folder)
+        if arguments.quickstart:
+            quick = [folder / "venv/bin/detq", "quickstart", "--images", "60"]
+            subprocess.run(quick, check=True, cwd=folder)
 
 
 def _tell_size(site: Path) -> None:
