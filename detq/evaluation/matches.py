@@ -120,6 +120,22 @@ def accumulate(parts: Sequence[Matches]) -> Iterator[tuple[int, Accumulated]]:
         yield category, _accumulated(rows[order], places[order], np.asarray(objects))
 
 
+def verdicts_of_all_sizes(
+    rows: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Rows of :class:`Matches` -> whether they match an object, and whether they count neither way,
+    both bool [IoU, n], where objects of all sizes are looked for.
+    """
+    matched, ignored = _verdicts(rows)[:, 0]
+    return matched, ignored
+
+
+def _verdicts(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """[2, area, IoU, n]"""
+    bits = np.unpackbits(rows["verdicts"], axis=1, count=_VERDICTS).T
+    return bits.view(np.bool_).reshape(2, AREAS, IOUS, len(rows))
+
+
 def _rows(image: int, category: int, by_area: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
     """Of one category's detections in an image, best score first."""
     rows = np.empty(len(by_area[0]["dtScores"]), _ROW)
@@ -134,8 +150,7 @@ def _accumulated(
     rows: npt.NDArray[Any], places: npt.NDArray[np.int64], objects: npt.NDArray[np.int64]
 ) -> Accumulated:
     """``places`` are those of the rows' images, in order."""
-    bits = np.unpackbits(rows["verdicts"], axis=1, count=_VERDICTS).T
-    matched, ignored = bits.view(np.bool_).reshape(2, AREAS, IOUS, len(rows))
+    matched, ignored = _verdicts(rows)
     rank = np.arange(len(places)) - np.searchsorted(places, places)
     recall = np.full((len(LIMITS), IOUS, AREAS), -1.0)
     for area in np.flatnonzero(objects):
