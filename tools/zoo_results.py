@@ -1,0 +1,78 @@
+"""What was measured, in a file of JSON lines that a run may be cut off from at any moment.
+
+Beside the file, in a folder of its name, lie the INT8 models for latencies and, for every row, how
+its detections match image by image with the scores of resampled images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detq.files import read_text, staged
+
+Key = tuple[str, str, int]
+"""(model, recipe, seed)"""
+Row = dict[str, Any]
+Arrays = Mapping[str, npt.NDArray[Any]]
+FLOAT, LATENCY = "float", "latency"
+_MOST_BYTES = 1 << 30
+
+
+class Results:
+    """The rows of one file. Of two with one key the later one counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, path.with_suffix("")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def rows(self) -> dict[Key, Row]:
+        """By their keys, in the order in which they were first written."""
+        if not self.path.exists():
+            return {}
+        text = read_text(self.path, most_bytes=_MOST_BYTES)
+        found = {}
+        for line in text[: text.rfind("\n") + 1].splitlines():  # the last may be half a line
+            row = json.loads(line)
+            found[key_of(row)] = row
+        return found
+
+    def add(self, row: Row, arrays: Arrays | None = None) -> None:
+        """The line comes last, so that all that belongs to it is there."""
+        if arrays is not None:
+            with staged(self.arrays_file(key_of(row))) as path, path.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def arrays(self, key: Key) -> dict[str, npt.NDArray[Any]]:
+        """What was kept of a row."""
+        with np.load(self.arrays_file(key), allow_pickle=False) as stored:
+            return dict(stored)
+
+    def arrays_file(self, key: Key) -> Path:
+        model, recipe, seed = key
+        return self.folder / f"{_file_name(model)}_{_file_name(recipe)}_{seed}.npz"
+
+    def graph_file(self, model: str, recipe: str) -> Path:
+        """Where the INT8 model of the first seed is kept for latencies."""
+        return self.folder / f"{_file_name(model)}_{_file_name(recipe)}.xml"
+
+
+def key_of(row: Row) -> Key:
+    return row["model"], row["recipe"], row["seed"]
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-.=" else "_" for letter in name)

@@ -1,0 +1,210 @@
+"""The rows of a zoo as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from zoo_plan import WITHOUT
+from zoo_results import FLOAT, LATENCY, Key, Results, Row
+
+from detq.api.judging import LEAST_AGREEMENT
+from detq.evaluation.resampling import interval
+
+NNCF = "nncf"
+HEADINGS = (
+    *("model", "recipe", "mAP or top-1", "loss [95% interval]", "worst class: loss [95% interval]"),
+    *("agreement", "INT8", "time of `nncf`", "of float", "CPU s"),
+)
+CHANGES = ("agreement", "held_back", "score")
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """How much less a recipe scores than float32, the mean of its seeds, in points.
+
+    ``resampled`` float64 [resamples] is the same on resampled images. ``worst`` is the class with
+    the greatest loss, ``worst_resampled`` NaN where a resample has no object of it.
+    """
+
+    points: float
+    resampled: npt.NDArray[np.float64]
+    worst: str
+    worst_points: float
+    worst_objects: int
+    worst_resampled: npt.NDArray[np.float64]
+
+
+def loss_of(results: Results, exact: Row, rows: Sequence[Row]) -> Loss:
+    """Of one model's rows by one recipe, against its float32 row."""
+    reference, arrays = _arrays(results, exact), [_arrays(results, row) for row in rows]
+    resampled = reference["resampled"] - np.mean([one["resampled"] for one in arrays], axis=0)
+    losses = {
+        name: score - statistics.mean(row["classes"][name][0] for row in rows)
+        for name, (score, _) in exact["classes"].items()
+        if score is not None
+    }
+    worst = max(losses, key=losses.__getitem__)
+    place = list(exact["classes"]).index(worst)
+    by_class = [one["resampled_classes"][:, place].astype(np.float64) for one in arrays]
+    return Loss(
+        points=exact["score"] - statistics.mean(row["score"] for row in rows),
+        resampled=resampled,
+        worst=worst,
+        worst_points=losses[worst],
+        worst_objects=exact["classes"][worst][1],
+        worst_resampled=reference["resampled_classes"][:, place] - np.mean(by_class, axis=0),
+    )
+
+
+def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
+    """One table of all models, then the means over them of each recipe."""
+    yield _line(HEADINGS)
+    yield _line(["---"] * len(HEADINGS))
+    losses: dict[str, list[tuple[Loss, list[Row]]]] = {}
+    for model in dict.fromkeys(model for model, _, _ in rows):
+        own = [row for row in rows.values() if row["model"] == model]
+        exact = rows.get((model, FLOAT, 0))
+        ms = rows.get((model, LATENCY, 0), {}).get("ms", {})
+        for recipe in dict.fromkeys(row["recipe"] for row in own if row["recipe"] != LATENCY):
+            of_recipe = [row for row in own if row["recipe"] == recipe]
+            some = [row for row in of_recipe if "error" not in row]
+            for row in of_recipe:
+                if "error" in row:
+                    reason = _reason(recipe, row)
+                    yield _line([model, _named(recipe), reason, *[""] * (len(HEADINGS) - 3)])
+            if not some or exact is None or "error" in exact:
+                continue
+            loss = loss_of(results, exact, some)
+            yield _line([model, *_cells(recipe, some, loss, ms)])
+            if "held_back" in some[0] and some[0]["measure"] == "mAP":
+                losses.setdefault(recipe, []).append((loss, some))
+    if losses:
+        yield ""
+        yield from _means(losses)
+
+
+def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) -> list[str]:
+    is_first = recipe == FLOAT
+    is_int8 = "held_back" in rows[0]
+    floats = [value for name, value in ms.items() if name.startswith(FLOAT)]
+    ratios = [_ratio(ms, recipe, ms.get(NNCF)), _ratio(ms, recipe, min(floats, default=None))]
+    if is_first:
+        return [
+            f"{FLOAT}, {rows[0]['images']} images",
+            f"{rows[0]['score']:.2f}",
+            *[""] * 4,
+            *ratios,
+            "",
+        ]
+    worst = f"{loss.worst_points:.1f} {_interval(loss.worst_resampled)}"
+    return [
+        _named(recipe),
+        _spread([row["score"] for row in rows]),
+        f"{loss.points:+.2f} {_interval(loss.resampled)}",
+        f"{worst} {_cell(loss.worst)} ({loss.worst_objects})",
+        _agreement([row["held_back"] for row in rows]) if is_int8 else "",
+        f"{100 * _mean(row['int8_share'] for row in rows):.1f}%" if is_int8 else "",
+        *ratios,
+        f"{statistics.median(row['cpu_seconds'] for row in rows):.0f}" if is_int8 else "",
+    ]
+
+
+def _means(losses: Mapping[str, list[tuple[Loss, list[Row]]]]) -> Iterator[str]:
+    """Of detectors; recipes on different numbers of models are not to be compared."""
+    headings = ("recipe", "detectors", "mean loss", "greatest", "mean agreement", "least")
+    yield _line(headings)
+    yield _line(["---"] * len(headings))
+    for recipe, some in losses.items():
+        points = [loss.points for loss, _ in some]
+        seen = [row["held_back"] for _, rows in some for row in rows]
+        known = [value for value in seen if value is not None]
+        agreement = [f"{_mean(known):.1f}", f"{min(known):.1f}"] if known else ["", ""]
+        # Images of different models are drawn independently, those of one data set not quite.
+        mean = np.mean([loss.resampled for loss, _ in some], axis=0)
+        figures = [f"{_mean(points):+.2f} {_interval(mean)}", f"{max(points):+.2f}"]
+        yield _line([f"`{recipe}`", str(len(some)), *figures, *agreement])
+
+
+def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
+    """What changes if a pass of `measured` is left out: agreement on the test images and on
+    held-back ones and the score, seed by seed against the whole recipe; the mean over models, then
+    each model's agreement.
+    """
+    sound = {key: row for key, row in rows.items() if "error" not in row}
+    whole = {(m, seed): row for (m, recipe, seed), row in sound.items() if recipe == "measured"}
+    names = dict.fromkeys(recipe for _, recipe, _ in sound if WITHOUT in recipe)
+    models = list(dict.fromkeys(model for model, _ in whole))
+    yield _line(["left out", "agreement", "held back", "mAP or top-1", *models])
+    yield _line(["---"] * (4 + len(models)))
+    cells = [
+        f"{_mean(whole[key]['agreement'] for key in whole if key[0] == m):.1f}" for m in models
+    ]
+    yield _line(["nothing", "", "", "", *cells])
+    for name in names:
+        changes: dict[str, dict[str, float]] = {key: {} for key in CHANGES}
+        for model in models:
+            some = [row for (m, recipe, _), row in sound.items() if (m, recipe) == (model, name)]
+            pairs = [
+                (row, whole[model, row["seed"]]) for row in some if (model, row["seed"]) in whole
+            ]
+            for key in CHANGES:
+                known = [(a[key], b[key]) for a, b in pairs if None not in (a[key], b[key])]
+                if known:
+                    changes[key][model] = _mean(one - all_ for one, all_ in known)
+        means = [f"{_mean(changes[key].values()):+.2f}" if changes[key] else "" for key in CHANGES]
+        own = changes["agreement"]
+        cells = [f"{own[model]:+.1f}" if model in own else "" for model in models]
+        yield _line([name.partition(WITHOUT)[2], *means, *cells])
+
+
+def _arrays(results: Results, row: Row) -> dict[str, npt.NDArray[np.float64]]:
+    return results.arrays((row["model"], row["recipe"], row["seed"]))
+
+
+def _reason(recipe: str, row: Row) -> str:
+    seed = "" if recipe.startswith(FLOAT) else f", seed {row['seed']}"
+    return f"not measured{seed}: {_cell(row['error'])}"
+
+
+def _agreement(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "nothing found"
+    refused = " (`quantize` refuses it)" if min(known) < LEAST_AGREEMENT else ""
+    mean = f"{_mean(known):.1f}"
+    spread = mean if len(known) == 1 else f"{mean} [{min(known):.1f}, {max(known):.1f}]"
+    return spread + refused
+
+
+def _named(recipe: str) -> str:
+    return recipe if recipe.startswith(FLOAT) else f"`{recipe}`"
+
+
+def _ratio(ms: Mapping[str, float], recipe: str, reference: float | None) -> str:
+    return f"{ms[recipe] / reference:.2f}" if recipe in ms and reference else ""
+
+
+def _interval(values: npt.NDArray[np.float64]) -> str:
+    low, high = interval(values)
+    return f"[{low:.2f}, {high:.2f}]"
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{_mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.mean(values)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
