@@ -1,0 +1,252 @@
+"""tools/zoo.py: what is cut off goes on, what fails is a row, and the figures are what they say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from installs import ROOT
+
+import detq
+from detq.errors import ConfigError
+from detq.runtime.machine import float_precisions
+
+sys.path.insert(0, str(ROOT / "tools"))
+import zoo
+import zoo_expected
+import zoo_plan
+import zoo_results
+import zoo_table
+from zoo_results import FLOAT, LATENCY, Key, Results, Row
+
+RECIPES = ("nncf", "minmax")
+OWN_TIME = ("seconds", "cpu_seconds", "passes")
+
+
+@pytest.fixture
+def plan(colour_model: Path, colour_data: Path, tmp_path: Path) -> zoo_plan.Plan:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(
+        f"models:\n- {{name: halves, model: {colour_model}, data: {colour_data.name}}}\n"
+        f"- {{name: absent, model: {tmp_path}/absent.onnx, data: {colour_data.name}}}\n"
+        "seeds: [0, 1]\nimages: 1\nheld_back: 1\nrecipes: [nncf, minmax, cfws_kl]\n"
+    )
+    return zoo_plan.read_plan(path)
+
+
+def _run(plan: zoo_plan.Plan, results: Results) -> zoo.Zoo:
+    run = zoo.Zoo(plan, results, root=results.path.parent)
+    for entry in plan.models:
+        run.measure(entry)
+    for entry in plan.models:
+        run.time(entry, wait_s=0)
+    return run
+
+
+def _figures(rows: dict[Key, Row]) -> dict[Key, Row]:
+    return {
+        key: {name: value for name, value in row.items() if name not in OWN_TIME}
+        for key, row in rows.items()
+    }
+
+
+def test_cut_off_run_goes_on(
+    plan: zoo_plan.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "load_average", lambda: 99.0)
+    whole = _run(plan, Results(tmp_path / "whole.jsonl")).rows()
+    floats = len(float_precisions())
+    assert [*whole] == [
+        *(("halves", label, 0) for label in [*zoo.FLOAT_LABELS.values()][:floats]),
+        *(("halves", recipe, seed) for recipe in RECIPES for seed in (0, 1)),
+        ("absent", FLOAT, 0),
+    ]
+    results, written = Results(tmp_path / "cut.jsonl"), Results.add
+    left = 3
+
+    def cut(self: Results, row: Row, arrays: object = None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row)[:40])  # half a line
+            raise KeyboardInterrupt
+        written(self, row, arrays)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Results, "add", cut)
+    with pytest.raises(KeyboardInterrupt):
+        _run(plan, results)
+    monkeypatch.setattr(Results, "add", written)
+    before = results.rows()
+    assert len(before) == 3
+    after = _run(plan, results).rows()
+    assert _figures(after) == _figures(whole)
+    assert all(after[key] == row for key, row in before.items())  # not measured twice
+    for key in after:
+        if key[0] == "halves":
+            one, other = results.arrays(key), Results(tmp_path / "whole.jsonl").arrays(key)
+            np.testing.assert_array_equal(one["resampled"], other["resampled"])
+
+
+def test_page_says_what_failed_and_what_is_missing(
+    plan: zoo_plan.Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = Results(tmp_path / "zoo.jsonl")
+    monkeypatch.setattr(zoo, "load_average", lambda: 99.0)
+    rows = _run(plan, results).rows()
+    page = "\n".join(zoo.page(plan, results, rows))
+    assert "latencies are not measured: load average 99.0" in capsys.readouterr().err
+    assert "| absent | float | not measured: " in page
+    assert "absent.onnx" in page
+    assert "Latency not measured: halves." in page
+    assert f"| float, 2 images | {rows['halves', FLOAT, 0]['score']:.2f} |" in page
+    assert "Rows not measured yet" not in page
+    first = page.partition("\n\n")[0].splitlines()
+    assert {line.count("|") for line in first} == {len(zoo_table.HEADINGS) + 1}
+
+    monkeypatch.setattr(zoo, "load_average", lambda: 0.0)
+    monkeypatch.setattr(zoo, "ROUNDS", 1)
+    timed = _run(plan, results).rows()
+    assert set(timed["halves", LATENCY, 0]["ms"]) == {
+        *[*zoo.FLOAT_LABELS.values()][: len(float_precisions())],
+        *RECIPES,
+    }
+    assert "Latency not measured" not in "\n".join(zoo.page(plan, results, timed))
+    more = plan.model_copy(update={"seeds": (0, 1, 2)})
+    assert "Rows not measured yet: 2" in "\n".join(zoo.page(more, results, timed))
+
+
+def test_rows_of_another_plan_do_not_count(plan: zoo_plan.Plan, tmp_path: Path) -> None:
+    results = Results(tmp_path / "zoo.jsonl")
+    own = zoo.Zoo(plan, results, root=tmp_path)
+    own.measure(plan.models[1])
+    assert len(own.rows()) == 1
+    more_images = plan.model_copy(update={"images": 2})
+    assert zoo.Zoo(more_images, results, root=tmp_path).rows() == {}
+
+
+def test_figures_are_those_of_evaluate_and_quantize(
+    plan: zoo_plan.Plan, colour_model: Path, colour_data: Path, tmp_path: Path
+) -> None:
+    run = zoo.Zoo(plan, Results(tmp_path / "zoo.jsonl"), root=tmp_path)
+    run.measure(plan.models[0])
+    row = run.rows()["halves", "minmax", 0]
+    made = detq.quantize(colour_model, data=colour_data, recipe="minmax", calibration_images=1)
+    result = detq.evaluate(made.graph, data=colour_data)
+    assert row["scores"] == dict(result.scores)
+    assert {name: score for name, (score, _) in row["classes"].items()} == {
+        name: one.map for name, one in result.per_class.items()
+    }
+    assert row["int8_share"] == made.int8_share
+
+
+def test_loss_is_paired_and_names_the_worst_class(tmp_path: Path) -> None:
+    results = Results(tmp_path / "zoo.jsonl")
+    noise = np.random.default_rng(0).normal(size=1000)
+    rows = {}
+    for recipe, seed, ant, bee in (
+        (FLOAT, 0, 60.0, 40.0),
+        ("x", 0, 59.0, 36.0),
+        ("x", 1, 61.0, 34.0),
+    ):
+        row = {"model": "m", "recipe": recipe, "seed": seed, "measure": "mAP", "images": 9}
+        row |= {
+            "score": (ant + bee) / 2,
+            "classes": {"ant": [ant, 70], "no": [None, 0], "bee": [bee, 3]},
+        }
+        by_class = np.stack([ant + noise, np.full(1000, np.nan), bee + noise], axis=1)
+        arrays = {"resampled": row["score"] + noise, "resampled_classes": by_class}
+        results.add(row, arrays)
+        rows[zoo_results.key_of(row)] = row
+    loss = zoo_table.loss_of(results, rows["m", FLOAT, 0], [rows["m", "x", 0], rows["m", "x", 1]])
+    assert loss.points == pytest.approx(2.5)
+    np.testing.assert_allclose(loss.resampled, 2.5)  # what images do to both cancels out
+    assert (loss.worst, loss.worst_points, loss.worst_objects) == ("bee", 5.0, 3)
+    np.testing.assert_allclose(loss.worst_resampled, 5.0)
+
+
+def _rows_of(
+    models: int, noise: Callable[[int], np.ndarray]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(1)
+    names = [f"m{n}" for n in range(models) for _ in range(12)]
+    agreement = generator.uniform(40, 100, len(names))
+    return names, agreement, 0.002 * (100 - agreement) ** 2 + noise(len(names))
+
+
+def test_expected_losses_hold_for_models_that_were_not_seen() -> None:
+    generator = np.random.default_rng(2)
+    names, agreement, loss = _rows_of(12, lambda n: generator.normal(0, 0.3, n))
+    expected, low, high = zoo_expected.expected_losses(names, agreement, loss)
+    assert np.mean((low <= loss) & (loss <= high)) >= 0.9
+    assert np.median(high - low) < 2.0  # normal noise of 0.3: 1.2 wide at best
+    assert np.abs(expected - 0.002 * (100 - agreement) ** 2).mean() < 0.3
+
+
+def test_a_models_own_losses_change_nothing_about_it() -> None:
+    names, agreement, loss = _rows_of(4, np.zeros)
+    own = np.array(names) == "m2"
+    before = zoo_expected.expected_losses(names, agreement, loss)
+    after = zoo_expected.expected_losses(names, agreement, np.where(own, loss + 7, loss))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one[own], other[own])
+        assert not np.array_equal(one[~own], other[~own])
+
+
+def test_few_rows_let_expect_nothing() -> None:
+    keys = [(f"m{n % 3}", "minmax", n // 3) for n in range(12)]
+    rows = {key: {"measure": "mAP", "held_back": 90.0 + n} for n, key in enumerate(keys)}
+    losses = {key: (1.0 - n / 10, 0.1) for n, key in enumerate(keys)}
+    some = dict([*losses.items()][:9])
+    assert [*zoo_expected.lines(rows, some)] == []
+    told = "\n".join(zoo_expected.lines(rows, losses))
+    assert told.count("`minmax`") == 12
+    two_models = {key: value for key, value in losses.items() if key[0] != "m2"}
+    more = {(m, "nncf", seed): value for (m, _, seed), value in two_models.items()}
+    rows |= {key: {"measure": "mAP", "held_back": 90.0} for key in more}
+    assert [*zoo_expected.lines(rows, two_models | more)] == []
+
+
+def test_plan_of_the_tool_is_sound() -> None:
+    plan = zoo_plan.read_plan(ROOT / "tools/zoo.yaml")
+    assert len(plan.seeds) == 3
+    assert plan.recipes_of(0, splits=False) == ["nncf", "minmax", "measured"]
+    for name in plan.recipes:
+        assert zoo_plan.recipe_of(name, seed=1, images=7).calibration_images == 7
+
+
+def test_variants_are_recipes_with_one_thing_changed() -> None:
+    variants = ("measured/without fold zero points", "minmax/weights.bits=4", "everything")
+    entry = zoo_plan.Entry(model="m", data="d")
+    plan = zoo_plan.Plan(models=(entry,), variants=variants)
+    written = plan.recipes_of(0, splits=True)
+    assert "measured/without equalize channels" in written
+    assert plan.recipes_of(1, splits=True) == [*plan.recipes]
+    assert zoo_plan.recipe_of(variants[0], seed=0, images=1).without == ("fold zero points",)
+    assert zoo_plan.recipe_of(variants[1], seed=0, images=1).weights.bits == 4
+    with pytest.raises(ConfigError, match="weights"):
+        zoo_plan.recipe_of("minmax/weights.bits=99", seed=0, images=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: []", "models"),
+        ("models: [{model: a.pt, data: d}, {model: b/a.pt, data: d}]", "two models are called a"),
+        ("models: [{model: a.pt, data: d, imgsize: 3}]", "known keys: model, data"),
+        ("models: [{model: a.pt, data: d}]\nseed: 3", "known keys: models, seeds"),
+    ],
+)
+def test_wrong_plan_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        zoo_plan.read_plan(path)
+    assert str(path) in str(caught.value)
