@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from command_line import Command
+from installs import ROOT
 from torch import nn
 
 import detq
@@ -204,3 +206,21 @@ def test_classes_are_for_detectors(
     outcome = detq(command, checkpoint, "--data", colours, "--per-class")
     assert outcome.status == 1
     assert outcome.err.endswith("error: --per-class: is for detectors; leave it out\n")
+
+
+def test_a_classifier_is_a_row_of_the_zoo(checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    from zoo import Zoo
+    from zoo_plan import Entry, Plan
+    from zoo_results import Results
+
+    entry = Entry(model=str(checkpoint), data=str(colours), images=40)
+    plan = Plan(models=(entry,), seeds=(0,), recipes=("cfws_kl",))
+    results = Results(tmp_path / "zoo.jsonl")
+    run = Zoo(plan, results, root=tmp_path)
+    run.measure(entry)
+    row = run.rows()["colours", "cfws_kl", 0]
+    assert (row["measure"], row["score"], row["images"]) == ("top-1", 100.0, 30)
+    assert row["classes"] == {colour: [100.0, 10] for colour in COLOURS}
+    assert (row["held_back"], row["held_back_images"]) == (100.0, 20)
+    assert (results.arrays(("colours", "cfws_kl", 0))["resampled"] == 100).all()

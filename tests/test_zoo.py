@@ -231,7 +231,13 @@ def test_variants_are_recipes_with_one_thing_changed() -> None:
     assert plan.recipes_of(1, splits=True) == [*plan.recipes]
     assert zoo_plan.recipe_of(variants[0], seed=0, images=1).without == ("fold zero points",)
     assert zoo_plan.recipe_of(variants[1], seed=0, images=1).weights.bits == 4
-    with pytest.raises(ConfigError, match="weights"):
+    both = zoo_plan.recipe_of(
+        "minmax/weights.granularity=tensor, bias_correction=none", seed=0, images=1
+    )
+    assert (both.weights.granularity, both.bias_correction) == ("tensor", "none")
+    with pytest.raises(ConfigError, match="weight: no such section"):
+        zoo_plan.recipe_of("minmax/weight.bits=4", seed=0, images=1)
+    with pytest.raises(ConfigError, match=r"weights\.bits"):
         zoo_plan.recipe_of("minmax/weights.bits=99", seed=0, images=1)
 
 

@@ -23,10 +23,10 @@ has a row that says why. CONFIG lists models::
     variant_seeds: [0, 1, 2]
 
 Paths are below ``--root`` (by default ``$DETQ_SHARED``, else ``../shared``) or where the tool is
-run. A variant is a recipe without one of its passes, or with a key changed: ``without`` takes a
-pass out of `measured`, a key brings one into `minmax`. ``everything`` among the variants stands for
-one ``measured/without …`` for each pass that it can do without; ``--passes`` prints what each
-brings.
+run. A variant is a recipe without one of its passes, or with keys changed: ``without`` takes a
+pass out of `measured`, a key brings one into `minmax`; commas stand between several. ``everything``
+among the variants stands for one ``measured/without …`` for each pass that it can do without;
+``--passes`` prints what each brings.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from zoo_expected import lines as expected_lines
 from zoo_measuring import Quantizer, Subject
 from zoo_plan import Entry, Plan, read_plan
 from zoo_results import FLOAT, LATENCY, Arrays, Key, Results, Row, key_of
-from zoo_table import loss_of, passes, table
+from zoo_table import NOTES, loss_of, passes, table
 
 import detq
 from detq import api
@@ -190,10 +190,11 @@ class Zoo:
 
 def page(plan: Plan, results: Results, rows: Mapping[Key, Row]) -> list[str]:
     """All that is printed."""
-    lines = [*table(results, rows), ""]
+    lines = [*table(results, rows), "", *NOTES, ""]
     measured = {key: row for key, row in rows.items() if "measure" in row}
     for what, key in (("CPU", "cpu"), ("Version", "detq")):
-        lines.append(f"{what}: {'; '.join(sorted({str(row[key]) for row in measured.values()}))}.")
+        found = sorted({str(row[key]) for row in measured.values()})
+        lines.append(f"{what}: {'; '.join(found)}.")
     untimed = {key[0] for key in measured} - {key[0] for key in rows if key[1] == LATENCY}
     if untimed:
         lines.append(f"Latency not measured: {', '.join(sorted(untimed))}.")

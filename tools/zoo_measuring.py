@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import openvino as ov
@@ -26,6 +27,7 @@ from detq.evaluation.classes import map_classes
 from detq.evaluation.evaluator import Judged, Run, Truth, run_detector
 from detq.evaluation.resampling import (
     ImageMatches,
+    Weights,
     average_precisions,
     draw,
     mean_over_classes,
@@ -160,13 +162,19 @@ class _ImageByImage:
         return Judged(self.matches, self.run.seconds, self.run.damaged)
 
 
+def _draw(data: DatasetConfig, split: str, images: int) -> Weights:
+    """The same resamples for all models that one split judges; independent ones for others."""
+    words = f"{data.path.name} {data.class_names} {split}".encode()
+    return draw(images, resamples=RESAMPLES, seed=crc32(words))
+
+
 def _detector(
     graph: api.DetectorGraph, data: DatasetConfig, split: str, options: RuntimeOptions
 ) -> Scored:
     runner = _ImageByImage()
     result = strategy_of(graph.spec).evaluate(graph, data, split, options=options, runner=runner)
     matches = ImageMatches.of(runner.matches)
-    weights = draw(len(matches.objects), resamples=RESAMPLES)
+    weights = _draw(data, split, len(matches.objects))
     classes = average_precisions(matches, weights)
     per_class = {name: (one.map, one.objects) for name, one in result.per_class.items()}
     arrays = {
@@ -192,7 +200,7 @@ def _classifier(
     scores = {f"top{n}": top_percent(run.rankings, labels.tolist(), best=n) for n in (1, 5)}
     right = np.array([ranking.class_ids[0] for ranking in run.rankings]) == labels
     ours = sorted(set(labels.tolist()))
-    weights = draw(len(labels), resamples=RESAMPLES)
+    weights = _draw(data, split, len(labels))
     counts = np.stack([weights[:, labels == one].sum(axis=1) for one in ours], axis=1)
     found = np.stack([weights[:, (labels == one) & right].sum(axis=1) for one in ours], axis=1)
     per_class = {

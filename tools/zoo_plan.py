@@ -105,20 +105,25 @@ def recipe_of(name: str, *, seed: int, images: int) -> Recipe:
     """A recipe by name, or a variant of one. Raises ConfigError."""
     base, _, variant = name.partition("/")
     keys: dict[str, Any] = api.load_recipe(base).model_dump()
-    if variant.startswith(WITHOUT):
-        keys["without"] = (variant.removeprefix(WITHOUT),)
-    elif variant:
-        path, _, value = variant.partition("=")
+    for change in filter(None, (one.strip() for one in variant.split(","))):
+        if change.startswith(WITHOUT):
+            keys["without"] = (*keys["without"], change.removeprefix(WITHOUT))
+            continue
+        path, _, value = change.partition("=")
         *above, last = path.split(".")
         section = keys
         for key in above:
+            if not isinstance(section.get(key), dict):
+                raise ConfigError(f"recipe {name}: {key}: no such section; see docs/recipes.md")
             section = section[key]
         section[last] = yaml.safe_load(value)
     changed = {**keys, "name": name, "seed": seed, "calibration_images": images}
     try:
         return Recipe.model_validate(changed)
     except ValidationError as error:
-        raise ConfigError(f"recipe {name}: {error.errors()[0]['msg']}") from None
+        problem = error.errors()[0]
+        where = ".".join(str(step) for step in problem["loc"])
+        raise ConfigError(f"recipe {name}: {where}: {problem['msg']}") from None
 
 
 def _written_out(variants: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,18 @@ from detq.evaluation.resampling import interval
 NNCF = "nncf"
 HEADINGS = (
     *("model", "recipe", "mAP or top-1", "loss [95% interval]", "worst class: loss [95% interval]"),
-    *("agreement", "INT8", "time of `nncf`", "of float", "CPU s"),
+    *("agreement", "INT8", "latency / `nncf`", "latency / float", "CPU s"),
+)
+NOTES = (
+    "Means of the seeds, [least, greatest] of them. Loss: points less than float in float32; the "
+    "interval is the 95% percentile bootstrap over the images of the test split, on the same "
+    "resamples for both, for these calibration images. Worst class: the one that loses most, (its "
+    "objects), and the interval of that class alone: the worst of many classes loses something by "
+    "chance. Agreement: mAP of what is found against what float finds, of a classifier the share "
+    "of images taken for the same, on images of the calibration split that were not used. INT8: "
+    "share of the multiplications of convolutions. Times: medians of one image at a time, in turns: "
+    "as a ratio to `nncf` and to the fastest float of the machine. CPU s: quantization, all threads, "
+    "without reading the model.",
 )
 CHANGES = ("agreement", "held_back", "score")
 
@@ -123,7 +134,6 @@ def _means(losses: Mapping[str, list[tuple[Loss, list[Row]]]]) -> Iterator[str]:
         seen = [row["held_back"] for _, rows in some for row in rows]
         known = [value for value in seen if value is not None]
         agreement = [f"{_mean(known):.1f}", f"{min(known):.1f}"] if known else ["", ""]
-        # Images of different models are drawn independently, those of one data set not quite.
         mean = np.mean([loss.resampled for loss, _ in some], axis=0)
         figures = [f"{_mean(points):+.2f} {_interval(mean)}", f"{max(points):+.2f}"]
         yield _line([f"`{recipe}`", str(len(some)), *figures, *agreement])
