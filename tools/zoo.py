@@ -190,7 +190,7 @@ class Zoo:
 
 def page(plan: Plan, results: Results, rows: Mapping[Key, Row]) -> list[str]:
     """All that is printed."""
-    lines = [*table(results, rows), "", *NOTES, ""]
+    lines = [*table(results, rows), "", NOTES]
     measured = {key: row for key, row in rows.items() if "measure" in row}
     for what, key in (("CPU", "cpu"), ("Version", "detq")):
         found = sorted({str(row[key]) for row in measured.values()})

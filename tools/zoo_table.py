@@ -19,17 +19,19 @@ HEADINGS = (
     *("model", "recipe", "mAP or top-1", "loss [95% interval]", "worst class: loss [95% interval]"),
     *("agreement", "INT8", "latency / `nncf`", "latency / float", "CPU s"),
 )
-NOTES = (
-    "Means of the seeds, [least, greatest] of them. Loss: points less than float in float32; the "
-    "interval is the 95% percentile bootstrap over the images of the test split, on the same "
-    "resamples for both, for these calibration images. Worst class: the one that loses most, (its "
-    "objects), and the interval of that class alone: the worst of many classes loses something by "
-    "chance. Agreement: mAP of what is found against what float finds, of a classifier the share "
-    "of images taken for the same, on images of the calibration split that were not used. INT8: "
-    "share of the multiplications of convolutions. Times: medians of one image at a time, in turns: "
-    "as a ratio to `nncf` and to the fastest float of the machine. CPU s: quantization, all threads, "
-    "without reading the model.",
-)
+NOTES = """\
+Means of the seeds, [least, greatest] of them.
+
+* Loss: points less than float in float32. The interval is the 95% percentile bootstrap over the
+  images of the test split, on the same resamples for both; it holds for these calibration images.
+* Worst class: the one that loses most, in brackets its objects, and the interval of that class
+  alone: the worst of many classes loses something by chance.
+* Agreement: mAP of what is found against what float finds, of a classifier the share of images
+  taken for the same, on images of the calibration split that were not used.
+* INT8: share of the multiplications of convolutions.
+* Latency: medians of one image at a time, in turns; float is the fastest of the machine.
+* CPU s: quantization, all threads, without reading the model.
+"""
 CHANGES = ("agreement", "held_back", "score")
 
 

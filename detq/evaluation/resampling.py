@@ -105,7 +105,7 @@ def mean_over_classes(
     known = ~np.isnan(average_precision)
     total = np.where(known, average_precision, 0.0).sum(axis=1)
     count = known.sum(axis=1)
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def interval(values: npt.NDArray[np.float64], *, percent: float = 95.0) -> tuple[float, float]:
