@@ -168,8 +168,12 @@ def test_loss_is_paired_and_names_the_worst_class(tmp_path: Path) -> None:
     loss = zoo_table.loss_of(results, rows["m", FLOAT, 0], [rows["m", "x", 0], rows["m", "x", 1]])
     assert loss.points == pytest.approx(2.5)
     np.testing.assert_allclose(loss.resampled, 2.5)  # what images do to both cancels out
-    assert (loss.worst, loss.worst_points, loss.worst_objects) == ("bee", 5.0, 3)
-    np.testing.assert_allclose(loss.worst_resampled, 5.0)
+    assert [(one.name, one.points, one.objects) for one in loss.classes] == [
+        ("bee", 5.0, 3),
+        ("ant", 0.0, 70),  # "no" has no object
+    ]
+    np.testing.assert_allclose(loss.classes[0].resampled, 5.0)
+    assert [one.name for one in loss.frequent] == ["ant"]
 
 
 def _rows_of(

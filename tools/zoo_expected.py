@@ -99,7 +99,8 @@ def _lines(
     models = [model for model, _, _ in keys]
     expected, low, high = expected_losses(models, agreement, loss)
     off, within = np.abs(loss - expected), (low <= loss) & (loss <= high)
-    reached = min(LEVEL, 1 - 2 / (len(keys) + 1))
+    least = min(len(models) - models.count(model) for model in models)
+    reached = min(LEVEL, 1 - 2 / (least + 1))  # between the outermost of so many
     yield ""
     yield f"Loss in {measure} that agreement on held-back images lets expect, from other models:"
     yield ""

@@ -12,11 +12,14 @@ from zoo_plan import WITHOUT
 from zoo_results import FLOAT, LATENCY, Key, Results, Row
 
 from detq.api.judging import LEAST_AGREEMENT
-from detq.evaluation.resampling import interval
+from detq.evaluation.resampling import interval, mean_over_classes
 
+Floats = npt.NDArray[np.float64]
 NNCF = "nncf"
+FREQUENT = 10
 HEADINGS = (
-    *("model", "recipe", "mAP or top-1", "loss [95% interval]", "worst class: loss [95% interval]"),
+    *("model", "recipe", "mAP or top-1", "loss [95% interval]", "worst class"),
+    *(f"loss in classes of {FREQUENT} objects and more", "the worst of these"),
     *("agreement", "INT8", "latency / `nncf`", "latency / float", "CPU s"),
 )
 NOTES = """\
@@ -24,8 +27,12 @@ Means of the seeds, [least, greatest] of them.
 
 * Loss: points less than float in float32. The interval is the 95% percentile bootstrap over the
   images of the test split, on the same resamples for both; it holds for these calibration images.
+  Resamples without the few objects of a rare class leave that class out, and its loss with it:
+  where such classes lose much by chance, the interval does not lie around the loss.
 * Worst class: the one that loses most, in brackets its objects, and the interval of that class
   alone: the worst of many classes loses something by chance.
+* Loss in classes of more objects: the mean of their losses, without the chance of rare classes; in
+  brackets how many they are.
 * Agreement: mAP of what is found against what float finds, of a classifier the share of images
   taken for the same, on images of the calibration split that were not used.
 * INT8: share of the multiplications of convolutions.
@@ -36,40 +43,55 @@ CHANGES = ("agreement", "held_back", "score")
 
 
 @dataclass(frozen=True, eq=False)
+class ClassLoss:
+    """What a class loses, in points, how many objects it has, and the same as ``points`` on
+    resampled images: float64 [resamples], NaN where a resample has no object of it.
+    """
+
+    name: str
+    points: float
+    objects: int
+    resampled: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Loss:
     """How much less a recipe scores than float32, the mean of its seeds, in points.
 
-    ``resampled`` float64 [resamples] is the same on resampled images. ``worst`` is the class with
-    the greatest loss, ``worst_resampled`` NaN where a resample has no object of it.
+    ``resampled`` float64 [resamples] is the same on resampled images. ``classes`` are those with
+    objects, the greatest loss first.
     """
 
     points: float
-    resampled: npt.NDArray[np.float64]
-    worst: str
-    worst_points: float
-    worst_objects: int
-    worst_resampled: npt.NDArray[np.float64]
+    resampled: Floats
+    classes: tuple[ClassLoss, ...]
+
+    @property
+    def frequent(self) -> tuple[ClassLoss, ...]:
+        """The classes that have some objects more than few."""
+        return tuple(one for one in self.classes if one.objects >= FREQUENT)
 
 
 def loss_of(results: Results, exact: Row, rows: Sequence[Row]) -> Loss:
     """Of one model's rows by one recipe, against its float32 row."""
     reference, arrays = _arrays(results, exact), [_arrays(results, row) for row in rows]
-    resampled = reference["resampled"] - np.mean([one["resampled"] for one in arrays], axis=0)
-    losses = {
-        name: score - statistics.mean(row["classes"][name][0] for row in rows)
-        for name, (score, _) in exact["classes"].items()
+    by_class = reference["resampled_classes"] - np.mean(
+        [one["resampled_classes"] for one in arrays], axis=0, dtype=np.float64
+    )
+    classes = [
+        ClassLoss(
+            name,
+            score - _mean(row["classes"][name][0] for row in rows),
+            objects,
+            by_class[:, place],
+        )
+        for place, (name, (score, objects)) in enumerate(exact["classes"].items())
         if score is not None
-    }
-    worst = max(losses, key=losses.__getitem__)
-    place = list(exact["classes"]).index(worst)
-    by_class = [one["resampled_classes"][:, place].astype(np.float64) for one in arrays]
+    ]
     return Loss(
-        points=exact["score"] - statistics.mean(row["score"] for row in rows),
-        resampled=resampled,
-        worst=worst,
-        worst_points=losses[worst],
-        worst_objects=exact["classes"][worst][1],
-        worst_resampled=reference["resampled_classes"][:, place] - np.mean(by_class, axis=0),
+        points=exact["score"] - _mean(row["score"] for row in rows),
+        resampled=reference["resampled"] - np.mean([one["resampled"] for one in arrays], axis=0),
+        classes=tuple(sorted(classes, key=lambda one: -one.points)),
     )
 
 
@@ -109,16 +131,17 @@ def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) ->
         return [
             f"{FLOAT}, {rows[0]['images']} images",
             f"{rows[0]['score']:.2f}",
-            *[""] * 4,
+            *[""] * 6,
             *ratios,
             "",
         ]
-    worst = f"{loss.worst_points:.1f} {_interval(loss.worst_resampled)}"
     return [
         _named(recipe),
         _spread([row["score"] for row in rows]),
         f"{loss.points:+.2f} {_interval(loss.resampled)}",
-        f"{worst} {_cell(loss.worst)} ({loss.worst_objects})",
+        _worst(loss.classes),
+        _frequent(loss.frequent),
+        _worst(loss.frequent),
         _agreement([row["held_back"] for row in rows]) if is_int8 else "",
         f"{100 * _mean(row['int8_share'] for row in rows):.1f}%" if is_int8 else "",
         *ratios,
@@ -173,8 +196,24 @@ def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
         yield _line([name.partition(WITHOUT)[2], *means, *cells])
 
 
-def _arrays(results: Results, row: Row) -> dict[str, npt.NDArray[np.float64]]:
+def _arrays(results: Results, row: Row) -> dict[str, Floats]:
     return results.arrays((row["model"], row["recipe"], row["seed"]))
+
+
+def _worst(classes: Sequence[ClassLoss]) -> str:
+    if not classes:
+        return ""
+    one = classes[0]
+    return (
+        f"{one.points:+.1f} {_interval(one.resampled, digits=1)} {_cell(one.name)} ({one.objects})"
+    )
+
+
+def _frequent(classes: Sequence[ClassLoss]) -> str:
+    if not classes:
+        return ""
+    resampled = mean_over_classes(np.stack([one.resampled for one in classes], axis=1))
+    return f"{_mean(one.points for one in classes):+.2f} {_interval(resampled)} ({len(classes)})"
 
 
 def _reason(recipe: str, row: Row) -> str:
@@ -200,9 +239,9 @@ def _ratio(ms: Mapping[str, float], recipe: str, reference: float | None) -> str
     return f"{ms[recipe] / reference:.2f}" if recipe in ms and reference else ""
 
 
-def _interval(values: npt.NDArray[np.float64]) -> str:
+def _interval(values: Floats, *, digits: int = 2) -> str:
     low, high = interval(values)
-    return f"[{low:.2f}, {high:.2f}]"
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _spread(values: Sequence[float]) -> str:
