@@ -164,7 +164,7 @@ def _class_id(category_ids: Sequence[int] | None, category: Any) -> int:
     if known is None and isinstance(category, int) and category >= CATEGORIES_FROM:
         return category - CATEGORIES_FROM
     if known is None or category not in known:
-        raise DataError(f"COCO results: category {category!r} is none of the classes'")
+        raise DataError(f"COCO results: category {category!r} belongs to no class")
     return known.index(category)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import detq
 from detq import api
-from detq.api import sources
+from detq.api import comparison, sources
 from detq.config import Recipe
-from detq.errors import ConfigError
+from detq.data.images import write_image
+from detq.errors import ConfigError, DataError
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import BenchResult
 from detq.runtime.machine import float_precisions
@@ -136,3 +138,19 @@ def test_the_fastest_float_is_the_baseline(
     found = api.Comparison(rows, None, "val", "coco", 0, {})  # type: ignore[arg-type]
     assert found.fastest_float.speed.float_precision == fastest
     assert found.gains_little is little
+
+
+def test_classes_that_the_model_does_not_know_are_told_before_anything_is_quantized(
+    colour_graph: DetectorGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told when all passes had run."""
+    for folder in ("images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_image(tmp_path / "images/val/a.png", np.zeros((32, 64, 3), np.uint8))
+    (tmp_path / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    data = tmp_path / "data.yaml"
+    splits = "train: images/val\nval: images/val\n"
+    data.write_text(f"path: {tmp_path}\n{splits}names: [cat, dog, owl]\n")
+    monkeypatch.setattr(comparison, "quantize", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(DataError, match="does not know 1 of the data set's classes: cat"):
+        comparison.compare(colour_graph, data=data)

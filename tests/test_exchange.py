@@ -103,7 +103,7 @@ def test_classes_without_name_or_category() -> None:
         exchange.to_supervision(found, NAMES)
     with pytest.raises(DataError, match="class 5: has no category id among 2"):
         exchange.to_coco(found, 1, (1, 2))
-    with pytest.raises(DataError, match="category 3 is none of the classes'"):
+    with pytest.raises(DataError, match="category 3 belongs to no class"):
         exchange.from_coco([{"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}], (1, 2))
 
 

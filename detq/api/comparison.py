@@ -157,6 +157,8 @@ def compare(
     report, dataset, graph = progress or silent, open_dataset(data), open_graph(model, imgsz)
     preset = find_protocol(preset, graph.spec).name
     measurable, judged = judged_split(graph, dataset, split) is not None, split or "val"
+    if measurable:
+        strategy_of(graph.spec).check_classes(graph.spec, dataset, judged)
     # All is quantized before anything is measured: what can go wrong goes wrong first.
     results, left_out = _quantized(
         graph,

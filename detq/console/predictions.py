@@ -77,7 +77,7 @@ def going_on(output: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, typer.Abort):
         done = len(list(output.glob("predictions-*-of-*")))
-        if not done:
+        if not done and not (output / MANIFEST).exists():
             raise
         raise DetqError(
             f"interrupted; {done} shards are done in {output}: the same command goes on"

@@ -36,7 +36,7 @@ def print_quantization(
             print_classes(comparison.scores)
             stdout.print()
     else:
-        note(f"split {comparison.split} has no ground truth: {metric} was not measured")
+        warn(f"split {comparison.split} has no ground truth: {metric} was not measured")
     exact, int8 = comparison.fastest_float.speed, comparison.rows[-1].speed
     stdout.print(
         f"latency {int8.latency_ms:.2f} ms in INT8, {exact.latency_ms:.2f} ms in the fastest "

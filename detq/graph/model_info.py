@@ -6,6 +6,7 @@ model, by DL Streamer. Source: https://docs.openvino.ai, Model API, model config
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -54,7 +55,8 @@ def model_info(
     a graph that gives detections.
     """
     entries = {
-        "labels": " ".join(name.replace(" ", "_") for name in spec.class_names),
+        # Readers part them at spaces of any kind.
+        "labels": " ".join(re.sub(r"\s", "_", name) or "_" for name in spec.class_names),
         "task": spec.task,
     }
     if takes == "tensor":

@@ -22,11 +22,12 @@ FEATURES = {
     "avx512f": "AVX-512",
     "avx_vnni": "AVX-VNNI",
     "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
     "amx_int8": "AMX",
     "asimddp": "dot product",
     "i8mm": "I8MM",
 }
-"""Flags of /proc/cpuinfo that decide how fast INT8 is, from slow to fast."""
+"""Flags of /proc/cpuinfo that decide how fast INT8 is, and its float, from slow to fast."""
 _CPUINFO = Path("/proc/cpuinfo")
 _CHANNELS, _SIDE = 512, 64
 _ROUNDS = 15

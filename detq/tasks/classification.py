@@ -16,7 +16,7 @@ from detq.data.dataset import Split, load_split
 from detq.data.images import ImageBGR, list_images, read_images
 from detq.errors import ConfigError
 from detq.evaluation.agreement import MIN_SCORE
-from detq.evaluation.classes import with_names_of
+from detq.evaluation.classes import map_classes, with_names_of
 from detq.evaluation.evaluator import Runner
 from detq.evaluation.top_k import (
     ClassifierRun,
@@ -85,6 +85,12 @@ def has_ground_truth(data: DatasetConfig, split: str) -> bool:
     """Its images lie in class folders."""
     load_split(data, split, with_annotations=False)
     return has_class_folders(data, split)
+
+
+def check_classes(spec: ModelSpec, data: DatasetConfig, split: str) -> None:
+    """Those that have images."""
+    found = load_labelled_split(data, split)
+    map_classes(spec, found.class_names, annotated=set(found.labels))
 
 
 def evaluate(

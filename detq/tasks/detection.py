@@ -16,7 +16,7 @@ from detq.data.letterbox import FITS, Preprocess, official_shrink
 from detq.errors import DataError
 from detq.evaluation.agreement import MIN_SCORE
 from detq.evaluation.agreement import agreement as agreement_of
-from detq.evaluation.classes import with_names_of
+from detq.evaluation.classes import map_classes, with_names_of
 from detq.evaluation.evaluator import Run, Runner, evaluation_detector, judge, run_detector
 from detq.evaluation.evaluator import evaluate as evaluate_detector
 from detq.evaluation.protocol import default_protocol, find_protocol
@@ -97,6 +97,13 @@ def differences(exact: DetectorGraph, rounded: DetectorGraph, images: Split) -> 
 def has_ground_truth(data: DatasetConfig, split: str) -> bool:
     """Without a single object there is no mAP."""
     return bool(load_split(data, split).annotations)
+
+
+def check_classes(spec: ModelSpec, data: DatasetConfig, split: str) -> None:
+    """Those that have objects."""
+    found = load_split(data, split)
+    if found.annotations is not None:
+        map_classes(spec, found.class_names, annotated=found.annotations.class_ids)
 
 
 def evaluate(

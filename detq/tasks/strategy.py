@@ -80,6 +80,11 @@ class Strategy(Protocol[Network, Seen]):
     def has_ground_truth(self, data: DatasetConfig, split: str) -> bool:
         """True if the data set says for the split what is right. Raises ConfigError."""
 
+    def check_classes(self, spec: ModelSpec, data: DatasetConfig, split: str) -> None:
+        """Raises DataError, before anything is seen, if the model cannot be judged on a split with
+        ground truth: it does not know its classes.
+        """
+
     def evaluate(
         self,
         graph: DetectorGraph,

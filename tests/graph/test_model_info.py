@@ -90,3 +90,12 @@ def test_what_suppresses_nothing_says_so(colour_graph: DetectorGraph) -> None:
     spec = replace(colour_graph.spec, end_to_end=True)
     named = with_model_info(colour_graph.model, spec, confidence=0.25, iou=0.45)
     assert _read(named, "iou_threshold") == "1.0"
+
+
+@pytest.mark.parametrize("name", ["traffic light", "tab\there", "no\xa0break", "new\nline", ""])
+def test_labels_are_as_many_as_classes(colour_graph: DetectorGraph, name: str) -> None:
+    """A tab in a name made two labels of one, and Model API refused the model."""
+    spec = replace(colour_graph.spec, class_names=(name, "green", "blue"))
+    model = with_model_info(colour_graph.model, spec, confidence=0.25, iou=0.45)
+    labels = model.get_rt_info(["model_info", "labels"]).astype(str)
+    assert len(labels.split()) == 3
