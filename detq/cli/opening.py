@@ -12,6 +12,7 @@ from detq.console.terminal import note, warn
 from detq.errors import ConfigError
 from detq.extras import EXTRAS, require
 from detq.graph.detector_graph import DetectorGraph
+from detq.graph.layouts import LAYOUTS
 from detq.progress import Progress
 from detq.tasks import strategy_of
 
@@ -42,7 +43,13 @@ def tell_found(model: Path, graph: DetectorGraph) -> None:
         note(
             f"{model}: layout {spec.family}, {spec.class_count} classes, "
             f"{len(spec.reparameterized)} re-parameterized convolutions found"
+            f"{_layouts_note(spec.family)}"
         )
+
+
+def _layouts_note(family: str) -> str:
+    said = LAYOUTS[family].note if family in LAYOUTS else None
+    return f"; {said}" if said else ""
 
 
 def warn_of_doubts(

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as ops
 
 from detq.errors import CheckpointError
 from detq.graph.surgery import nodes_of_type, producer, producers, upstream
+from detq.records import SizeHW
 
-_RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Convert"})
+RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Convert"})
 
 
 def join_table(model: ov.Model, counts: set[int], *, centre_size: bool) -> None:
@@ -71,8 +73,8 @@ def _common_table(
     model: ov.Model, boxes: ov.Node, scores: ov.Node, counts: set[int]
 ) -> ov.Node | None:
     """The last table of all candidates from which both boxes and scores are taken."""
-    common = {node.get_name() for node in _origins(boxes)}
-    common &= {node.get_name() for node in _origins(scores)}
+    common = {node.get_name() for node in origins(boxes)}
+    common &= {node.get_name() for node in origins(scores)}
     tables = [
         node
         for node in model.get_ordered_ops()
@@ -81,7 +83,7 @@ def _common_table(
     return tables[-1] if tables else None
 
 
-def _origins(node: ov.Node) -> Iterator[ov.Node]:
+def origins(node: ov.Node) -> Iterator[ov.Node]:
     """What the node's numbers are taken from, not what says which of them."""
     pending, seen = [node], set[str]()
     while pending:
@@ -108,7 +110,7 @@ def _is_table(node: ov.Node, counts: set[int]) -> bool:
 def _without_class_offset(boxes: ov.Output) -> ov.Output:
     """Exporters shift the boxes of each class far away, so that one suppression serves all."""
     node = boxes.get_node()
-    while node.get_type_name() in _RESHAPING:
+    while node.get_type_name() in RESHAPING:
         node = producer(node)
     if node.get_type_name() != "Add":
         return boxes
@@ -124,22 +126,30 @@ def _of_all_classes(scores: ov.Output) -> ov.Output:
     node, shape = scores.get_node(), scores.get_partial_shape()
     if shape.is_dynamic or 1 not in [side.get_length() for side in list(shape)[1:]]:
         return scores
-    while node.get_type_name() in _RESHAPING:
+    while node.get_type_name() in RESHAPING:
         node = producer(node)
     if node.get_type_name() in ("ReduceMax", "TopK"):
         return node.input_value(0)
     return scores
 
 
-def constant_inputs(model: ov.Model, image: ov.Output, where: str) -> bool:
+def constant_inputs(
+    model: ov.Model, image: ov.Output, size_hw: SizeHW, where: str
+) -> frozenset[str]:
     """Give every input but the image its neutral value; changes the model.
 
     PaddleDetection's networks also take ``scale_factor`` (how much smaller the image became: 1)
-    and ``im_shape``. True if there was a ``scale_factor``. Raises CheckpointError for any other.
+    and ``im_shape``; RT-DETR's ``orig_target_sizes``, by which boxes in shares of the image are
+    multiplied (1); DETR's ``pixel_mask`` (1 where the input shows the image). The names of those
+    that there were. Raises CheckpointError for any other.
     """
-    size = [float(side.get_length()) for side in list(image.get_partial_shape())[2:]]
-    neutral = {"scale_factor": [[1.0, 1.0]], "im_shape": [size]}
-    scaled = False
+    neutral: dict[str, npt.ArrayLike] = {
+        "scale_factor": [[1, 1]],
+        "im_shape": [size_hw],
+        "orig_target_sizes": [[1, 1]],
+        "pixel_mask": np.ones((1, *size_hw)),
+    }
+    found = set[str]()
     for parameter in model.get_parameters():
         names = parameter.output(0).get_names()
         if names & image.get_names():
@@ -150,8 +160,9 @@ def constant_inputs(model: ov.Model, image: ov.Output, where: str) -> bool:
                 f"{where}: takes {', '.join(sorted(names))} beside the image; export it with the "
                 "image as its only input"
             )
-        scaled |= "scale_factor" in known
-        value = ops.constant(neutral[known.pop()], dtype=parameter.get_element_type().to_dtype())
+        found |= known
+        kind = parameter.get_element_type().to_dtype()
+        value = ops.constant(np.asarray(neutral[known.pop()], kind))
         parameter.output(0).replace(value.output(0))
         model.remove_parameter(parameter)
-    return scaled
+    return frozenset(found)

@@ -56,26 +56,18 @@ def read_ir(path: Path) -> ov.Model:
         raise CheckpointError(f"{path}: not a readable OpenVINO IR ({lines[-1]})") from None
 
 
-def make_static(
-    model: ov.Model, size_hw: SizeHW, path: Path, image: ov.Output | None = None
-) -> None:
-    """Fix batch and size of the image input; changes the model.
+def make_static(model: ov.Model, size_hw: SizeHW, path: Path) -> None:
+    """Fix batch and size of the image, the only input; changes the model.
 
-    ``image`` is needed where the model has other inputs, whose free dimensions become 1. Raises
-    CheckpointError, naming ``path``, if the graph cannot take that size.
+    Raises CheckpointError, naming ``path``, if the graph cannot take that size.
     """
-    port = image or model.inputs[0]
+    port = model.inputs[0]
     shape = port.get_partial_shape()
     if shape.rank.is_dynamic or len(shape) != 4:
         raise CheckpointError(f"{path}: expected an image input [B, 3, H, W], found {shape}")
-    shapes = {
-        other: [1 if side.is_dynamic else side.get_length() for side in other.get_partial_shape()]
-        for other in model.inputs
-        if other.get_node().get_name() != port.get_node().get_name()
-    }
     sides = [str(side) for side in (shape[2], shape[3])]
     try:
-        model.reshape({port: [1, 3, *size_hw], **shapes})
+        model.reshape({port: [1, 3, *size_hw]})
     except RuntimeError:
         if shape[2].is_dynamic or shape[3].is_dynamic:
             raise CheckpointError(

@@ -20,6 +20,10 @@ def boxes_and_scores(
 
     ``activated``: what should be logits has been through a sigmoid already.
     """
+    if outputs.form == "queries":
+        return _from_queries(values, layout, size_hw, activated=activated)
+    if outputs.form == "faces":
+        return _from_faces(values, layout, outputs, size_hw, activated=activated)
     if outputs.form == "distributions":
         return _from_distributions(values, outputs, size_hw, activated=activated)
     if outputs.form == "pair":
@@ -75,6 +79,61 @@ def _from_distributions(
     middle = ((cells + np.float32(0.5)) * steps).astype(np.float32)
     corners = ops.concat([ops.subtract(middle, near), ops.add(middle, far)], 1).output(0)
     return _centre_size(corners), (scores if activated else ops.sigmoid(scores).output(0))
+
+
+def _from_queries(
+    values: list[ov.Output], layout: Layout, size_hw: SizeHW, *, activated: bool
+) -> tuple[ov.Output, ov.Output]:
+    """DETR's outputs (arXiv 2005.12872): centre and size in shares of the image; class scores."""
+    boxes, scores = (ops.transpose(value, [0, 2, 1]).output(0) for value in values)
+    if not activated:
+        scores = (ops.softmax(scores, 1) if layout.softmax else ops.sigmoid(scores)).output(0)
+    sides = np.array(size_hw[::-1] * 2, np.float32).reshape(1, 4, 1)
+    return ops.multiply(boxes, sides).output(0), scores
+
+
+def _from_faces(
+    values: list[ov.Output],
+    layout: Layout,
+    outputs: Outputs,
+    size_hw: SizeHW,
+    *,
+    activated: bool,
+) -> tuple[ov.Output, ov.Output]:
+    """What SCRFD (arXiv 2105.04714) and YuNet (OpenCV's ``FaceDetectorYN``) give for each level.
+
+    Both count from the upper left corner of the cell, in strides: distances to the four sides, or
+    centre and logarithm of the size. YuNet's score is the geometric mean of two. The predictions of
+    a cell follow each other.
+    """
+    boxes, scores = [], []
+    for stride in outputs.strides:
+        height, width = (-(-side // stride) for side in size_hw)
+        rows = outputs.per_cell * height * width
+        own = [value for value in values if rows in list(value.get_shape())[:-1]]
+        shaped = {
+            columns: [
+                ops.reshape(value, [1, -1, outputs.per_cell, columns], False)
+                for value in own
+                if value.get_shape()[-1] == columns
+            ]
+            for columns in (1, 4)
+        }
+        sure = [each if activated else ops.sigmoid(each) for each in shaped[1]]
+        score = sure[0] if len(sure) == 1 else ops.sqrt(ops.multiply(sure[0], sure[1]))
+        y, x = np.mgrid[:height, :width]
+        cells = np.stack((x, y), -1).reshape(1, -1, 1, 2).astype(np.float32)
+        first, second = ops.split(shaped[4][0], 3, 2).outputs()
+        if layout.decode == "exponential":
+            parts = [ops.add(first, cells), ops.exp(second)]
+        else:
+            low, high = ops.subtract(cells, first), ops.add(cells, second)
+            parts = [ops.multiply(ops.add(low, high), np.float32(0.5)), ops.subtract(high, low)]
+        box = ops.multiply(ops.concat(parts, 3), np.float32(stride))
+        boxes.append(ops.reshape(box, [1, -1, 4], False))
+        scores.append(ops.reshape(score, [1, -1, 1], False))
+    joined = [ops.transpose(ops.concat(each, 1), [0, 2, 1]) for each in (boxes, scores)]
+    return joined[0].output(0), joined[1].output(0)
 
 
 def _decoded(

@@ -23,9 +23,11 @@ from detq.graph.metadata import embedded_metadata, stored_details, stored_names
 from detq.graph.parts import name_parts, reparameterized_convolutions
 from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork
+from detq.graph.queries import class_columns, read_queries
 from detq.graph.recognition import Clues, plausible_layouts, recognise
 from detq.graph.resize import resized
 from detq.records import Fit, ModelSpec, SizeHW, placeholder_names
+from detq.records.coco_names import COCO_IDS, COCO_NAMES
 
 if TYPE_CHECKING:  # an OpenVINO IR is read without the package onnx
     import onnx
@@ -145,22 +147,24 @@ def _examined(
     in_float32(model, where)
     fixed = _fixed_size(image)
     one_image_at_a_time(model, image, where)
-    make_static(model, fixed or size_hw or (_USUAL_SIDE, _USUAL_SIDE), path, image)
-    scale_factor = constant_inputs(model, image, where)
-    height, width = image.get_partial_shape()[2:]
-    own = (height.get_length(), width.get_length())
+    own = fixed or size_hw or (_USUAL_SIDE, _USUAL_SIDE)
+    given = constant_inputs(model, image, own, where)
+    make_static(model, own, path)
+    model.validate_nodes_and_infer_types()  # a size that is there already is not looked at again
     counts = prediction_counts(own)
     if suppressed is not None:
         join_table(model, counts, centre_size=suppressed)
-    end_to_end = suppressed is None and cut_before_selection(model, counts)
-    _drop_levels_beside_table(model)
-    model.validate_nodes_and_infer_types()
-    cut = suppressed is not None
-    outputs = replace(read_outputs(model, own, where), end_to_end=end_to_end, cut=cut)
+    outputs = None if suppressed is not None else read_queries(model, own, counts, given)
+    if outputs is None:
+        end_to_end = suppressed is None and cut_before_selection(model, counts)
+        _drop_levels_beside_table(model)
+        model.validate_nodes_and_infer_types()
+        cut = suppressed is not None
+        outputs = replace(read_outputs(model, own, where), end_to_end=end_to_end, cut=cut)
     probed = ProbedNetwork(model, outputs, own, built_in)
     stored = stored_names(metadata)
     clues = Clues(
-        scale_factor=scale_factor,
+        scale_factor="scale_factor" in given,
         objectness_is_one=probed.objectness_is_one,
         activated=probed.activated,
         stem=probed.stem,
@@ -223,9 +227,15 @@ def _in_contract(
     boxes, scores = boxes_and_scores(
         values, layout, outputs, found.size_hw, activated=found.clues.activated
     )
+    kept = tuple(range(scores.get_shape()[1]))
+    if outputs.form == "queries":
+        known = len(class_names) if class_names else None
+        kept = class_columns(layout, outputs.width, known) or kept
+    if len(kept) < scores.get_shape()[1]:
+        scores = ops.gather(scores, np.array(kept), np.int64(1)).output(0)
     output = ops.concat([boxes, scores], 1)
-    count = scores.get_shape()[1]
-    names = tuple(class_names or placeholder_names(count))
+    count = len(kept)
+    names = tuple(class_names or _usual_names(layout, kept))
     if len(names) != count:
         raise GraphError(f"{path}: {count} classes in the output, {len(names)} names given")
     final = ov.Model([ops.result(output)], found.model.get_parameters(), text_stem(path))
@@ -247,6 +257,13 @@ def _in_contract(
         raise CheckpointError(f"{path}: {error}") from None
     convolutions = reparameterized_convolutions(final)
     return DetectorGraph(final, replace(spec, reparameterized=convolutions))
+
+
+def _usual_names(layout: Layout, columns: tuple[int, ...]) -> tuple[str, ...]:
+    """Of a file that names no classes."""
+    if "faces" in layout.forms:
+        return ("face",)
+    return COCO_NAMES if columns == COCO_IDS else placeholder_names(len(columns))
 
 
 def take_rgb(model: ov.Model, pixels: Pixels) -> None:

@@ -14,10 +14,12 @@ import openvino as ov
 from detq.errors import CheckpointError
 from detq.records import Fit, SizeHW
 
-Form = Literal["rows", "columns", "pair", "levels", "distributions"]
+Form = Literal["rows", "columns", "pair", "levels", "distributions", "queries", "faces"]
 """``rows`` [1, N, 5 + nc], ``columns`` [1, 4 + nc, N], ``pair`` boxes and scores apart, ``levels``
 one [1, 3, h, w, 5 + nc] per stride, ``distributions`` two per stride: scores [1, h w, nc] and
-distances [1, h w, 4 bins]."""
+distances [1, h w, 4 bins]; ``queries`` boxes [1, N, 4] and scores [1, N, nc] of no cells
+(:mod:`detq.graph.queries`); ``faces`` scores, boxes and, perhaps, landmarks per stride, of each
+[1, A h w, columns]."""
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -39,23 +41,30 @@ class Pixels:
 @dataclass(frozen=True)
 class Layout:
     """One convention. ``per_cell`` predictions belong to each cell; ``decode`` says what is still
-    to be done to the boxes; ``forms`` are the outputs that it comes in.
+    to be done to the boxes; ``forms`` are the outputs that it comes in. ``softmax``: what is no
+    score yet becomes one by softmax over the classes, else by a sigmoid of each.
 
     ``has_objectness``: column 4 is a factor of all scores. ``corners``: boxes are x1, y1, x2, y2,
     else centre and size. ``end_to_end``: of the file's own choice of the best, before which it was
-    cut.
+    cut. ``background``: the last column is no class. ``coco_columns``: with so many, those trained
+    on COCO have a column for each of its category ids, which leave gaps. ``note`` is what a user
+    should know of whatever is read like this.
     """
 
     name: str
     forms: tuple[Form, ...]
     per_cell: int = 1
-    decode: Literal["none", "exponential", "anchors", "distances"] = "none"
+    decode: Literal["none", "exponential", "anchors", "distances", "shares", "sides"] = "none"
     has_objectness: bool = True
     corners: bool = False
     pixels: Pixels = Pixels()
     fit: Fit = "yolov6"
     anchors: tuple[tuple[tuple[int, int], ...], ...] = ()
     end_to_end: bool = False
+    softmax: bool = False
+    background: bool = False
+    coco_columns: int | None = None
+    note: str | None = None
 
 
 _P6 = (
@@ -77,8 +86,20 @@ _YOLOV7 = (
 _BGR_255 = Pixels(bgr=True, largest=255.0)
 _RGB_IMAGENET = Pixels(mean=_IMAGENET[0], std=_IMAGENET[1])
 _BGR_IMAGENET = Pixels(bgr=True, mean=_IMAGENET[0][::-1], std=_IMAGENET[1][::-1])
+_RGB_128 = Pixels(largest=255.0, mean=(127.5, 127.5, 127.5), std=(128.0, 128.0, 128.0))
 _UNDECODED: tuple[Form, ...] = ("levels", "rows")
 _PADDLE = Layout("ppyoloe-plus", ("pair", "rows"), has_objectness=False, corners=True)
+_QUERIES = Layout(
+    "rtdetr", ("queries",), decode="shares", has_objectness=False, fit="stretch", end_to_end=True
+)
+_FACES = Layout(
+    "yunet",
+    ("faces",),
+    decode="exponential",
+    pixels=_BGR_255,
+    fit="corner-black",
+    note="its landmarks are left out",
+)
 
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
@@ -138,6 +159,27 @@ LAYOUTS: Mapping[str, Layout] = {
             fit="corner-black",
         ),
         Layout("boxes-scores", ("pair", "rows"), has_objectness=False, corners=True),
+        _QUERIES,
+        replace(_QUERIES, name="rtdetr-imagenet", pixels=_RGB_IMAGENET),
+        replace(_QUERIES, name="rfdetr", pixels=_RGB_IMAGENET, background=True, coco_columns=91),
+        replace(
+            _QUERIES,
+            name="detr",
+            pixels=_RGB_IMAGENET,
+            fit="corner",
+            softmax=True,
+            background=True,
+            coco_columns=92,
+        ),
+        _FACES,
+        replace(
+            _FACES,
+            name="scrfd",
+            per_cell=2,
+            decode="sides",
+            has_objectness=False,
+            pixels=_RGB_128,
+        ),
     )
 }
 
@@ -150,11 +192,15 @@ class Outputs:
     strides: tuple[int, ...]
     per_cell: int
     width: int
-    """Columns per prediction; of a pair and of distributions, the number of classes."""
+    """Columns per prediction; where scores are apart from boxes, of these alone."""
     end_to_end: bool = False
     """The file chose the best of these by itself, and was cut before that."""
     cut: bool = False
     """They stood before a suppression, not at the end of the file."""
+    spoken_for: frozenset[str] = frozenset()
+    """The layouts that the names of the outputs and what chooses among them speak for."""
+    has_objectness: bool = False
+    """There is a second score, of there being anything at all, in an output of its own."""
 
 
 def read_outputs(model: ov.Model, size_hw: SizeHW, where: str) -> Outputs:
@@ -185,6 +231,8 @@ def read_outputs(model: ov.Model, size_hw: SizeHW, where: str) -> Outputs:
         cells = sum(shape[2] * shape[3] for shape in shapes)
         if fit := _fit(cells, size_hw):
             return Outputs("levels", fit[0], shapes[0][1], shapes[0][4])
+    if faces := _faces(shapes, size_hw):
+        return faces
     if distributions := _distributions(shapes, size_hw):
         return distributions
     found = ", ".join(str(list(shape)) for shape in shapes)
@@ -208,6 +256,28 @@ def _distributions(shapes: list[tuple[int, ...]], size_hw: SizeHW) -> Outputs | 
     # Distributions have a multiple of 4 columns; of two such widths, theirs is the 32 of 8 bins.
     classes = sorted(widths, key=lambda width: (width % 4 == 0, width == DISTANCE_COLUMNS))[0]
     return Outputs("distributions", strides, 1, classes)
+
+
+def _faces(shapes: list[tuple[int, ...]], size_hw: SizeHW) -> Outputs | None:
+    """One score, perhaps two, a box and perhaps five landmarks of each prediction, per level, in
+    whatever order, if that is what they are; some exporters leave the first dimension out.
+    """
+    flat = [shape[1:] if len(shape) == 3 and shape[0] == 1 else shape for shape in shapes]
+    if any(len(shape) != 2 for shape in flat):
+        return None
+    rows = {width: [shape[0] for shape in flat if shape[1] == width] for width in (1, 4, 10)}
+    counts = rows[4]
+    scores = len(rows[1]) // len(counts) if counts else 0
+    if sum(map(len, rows.values())) != len(flat) or scores not in (1, 2):
+        return None
+    groups = [*rows[4], *rows[10], *rows[1]]
+    if sorted(groups) != sorted(counts * (len(groups) // len(counts))):
+        return None
+    for strides, per_cell in ((STRIDES[0], 1), (STRIDES[0], 2), ((*STRIDES[1], 128), 1)):
+        expected = [per_cell * cell_count(size_hw, stride) for stride in strides]
+        if sorted(counts) == sorted(expected) and len(set(counts)) == len(counts):
+            return Outputs("faces", strides, per_cell, 1, has_objectness=scores == 2)
+    return None
 
 
 DISTANCE_COLUMNS = 32

@@ -19,17 +19,26 @@ Floats = npt.NDArray[np.float32]
 _SCORE_SLACK = 1e-3
 LEAST_SHARE = 0.98
 """Of all predictions, for what has to hold for each: a network may have some dead cells."""
+LEAST_SHARE_FREE = 0.5
+"""The same of sizes that nothing in the network keeps positive where it sees no object."""
 _SLOPE = (0.5, 1.5)
 """Centres move by 1 px when cells do, but for the noise of untrained networks."""
+_BEYOND = 0.5
+"""Of a side: centres that are predicted as corrections of others may leave the image so far."""
 
 
 def implausible(
-    predictions: Sequence[Floats], strides: Sequence[int], size_hw: SizeHW
+    predictions: Sequence[Floats],
+    strides: Sequence[int],
+    size_hw: SizeHW,
+    *,
+    least_positive: float = LEAST_SHARE,
 ) -> str | None:
     """Why predictions [4 + nc, N] of some images cannot be boxes and scores, None if they can.
 
     Each is centre x, centre y, width, height in input pixels, then scores. Where N is a multiple of
     the number of cells of ``strides``, centres are compared with the cells, anchors in any order.
+    Without strides, predictions belong to no cells, and have to lie in the image.
     """
     table = np.concatenate([each[None] for each in predictions]).astype(np.float64)
     boxes, scores = table[:, :4], table[:, 4:]
@@ -39,11 +48,23 @@ def implausible(
         return f"scores of {scores.min():.3g} to {scores.max():.3g}, expected 0 to 1"
     boxes = boxes[..., np.isfinite(boxes).all((0, 1))]
     positive = (boxes[:, 2:] > 0).mean()
-    if positive < LEAST_SHARE:
+    if positive < least_positive:
         return f"{100 * (1 - positive):.0f}% of the boxes without a positive size"
+    if not strides:
+        return _outside(boxes, size_hw)
     if boxes.shape[2] < table.shape[2]:
         return None
     return _misplaced(boxes, strides, size_hw)
+
+
+def _outside(boxes: npt.NDArray[np.float64], size_hw: SizeHW) -> str | None:
+    """Centres that are not in the image, or shares of it that were never multiplied."""
+    sides = np.array(size_hw[::-1], np.float64).reshape(1, 2, 1)
+    shares = boxes[:, :2] / sides
+    inside = ((shares >= -_BEYOND) & (shares <= 1 + _BEYOND)).all(1).mean()
+    if inside < LEAST_SHARE:
+        return f"{100 * (1 - inside):.0f}% of the boxes outside of the image"
+    return None
 
 
 def _misplaced(

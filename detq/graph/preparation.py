@@ -61,18 +61,22 @@ class Preparation:
 def preparation(model: ov.Model) -> Preparation:
     """Of a graph as it stands in the file: OpenVINO's conversion moves factors into weights."""
     own = model.clone()
-    parameter = own.get_parameters()[0]
-    shape = parameter.get_partial_shape()
-    if len(own.inputs) != 1 or len(shape) != 4:
+    images = [
+        each
+        for each in own.get_parameters()
+        if each.get_partial_shape().rank.is_static and len(each.get_partial_shape()) == 4
+    ]
+    if len(images) != 1:
         return Preparation()
+    shape = images[0].get_partial_shape()
     sides = [_SIDE if side.is_dynamic else side.get_length() for side in list(shape)[2:]]
     try:
-        own.reshape([1, 3, *sides])
+        images[0].set_partial_shape(ov.PartialShape([1, 3, *sides]))
         in_float32(own, "")
-        last = _last_preparing(own.get_parameters()[0])
+        last = _last_preparing(images[0])
         if last is None:
             return Preparation()
-        alone = ov.Model([ops.result(last.output(0))], own.get_parameters(), "preparation")
+        alone = ov.Model([ops.result(last.output(0))], images, "preparation")
         compiled = compile_exact(alone)
         colours = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32)
         answers = [

@@ -12,7 +12,7 @@ from openvino import opset15 as ops
 from detq.graph.decode import boxes_and_scores
 from detq.graph.execute import compile_exact
 from detq.graph.layouts import Layout, Outputs, Pixels
-from detq.graph.plausibility import implausible
+from detq.graph.plausibility import LEAST_SHARE, LEAST_SHARE_FREE, implausible
 from detq.graph.preparation import Preparation
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type
 from detq.records import SizeHW
@@ -80,10 +80,12 @@ class ProbedNetwork:
 
     @cached_property
     def activated(self) -> bool:
-        """True if everything that it gives, but for distances, lies in 0..1."""
+        """True if everything that it gives, or its scores if they are apart, lies in 0..1."""
         values = [value for image in self._plain for value in image]
-        if self._outputs.form == "distributions":
-            values = [value for value in values if value.shape[2] == self._outputs.width]
+        if self._outputs.form == "queries":
+            values = [image[1] for image in self._plain]
+        elif self._outputs.form in ("distributions", "faces"):
+            values = [value for value in values if value.shape[-1] == self._outputs.width]
         return all(bool(((value >= 0) & (value <= 1)).all()) for value in values)
 
     @cached_property
@@ -112,7 +114,10 @@ class ProbedNetwork:
         table = ops.result(ops.concat([boxes, scores], 1))
         decode = compile_exact(ov.Model([table], parameters, "decode"))
         predictions = [np.array(decode(values)[0][0]) for values in raw]
-        return implausible(predictions, self._outputs.strides, self._size_hw)
+        free = layout.decode in ("shares", "sides")  # which need not be positive by themselves
+        strides = () if self._outputs.form == "queries" else self._outputs.strides
+        least = LEAST_SHARE_FREE if free else LEAST_SHARE
+        return implausible(predictions, strides, self._size_hw, least_positive=least)
 
     def _run(self, pixels: Pixels) -> list[list[Array]]:
         """The network's own outputs for each image."""

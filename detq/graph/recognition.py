@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import openvino as ov
 
 from detq.errors import CheckpointError, shown
-from detq.graph.layouts import LAYOUTS, Layout, Outputs
+from detq.graph.layouts import LAYOUTS, STRIDES, Layout, Outputs
+from detq.graph.queries import class_columns
 from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
 
 
@@ -90,16 +91,27 @@ def _suits(layout: Layout, outputs: Outputs, clues: Clues) -> bool:
     """True if shapes, and the number of classes that the file names, are the layout's."""
     if outputs.form not in layout.forms or outputs.end_to_end != layout.end_to_end:
         return False
-    if outputs.form not in ("pair", "distributions"):
-        classes = outputs.width - (5 if layout.has_objectness else 4)
-        if classes < 1 or classes != (clues.class_count or classes):
-            return False
+    if not _may_have_classes(layout, outputs, clues.class_count or None):
+        return False
+    if outputs.form == "faces":
+        a_cell = len(outputs.strides) > len(STRIDES[0])  # SCRFD's largest: one prediction in each
+        own = outputs.per_cell == (1 if a_cell else layout.per_cell)
+        return own and outputs.has_objectness == layout.has_objectness
     if layout.decode == "anchors":
         undecoded = outputs.form == "levels" or clues.activated
         return undecoded and len(layout.anchors) == len(outputs.strides) and outputs.per_cell == 3
     if layout.name == "yolov8" and outputs.form == "rows" and clues.class_count is None:
         return outputs.cut  # at the end of a file no exporter writes its table in rows
     return outputs.per_cell == layout.per_cell
+
+
+def _may_have_classes(layout: Layout, outputs: Outputs, named: int | None) -> bool:
+    if outputs.form == "queries":
+        return class_columns(layout, outputs.width, named) is not None
+    if outputs.form in ("pair", "distributions", "faces"):
+        return True
+    classes = outputs.width - (5 if layout.has_objectness else 4)
+    return classes >= 1 and named in (None, classes)
 
 
 WANTS_255, WANTS_1 = 0.03, 0.05
@@ -109,8 +121,9 @@ answers more strongly was not."""
 
 def _speaking_for(model: ov.Model, outputs: Outputs, clues: Clues) -> set[str]:
     """The layouts that something in the file speaks for; all of them if nothing does."""
-    if clues.scale_factor:
-        return {"ppyoloe", "ppyoloe-plus"}
+    spoken = {"ppyoloe", "ppyoloe-plus"} if clues.scale_factor else set(outputs.spoken_for)
+    if spoken:
+        return spoken
     if outputs.form == "pair" and _any_name(model, "gfl_cls"):
         return {"damoyolo"}
     if outputs.form == "rows":

@@ -85,6 +85,11 @@ class Builder:
         scaled = (kernel * factor).astype(np.float32)
         self.weights[index] = numpy_helper.from_array(scaled, self.weights[index].name)
 
+    def called(self, value: str, name: str) -> str:
+        """The same value under that name, for an output."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], f"name_{name}"))
+        return name
+
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         return str(self.add("Reshape", [value, self.constant(shape, np.int64)]))
 
@@ -184,16 +189,27 @@ def save(
     size: Sequence[int | str] | None = None,
     batch: int | str = 1,
     inputs: Mapping[str, Sequence[int]] | None = None,
+    whole: Mapping[str, Sequence[int | str]] | None = None,
     metadata: Mapping[str, str] | None = None,
+    image: str = "images",
+    whole_outputs: Sequence[str] = (),
 ) -> Path:
+    """``inputs`` and ``whole`` are further ones, of floats and of whole numbers."""
     ports = [
         helper.make_tensor_value_info(
-            "images", TensorProto.FLOAT, [batch, 3, *(size or build.size_hw)]
+            image, TensorProto.FLOAT, [batch, 3, *(size or build.size_hw)]
         )
     ]
     for name, shape in (inputs or {}).items():
         ports.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    for name, sides in (whole or {}).items():
+        ports.append(helper.make_tensor_value_info(name, TensorProto.INT64, sides))
+    made = [
+        helper.make_tensor_value_info(
+            name, TensorProto.INT64 if name in whole_outputs else TensorProto.FLOAT, None
+        )
+        for name in outputs
+    ]
     graph = helper.make_graph(build.nodes, "tiny", ports, made, build.weights)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("TRT", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)

@@ -552,4 +552,6 @@ def test_class_names_that_are_none_become_placeholders(tmp_path: Path, written: 
 
 def test_every_layout_is_tested() -> None:
     own = {"p6-levels", "picodet"}  # those of four strides have tests of their own
+    own |= {"rtdetr", "rtdetr-imagenet", "rfdetr", "detr"}  # test_onnx_queries.py
+    own |= {"scrfd", "yunet"}  # test_onnx_faces.py
     assert {case.family for case in CASES.values()} | own == set(LAYOUTS)
