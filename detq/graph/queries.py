@@ -142,9 +142,7 @@ def _named_pair(
         if names[0] == "dets":
             return boxes, scores, {"rfdetr"}
         selects, patches = bool(nodes_of_type(model, "TopK")), _has_patches(model)
-        if (
-            not selects or "pixel_mask" in inputs
-        ):  # the first DETR and its heirs: a softmax, or a sigmoid
+        if not selects or "pixel_mask" in inputs:  # DETR, or its heirs with a sigmoid
             return boxes, scores, {"detr", "rtdetr-imagenet"}
         return boxes, scores, {"rfdetr", "rtdetr-imagenet"} if patches else {"rtdetr"}
     return None
