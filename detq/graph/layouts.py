@@ -199,6 +199,8 @@ class Outputs:
     """They stood before a suppression, not at the end of the file."""
     spoken_for: frozenset[str] = frozenset()
     """The layouts that the names of the outputs and what chooses among them speak for."""
+    activated: bool | None = None
+    """What should be scores has been through a sigmoid or softmax; None if only values can tell."""
     has_objectness: bool = False
     """There is a second score, of there being anything at all, in an output of its own."""
 

@@ -81,6 +81,8 @@ class ProbedNetwork:
     @cached_property
     def activated(self) -> bool:
         """True if everything that it gives, or its scores if they are apart, lies in 0..1."""
+        if self._outputs.activated is not None:
+            return self._outputs.activated
         values = [value for image in self._plain for value in image]
         if self._outputs.form == "queries":
             values = [image[1] for image in self._plain]

@@ -33,21 +33,22 @@ def read_queries(
     ``counts`` are the numbers of predictions that cells would give, ``inputs`` the names of those
     beside the image.
     """
-    spoken: set[str] = set()
+    spoken, activated = set[str](), None
     chosen = _before_choice(model)
     if chosen is not None:
         corners, scores = chosen
         low, high = ops.split(corners, 2, 2).outputs()
         centre = ops.multiply(ops.add(low, high), np.float32(0.5))
         boxes = ops.concat([centre, ops.subtract(high, low)], 2).output(0)
-        spoken = {"rtdetr-imagenet" if _has_patches(model) else "rtdetr"}
+        spoken, activated = {"rtdetr-imagenet" if _has_patches(model) else "rtdetr"}, True
     elif (named := _named_pair(model, inputs)) is not None:
         boxes, scores, spoken = named
+        activated = _is_activated(scores)
     elif (pair := _pair(model, counts)) is not None:
         boxes, scores = pair
     elif (table := _table(model, counts)) is not None:
         boxes, scores = ops.variadic_split(table, 2, [4, -1]).outputs()
-        spoken = {"rtdetr"}
+        spoken, activated = {"rtdetr"}, True
     else:
         return None
     for result in model.get_results():
@@ -62,6 +63,7 @@ def read_queries(
         end_to_end=True,
         cut=chosen is not None,
         spoken_for=frozenset(spoken),
+        activated=activated,
     )
 
 
@@ -182,6 +184,14 @@ def _is_table(end: ov.Output, columns: int | None = None) -> bool:
     if shape.is_dynamic or len(shape) != 3 or shape[0] != 1:
         return False
     return end.get_element_type().is_real() and columns in (None, shape[2].get_length())
+
+
+def _is_activated(scores: ov.Output) -> bool:
+    """True behind a sigmoid or softmax. Logits may lie in 0..1, too."""
+    node = scores.get_node()
+    while node.get_type_name() in (*RESHAPING, "Identity"):
+        node = producer(node)
+    return node.get_type_name() in ("Sigmoid", "Softmax")
 
 
 def _depends(node: ov.Node, other: ov.Node) -> bool:

@@ -103,9 +103,10 @@ def _attention(build: Builder, to: str, of: str) -> str:
 
 
 def _normal(build: Builder, value: str, change: str) -> str:
-    ones, none = build.constant(np.ones(WIDTH)), build.constant(np.zeros(WIDTH))
+    factor = build.constant(build.random.uniform(0.5, 2, WIDTH))
+    shift = build.constant(build.random.normal(size=WIDTH) / 4)
     total = build.add("Add", [value, change])
-    return str(build.add("LayerNormalization", [total, ones, none], axis=-1, epsilon=1e-5))
+    return str(build.add("LayerNormalization", [total, factor, shift], axis=-1, epsilon=1e-5))
 
 
 def _spread(build: Builder, places: str, columns: int, rows: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+import openvino as ov
 import pytest
 from onnx_detectors import SIZE_HW, Array, Builder, contract, save, sigmoid
 from onnx_queries import BEST, QUERIES, best_of_all, query_network, raw_queries
@@ -17,6 +18,9 @@ from onnx_queries import BEST, QUERIES, best_of_all, query_network, raw_queries
 from detq.errors import CheckpointError, GraphError
 from detq.graph.execute import compile_exact
 from detq.graph.foreign import from_onnx, possible_layouts
+from detq.graph.surgery import consumers, downstream, nodes_of_type, producer
+from detq.quant.passes.place_quantizers import PlaceQuantizers
+from detq.quant.quantizers import SHARING_OPERATIONS, activation_nodes
 from detq.records.coco_names import COCO_IDS, COCO_NAMES
 from detq.runtime.detector import Detector
 from detq.runtime.postprocess import PostprocessOptions
@@ -171,6 +175,22 @@ def test_names_in_the_file_say_which_columns_are_classes(
     assert from_onnx(path).spec.class_count == count
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["logits", "scores"])
+def test_small_logits_are_not_taken_for_scores(tmp_path: Path, inside: bool) -> None:
+    """All of them in 0..1, as happened; a sigmoid in the file is seen by what it is."""
+
+    def tail(build: Builder, logits: str, boxes: str) -> list[str]:
+        limits = [] if inside else [build.constant(0.0), build.constant(1.0)]
+        small = build.add("Sigmoid" if inside else "Clip", [logits, *limits])
+        return _named("pred_boxes", "logits")(build, small, boxes)
+
+    graph = from_onnx(_build(Case(tail, "rtdetr"), tmp_path / "tiny.onnx"))
+    logits, _ = raw_queries(tmp_path / "raw.onnx", IMAGE, CLASSES)
+    expected = sigmoid(logits) if inside else sigmoid(np.clip(logits, 0, 1))
+    found = np.asarray(compile_exact(graph.model)(IMAGE)[0])[0, 4:].T
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 def test_four_columns_of_scores_are_not_taken_for_boxes(tmp_path: Path) -> None:
     case = Case(_named("dets", "labels"), "rfdetr", columns=4)
     graph = from_onnx(_build(case, tmp_path / "tiny.onnx"))
@@ -207,6 +227,40 @@ def test_masks_beside_boxes_are_an_error(tmp_path: Path) -> None:
     path = _build(Case(tail, None), tmp_path / "tiny.onnx")
     with pytest.raises(CheckpointError, match="not masks, keypoints"):
         from_onnx(path)
+
+
+@pytest.mark.parametrize("patches", [False, True], ids=["convolutions", "patches"])
+def test_attention_and_what_chooses_stay_float(tmp_path: Path, patches: bool) -> None:
+    """Products with weights are INT8 up to the last convolution, nothing else in between is."""
+    case = CASES["deimv2 on a vision transformer" if patches else "rt-detr, d-fine, deim"]
+    graph = from_onnx(_build(case, tmp_path / "tiny.onnx"))
+    placed = PlaceQuantizers().place(graph, [IMAGE])
+    rounded = activation_nodes(placed)
+    readers = {
+        user.get_type_name()
+        for node in rounded
+        for user in downstream_through(node, SHARING_OPERATIONS)
+    }
+    assert readers - {"Add"} == {"Convolution", "MatMul"}  # a residual sum reads what MatMul does
+    whole = [
+        node
+        for node in nodes_of_type(placed, "MatMul")
+        if producer(node, 1).get_type_name() == "FakeQuantize"
+    ]
+    assert len(whole) == 4  # queries, keys, values and what is made of them
+    last = nodes_of_type(placed, "Convolution")[-1]
+    behind = {node.get_type_name() for node in downstream([last])}
+    assert {"TopK", "MVN", "MatMul"} <= behind
+    assert "FakeQuantize" not in behind
+
+
+def downstream_through(node: ov.Node, handing_on: Collection[str]) -> list[ov.Node]:
+    """Who reads its tensor, also behind operations that hand it on."""
+    found = []
+    for user in consumers(node):
+        own = user.get_type_name() in handing_on
+        found += downstream_through(user, handing_on) if own else [user]
+    return found
 
 
 def test_another_size_is_an_error(tmp_path: Path) -> None:
