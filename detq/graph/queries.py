@@ -1,8 +1,9 @@
 """Outputs of detectors that predict by queries (DETR and what came of it), brought to one form.
 
-Their files end in three ways, by their exporters' documentation: ``labels``, ``boxes``, ``scores``
-of the best (RT-DETR, D-FINE, DEIM), which are cut before that choice; logits and boxes of all
-queries apart (RF-DETR, Hugging Face); both in one table (Ultralytics).
+Their files end in several ways, by their exporters' documentation: ``labels``, ``boxes``,
+``scores`` of the best (RT-DETR, D-FINE, DEIM) or one table of these (Ultralytics), which are cut
+before that choice; logits and boxes of all queries apart (RF-DETR, Hugging Face) or in one table
+(Ultralytics before 8.4).
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ def read_queries(
         centre = ops.multiply(ops.add(low, high), np.float32(0.5))
         boxes = ops.concat([centre, ops.subtract(high, low)], 2).output(0)
         spoken, activated = {"rtdetr-imagenet" if _has_patches(model) else "rtdetr"}, True
+    elif (best := _before_table_of_best(model, counts)) is not None:
+        boxes, scores = best
+        spoken, activated = {"rtdetr"}, True
     elif (named := _named_pair(model, inputs)) is not None:
         boxes, scores, spoken = named
         activated = _is_activated(scores)
@@ -61,7 +65,6 @@ def read_queries(
         1,
         scores.get_shape()[2],
         end_to_end=True,
-        cut=chosen is not None,
         spoken_for=frozenset(spoken),
         activated=activated,
     )
@@ -93,22 +96,42 @@ def _before_choice(model: ov.Model) -> tuple[ov.Output, ov.Output] | None:
     scores = [end for end in ends if end not in labels and len(end.get_partial_shape()) == 2]
     if not len(labels) == len(boxes) == len(scores) == 1:
         return None
-    of_all, top = _before_top(scores[0])
-    corners = boxes[0]
+    return _of_all(boxes[0], scores[0])
+
+
+def _before_table_of_best(model: ov.Model, counts: set[int]) -> tuple[ov.Output, ov.Output] | None:
+    """The same of a table [1, K, 6]: centre and size in shares, as they leave a sigmoid, then
+    score and class.
+    """
+    ends = [result.input_value(0).get_node() for result in model.get_results()]
+    if len(ends) != 1 or ends[0].get_type_name() != "Concat":
+        return None
+    parts = list(ends[0].input_values())
+    if not all(_is_table(part) for part in parts):
+        return None
+    if [part.get_shape()[2] for part in parts] != [4, 1, 1]:
+        return None
+    found = _of_all(parts[0], parts[1])
+    if found is None or found[0].get_shape()[1] in counts or not _is_activated(found[0]):
+        return None
+    return found
+
+
+def _of_all(boxes: ov.Output, scores: ov.Output) -> tuple[ov.Output, ov.Output] | None:
+    """Boxes [1, N, 4] and scores [1, N, nc] of which those of the best were taken."""
+    of_all, top = _before_top(scores)
     if top is not None:
         picks = [
             node
-            for node in origins(corners.get_node())
+            for node in origins(boxes.get_node())
             if node.get_type_name().startswith("Gather") and _depends(producer(node, 1), top)
         ]
         if len(picks) != 1:
             return None
-        corners = picks[0].input_value(0)
-    if not (_is_table(corners, 4) and _is_table(of_all)):
+        boxes = picks[0].input_value(0)
+    if not (_is_table(boxes, 4) and _is_table(of_all)):
         return None
-    if corners.get_shape()[1] != of_all.get_shape()[1]:
-        return None
-    return corners, of_all
+    return (boxes, of_all) if boxes.get_shape()[1] == of_all.get_shape()[1] else None
 
 
 def _before_top(scores: ov.Output) -> tuple[ov.Output, ov.Node | None]:

@@ -64,15 +64,20 @@ def best_of_all(
         values = build.add("ReduceMax", [odds], axes=[2], keepdims=0)
         picked = corners
     else:
-        flat = build.reshape(build.add("Sigmoid", [logits]), [1, -1])
-        count = build.constant([BEST], np.int64)
-        values, places = build.add("TopK", [flat, count], count=2, axis=1)
-        of_classes = build.constant(classes, np.int64)
-        labels = build.add("Mod", [places, of_classes])
-        query = build.add("Div", [places, of_classes])
-        picked = build.add("GatherElements", [corners, _spread(build, query, 4, BEST)], axis=1)
+        picked, values, places = best_pairs(build, logits, corners, classes)
+        labels = build.add("Mod", [places, build.constant(classes, np.int64)])
     ends = {"labels": labels, "boxes": picked, "scores": values}
     return [build.called(value, name) for name, value in ends.items()]
+
+
+def best_pairs(build: Builder, logits: str, boxes: str, classes: int = 3) -> tuple[str, str, str]:
+    """Boxes, scores and places (query by query) of the best pairs of query and class."""
+    flat = build.reshape(build.add("Sigmoid", [logits]), [1, -1])
+    count = build.constant([BEST], np.int64)
+    values, places = build.add("TopK", [flat, count], count=2, axis=1)
+    query = build.add("Div", [places, build.constant(classes, np.int64)])
+    picked = build.add("GatherElements", [boxes, _spread(build, query, 4, BEST)], axis=1)
+    return picked, values, places
 
 
 def raw_queries(

@@ -13,7 +13,7 @@ import onnxruntime
 import openvino as ov
 import pytest
 from onnx_detectors import SIZE_HW, Array, Builder, contract, save, sigmoid
-from onnx_queries import BEST, QUERIES, best_of_all, query_network, raw_queries
+from onnx_queries import BEST, QUERIES, best_of_all, best_pairs, query_network, raw_queries
 
 from detq.errors import CheckpointError, GraphError
 from detq.graph.execute import compile_exact
@@ -58,6 +58,16 @@ def _table(build: Builder, logits: str, boxes: str) -> list[str]:
     return [build.add("Concat", [boxes, build.add("Sigmoid", [logits])], axis=2)]
 
 
+def _table_of_best(build: Builder, logits: str, boxes: str) -> list[str]:
+    """[1, BEST, 6]: centre and size in shares, score, class."""
+    picked, values, places = best_pairs(build, logits, boxes)
+    classes = build.add("Mod", [places, build.constant(CLASSES, np.int64)])
+    last = build.constant([2], np.int64)
+    columns = [build.add("Unsqueeze", [each, last]) for each in (values, classes)]
+    columns[1] = build.add("Cast", [columns[1]], to=1)
+    return [build.add("Concat", [picked, *columns], axis=2)]
+
+
 def _masked(build: Builder, logits: str, boxes: str) -> list[str]:
     """Which part of the input shows the image takes part in the result."""
     mask = build.add("Cast", ["pixel_mask"], to=1)
@@ -84,7 +94,8 @@ CASES = {
         lambda build, logits, boxes: best_of_all(build, logits, boxes, 4, softmax=True),
         "rtdetr", columns=4, scores=_softmax, whole=SIZES,
     ),
-    "rt-detr of ultralytics": Case(_table, "rtdetr"),
+    "rt-detr of ultralytics": Case(_table_of_best, "rtdetr"),
+    "rt-detr of ultralytics before 8.4": Case(_table, "rtdetr"),
     "rt-detr of hugging face": Case(_named("pred_boxes", "logits"), "rtdetr"),
     "rf-detr": Case(
         _named("dets", "labels"), "rfdetr", patches=True,
