@@ -31,6 +31,9 @@ def in_float32(model: ov.Model, where: str) -> None:
     for node in nodes_of_type(model, "Convert"):
         if node.get_output_element_type(0) in _OTHER_FLOATS:
             node.output(0).replace(ops.convert(node.input_value(0), "f32").output(0))
+    for node in nodes_of_type(model, "Range"):
+        if node.get_output_element_type(0) in _OTHER_FLOATS:
+            node.output(0).replace(ops.range(*node.input_values(), "f32").output(0))
     try:
         model.validate_nodes_and_infer_types()
     except RuntimeError:

@@ -231,6 +231,23 @@ def test_boxes_in_pixels_are_not_taken_for_shares(tmp_path: Path) -> None:
         from_onnx(path)
 
 
+def test_positions_in_double_precision_are_read(tmp_path: Path) -> None:
+    """As Hugging Face's D-FINE counts them: by a Range, whose type is no constant's."""
+
+    def tail(build: Builder, logits: str, boxes: str) -> list[str]:
+        ends = [build.constant(each, np.float64) for each in (0, QUERIES, 1)]
+        half = build.constant(0.5, np.float64)
+        waves = build.add("Cos", [build.add("Mul", [build.add("Range", ends), half])])
+        column = build.reshape(build.add("Cast", [waves], to=1), [1, QUERIES, 1])
+        return _named("pred_boxes", "logits")(build, build.add("Add", [logits, column]), boxes)
+
+    graph = from_onnx(_build(Case(tail, "rtdetr"), tmp_path / "tiny.onnx"))
+    logits, _ = raw_queries(tmp_path / "raw.onnx", IMAGE, CLASSES)
+    expected = sigmoid(logits + np.cos(np.arange(QUERIES) / 2)[:, None])
+    found = np.asarray(compile_exact(graph.model)(IMAGE)[0])[0, 4:].T
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 def test_masks_beside_boxes_are_an_error(tmp_path: Path) -> None:
     def tail(build: Builder, logits: str, boxes: str) -> list[str]:
         return [*_named("dets", "labels")(build, logits, boxes), build.called(logits, "masks")]
