@@ -20,7 +20,7 @@ from detq.graph.digest import digest
 from detq.progress import Progress, silent
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
-from detq.scale.cluster import Cluster, beside_others
+from detq.scale.cluster import Cluster, beside_others, check_device
 from detq.scale.engines import Engine, Local, OnRay, Run
 from detq.scale.exports import CocoIds, coco_ids, write_coco, write_csv, write_yolo
 from detq.scale.manifest import Manifest, plan, shards_listed, shards_to_do
@@ -88,8 +88,7 @@ class Workers:
     def run(self, model: ModelSource) -> Run:
         """Raises ConfigError without Ray or its cluster."""
         if self.engine == "ray":
-            if self.device != "CPU":
-                raise ConfigError("--device: with --engine ray, workers compute on their CPUs")
+            check_device(self.device)
             return OnRay(Cluster(self.address, self.workers, self.threads or 1))
         if self.device != "CPU":
             return Local(RuntimeOptions(device=self.device, threads=self.threads))

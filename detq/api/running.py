@@ -33,7 +33,7 @@ from detq.runtime.detector import Detector, Rect
 from detq.runtime.options import FloatPrecision, RuntimeOptions
 from detq.runtime.postprocess import PREDICTION
 from detq.runtime.tuned import read_tuned, write_tuned
-from detq.scale.cluster import Cluster
+from detq.scale.cluster import Cluster, check_device
 from detq.scale.engines import Engine
 from detq.scale.evaluation import RunOnRay
 from detq.tasks import strategy_of
@@ -139,8 +139,8 @@ def evaluate(
     ``address``, or one of this machine), with the same figures.
     Raises a DetqError for bad input.
     """
-    if engine == "ray" and options is not None and options.device != "CPU":
-        raise ConfigError("--device: with --engine ray, workers compute on their CPUs")
+    if engine == "ray" and options is not None:
+        check_device(options.device)
     graph = open_graph(model, imgsz)
     return strategy_of(graph.spec).evaluate(
         graph,

@@ -67,7 +67,7 @@ def bench(
 
     check_file(json_file)
     options = api.RuntimeOptions(api.device_named(device), threads, streams=streams, pinning=pin)
-    if device.upper() != "CPU" and (tune or layers or peer):
+    if options.device != "CPU" and (tune or layers or peer):
         raise ConfigError("--tune, --layers, --peer: are about the CPU; leave out --device")
     if tune:
         write_json(json_file, tune_models(models, None if source is None else Path(source)))

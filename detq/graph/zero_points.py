@@ -4,8 +4,8 @@ A pointwise convolution without padding need not know the zero point of what it 
 ``x = u + low`` its output is ``conv(u) + low * sum(W)``, where ``u`` lies on the same grid without
 a zero point, and the second term joins its bias. The graph says ``u = x - low`` behind the
 quantizer; on x86 the runtime reads the integers as they are, elsewhere they are restored
-(:mod:`detq.runtime.detector`). With padding it would be wrong at the borders, whose zeros are no
-zeros of ``u``.
+(:func:`detq.graph.execute.compile_for`). With padding it would be wrong at the borders, whose
+zeros are no zeros of ``u``.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def without_folding(graph: DetectorGraph) -> DetectorGraph:
 
 
 def _is_stored_convolution(node: ov.Node) -> bool:
-    kinds = [node.get_type_name(), producer(node, 1).get_type_name()]
-    return kinds == ["Convolution", "Multiply"]
+    if node.get_type_name() != "Convolution":
+        return False
+    return bool(producer(node, 1).get_type_name() == "Multiply")
 
 
 def _sums(weight: Array) -> Array:

@@ -13,14 +13,12 @@ import numpy.typing as npt
 import openvino as ov
 
 from detq.contract import OUTPUT
-from detq.cores import is_x86
 from detq.data.images import ImageBGR
 from detq.data.letterbox import Letterbox, Preprocess
 from detq.errors import DataError, DetqError, GraphError, RuntimeTimeoutError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.execute import core
+from detq.graph.execute import compile_for
 from detq.graph.resize import resized
-from detq.graph.zero_points import restore_zero_points
 from detq.records import Detections, ModelSpec, SizeHW
 from detq.runtime.devices import CPU
 from detq.runtime.execution import (
@@ -274,10 +272,7 @@ def check_image(image_bgr: ImageBGR) -> None:
 def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
         pixels = fed_with_pixels(graph.model)
-        if options.device != CPU or not is_x86():
-            # Of what is folded, OpenVINO (2026.4) can compile nothing for Arm. No output changes.
-            restore_zero_points(pixels)
-        return core().compile_model(pixels, options.device, options.properties())
+        return compile_for(options.device, pixels, options.properties())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None

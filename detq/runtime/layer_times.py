@@ -10,7 +10,7 @@ import openvino as ov
 
 from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.execute import core
+from detq.graph.execute import compile_for
 from detq.records import LayerTime
 from detq.runtime.detector import fed_with_pixels
 from detq.runtime.execution import PRECISIONS
@@ -60,7 +60,7 @@ def profiled_request(
     }
     if threads is not None:
         properties["INFERENCE_NUM_THREADS"] = threads
-    return core().compile_model(model, "CPU", properties).create_infer_request()
+    return compile_for("CPU", model, properties).create_infer_request()
 
 
 def _precision(kernel: str) -> str:

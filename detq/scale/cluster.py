@@ -84,6 +84,12 @@ class Cluster:
                 raise DetqError(f"ray: {_last_line(error)}") from None
 
 
+def check_device(device: str) -> None:
+    """Raise ConfigError for another than the CPU."""
+    if device != "CPU":
+        raise ConfigError("--device: with --engine ray, workers compute on their CPUs")
+
+
 def beside_others(threads: int) -> RuntimeOptions:
     """How a model is compiled that has some cores of a machine, and others of its kind the rest.
 

@@ -9,14 +9,16 @@ from openvino import opset15 as ops
 from small_graphs import Layers, Source, detector, images, relative_error, run, through
 
 from detq.config import RangesConfig, Recipe
+from detq.graph import execute
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import core
 from detq.graph.zero_points import fold_zero_points, restore_zero_points
+from detq.quant.noise import tensor_noise
 from detq.quant.passes.choose_ranges import ChooseRanges
 from detq.quant.passes.place_quantizers import PlaceQuantizers
 from detq.quant.quantizer import quantize_graph
-from detq.runtime import detector as detector_module
 from detq.runtime.detector import CompiledGraph
+from detq.runtime.layer_times import layer_times
 
 IMAGES = images(4)
 RANGES = RangesConfig(backbone="minmax", neck="minmax", head="minmax")
@@ -102,11 +104,29 @@ def test_on_other_processors_zero_points_are_restored(monkeypatch: pytest.Monkey
         compiled.append(model.clone())
         return core().compile_model(model, *others)
 
-    monkeypatch.setattr(
-        detector_module, "core", lambda: SimpleNamespace(compile_model=compile_model)
-    )
+    monkeypatch.setattr(execute, "core", lambda: SimpleNamespace(compile_model=compile_model))
     found = [CompiledGraph(graph).infer(pixels)]
-    monkeypatch.setattr(detector_module, "is_x86", lambda: False)
+    monkeypatch.setattr(execute, "is_x86", lambda: False)
     found.append(CompiledGraph(graph).infer(pixels))
     assert [any(_is_shift(n) for n in model.get_ops()) for model in compiled] == [True, False]
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_everything_that_compiles_restores_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of each layer and the noise along the network once did not."""
+    result = quantize_graph(_graph(), RECIPE, Source(IMAGES))
+    before = [noise.sqnr_db for noise in tensor_noise(result, IMAGES)]
+    seen: list[ov.Model] = []
+
+    def compile_model(model: ov.Model, *others: object) -> ov.CompiledModel:
+        seen.append(model.clone())
+        return core().compile_model(model, *others)
+
+    monkeypatch.setattr(execute, "core", lambda: SimpleNamespace(compile_model=compile_model))
+    monkeypatch.setattr(execute, "is_x86", lambda: False)
+    layer_times(result.graph, rounds=1)
+    assert [noise.sqnr_db for noise in tensor_noise(result, IMAGES)] == pytest.approx(
+        before, abs=0.1
+    )
+    assert len(seen) > 1
+    assert not any(_is_shift(node) for model in seen for node in model.get_ops())
