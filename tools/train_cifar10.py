@@ -38,6 +38,7 @@ SIDE_PX, SMALL_SIDE_PX = 32, 24
 NETWORKS = {  # depths, widths and strides of stage0 to stage4
     "A": ((1, 1, 2, 4, 1), (32, 48, 96, 192, 384), (1, 1, 2, 2, 2)),
     "B": ((1, 2, 3, 6, 1), (32, 32, 64, 128, 256), (1, 1, 2, 2, 2)),
+    "C": ((1, 4, 8, 12, 1), (32, 48, 64, 128, 256), (1, 1, 2, 2, 2)),  # a chain of 26 blocks
 }
 ORIGINAL_NAMES = {
     "branches.0.": "rbr_dense.",
@@ -138,11 +139,14 @@ def accuracy(network: ChainClassifier, images: Images, device: torch.device) -> 
     return 100 * right / len(images.labels)
 
 
-def optimizer_of(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
-    """Kernels decay, what BatchNorms and biases hold does not."""
+def optimizer_of(network: nn.Module, weight_decay: float, *, all_decay: bool) -> torch.optim.SGD:
+    """Kernels decay; what BatchNorms and biases hold only with ``all_decay``, torch's default."""
     kernels = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others}]
+    groups = [
+        {"params": kernels, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": weight_decay if all_decay else 0.0},
+    ]
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
 
 
@@ -243,7 +247,8 @@ def train(arguments: argparse.Namespace) -> None:
     batches = arguments.epochs * (len(data.labels) // arguments.batch)
     seconds = arguments.minutes * 60 if arguments.minutes else None
     schedule = Schedule(batches, seconds, started=time.monotonic())
-    run = Run(network, optimizer_of(network, arguments.weight_decay), generator, schedule, device)
+    optimizer = optimizer_of(network, arguments.weight_decay, all_decay=arguments.all_decay)
+    run = Run(network, optimizer, generator, schedule, device)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     state_path = arguments.output.with_suffix(".state")
     if arguments.resume:
@@ -274,6 +279,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.15, help="the highest learning rate")
     parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument(
+        "--all-decay", action="store_true", help="BatchNorms and biases decay too: channels die out"
+    )
     parser.add_argument("--reduced", type=float, default=0.55, help="share on 24x24 pixels")
     parser.add_argument(
         "--resume", action="store_true", help="go on where a stopped run of this output was"

@@ -111,13 +111,18 @@ class Trainer(DetectionTrainer):
         """Not here: the result is measured by ``detq eval``, on images that training never saw."""
 
 
-def make_network(model: str, names: list[str]) -> Trainable:
+def make_network(
+    model: str, names: list[str], *, width: float | None = None, depth: float | None = None
+) -> Trainable:
     """An official configuration from scratch, or the network in a checkpoint.
 
+    ``width`` and ``depth`` are multiples in place of the configuration's own.
     If the checkpoint knows other classes, its class predictors start anew.
     """
     if model in OFFICIAL_NAMES:
-        architecture = official(model, class_count=len(names))
+        architecture = official(
+            model, class_count=len(names), width_multiple=width, depth_multiple=depth
+        )
         network = build(architecture)
         _start(network.detect.cls_preds, FIRST_SCORE_LOGIT)
         if architecture.regression_channels == 4:
@@ -178,7 +183,8 @@ class Settings:
             "erasing": 0.0,
             "cache": "ram",
             "deterministic": False,
-            "amp": torch.cuda.is_available(),
+            "amp": given.amp and torch.cuda.is_available(),
+            "workers": given.workers,
             "plots": False,
             "device": "0" if torch.cuda.is_available() else "cpu",
             "seed": given.seed,
@@ -193,6 +199,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="data.yaml with YOLO labels")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors to write")
     parser.add_argument("--model", default="yolov6n", help="official name, or a checkpoint")
+    parser.add_argument("--width", type=float, help="width multiple, from scratch: yolov6m has 0.75")
+    parser.add_argument("--depth", type=float, help="depth multiple, likewise: yolov6m has 0.6")
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--hours", type=float, help="stop by the clock instead of by epochs")
@@ -204,6 +212,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=0.2, help="random zoom, plus or minus")
     parser.add_argument("--translate", type=float, default=0.1, help="random shift, plus or minus")
     parser.add_argument("--mosaic", type=float, default=0.0, help="share of mosaics of four images")
+    parser.add_argument("--workers", type=int, default=8, help="processes that read images")
+    parser.add_argument(
+        "--no-amp", dest="amp", action="store_false", help="float32 only; amp downloads a check"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/training"))
     arguments = parser.parse_args()
@@ -212,7 +224,9 @@ def main() -> None:
     data = ultralytics_yaml(config, arguments.runs / f"{arguments.output.stem}.yaml")
     trainer = Trainer(overrides=Settings(arguments, data).as_overrides())
     trainer.reduced = arguments.reduced
-    trainer.network = make_network(arguments.model, list(config.class_names))
+    trainer.network = make_network(
+        arguments.model, list(config.class_names), width=arguments.width, depth=arguments.depth
+    )
     trainer.add_callback("on_train_batch_start", Trainer.set_learning_rate)
     trainer.train()
     trained: Trainable = trainer.ema.ema.cpu()

@@ -23,6 +23,8 @@ MAX_CHANNELS = 8_192
 MAX_COUNT = 64
 _CHANNEL_ARGUMENTS = 3
 """So many arguments of a module may be numbers of channels, the others are counts."""
+_RTDETR_WIDTH = 6
+"""Which argument of RT-DETR's decoder is the width of its feed-forward networks."""
 
 HEADS = {"Detect": "detect", "v10Detect": "detect", "RTDETRDecoder": "rtdetr"}
 _CONVOLUTIONS = frozenset({"Conv", "DWConv", "ConvTranspose", "GhostConv", "nn.ConvTranspose2d"})
@@ -205,6 +207,8 @@ def _source(where: str, index: int, number: object) -> int:
 
 def _argument(where: str, module: str, place: int, value: object, class_count: int) -> Argument:
     limit = MAX_CHANNELS if place < _CHANNEL_ARGUMENTS or module in _CONVOLUTIONS else MAX_COUNT
+    if HEADS.get(module) == "rtdetr" and place == _RTDETR_WIDTH:
+        limit = MAX_CHANNELS
     if module.startswith("nn.") and module not in _CONVOLUTIONS:
         limit = MAX_COUNT
     if value is None or isinstance(value, bool):

@@ -141,13 +141,26 @@ _LITE_WIDTHS = {"yolov6_lite_s": 0.7, "yolov6_lite_m": 1.1, "yolov6_lite_l": 1.5
 OFFICIAL_NAMES: tuple[str, ...] = (*_OFFICIAL, *_LITE_WIDTHS)
 
 
-def official(name: str, *, class_count: int) -> AnyArchitecture:
-    """The architecture of an official configuration; ConfigError lists the names if unknown."""
+def official(
+    name: str,
+    *,
+    class_count: int,
+    width_multiple: float | None = None,
+    depth_multiple: float | None = None,
+) -> AnyArchitecture:
+    """The architecture of an official configuration; ConfigError lists the names if unknown.
+
+    The multiples default to its own; Lite has no depth multiple. Raises DetqError for a value out
+    of range.
+    """
     if name in _LITE_WIDTHS:
-        return _resolve_lite((24, 32, 64, 128, 256), (1, 3, 7, 3), _LITE_WIDTHS[name], class_count)
+        width = _LITE_WIDTHS[name] if width_multiple is None else width_multiple
+        return _resolve_lite((24, 32, 64, 128, 256), (1, 3, 7, 3), width, class_count)
     if name not in _OFFICIAL:
         raise ConfigError(f"{name}: unknown configuration; known are {', '.join(OFFICIAL_NAMES)}")
     configuration, width, depth = _OFFICIAL[name]
+    width = width if width_multiple is None else width_multiple
+    depth = depth if depth_multiple is None else depth_multiple
     return configuration.resolve(width, depth, class_count)
 
 
