@@ -44,7 +44,10 @@ class TrainingDecode(nn.Module):
             "scores": torch.cat([level.flatten(2) for level in logits], 2),  # [B, nc, N]
             "feats": logits,  # whose sizes give the grid
         }
-        return maps if self.training else (self.decode(regressions, logits), maps)
+        if self.training:
+            return maps
+        on_cpu = ([level.cpu() for level in levels] for levels in (regressions, logits))
+        return self.decode(*on_cpu).to(logits[0].device), maps  # its constants are on the CPU
 
 
 class Trainable(DetectionModel):
