@@ -101,9 +101,11 @@ class ConvLayer:
 
     @property
     def quantizer(self) -> ov.Node | None:
-        """The FakeQuantize of its weights."""
+        """The FakeQuantize of its weights; None for a product of two activations."""
         above = producer(self.convolution, 1)
-        return above if above.get_type_name() == "FakeQuantize" else None
+        if above.get_type_name() != "FakeQuantize" or constant_value(producer(above)) is None:
+            return None
+        return above
 
     @property
     def grid(self) -> Grid | None:

@@ -58,13 +58,15 @@ def fall_back(network: Network, quantizers: Collection[str]) -> Network:
 def _take_out(model: ov.Model, quantizers: Collection[str]) -> list[ConvLayer]:
     """Bypass quantizers, and those of weights that meet float tensors then; changes the model.
 
-    Returns the layers whose weights these are.
+    Returns the layers whose weights these are. A product of two activations has none, and its other
+    operand stays as it is.
     """
     quantized = [node for node in nodes_of_type(model, *WEIGHTED) if _is_quantized(node)]
     for node in activation_nodes(model):
         if node.get_friendly_name() in quantizers:
             bypass(node)
     returned = [layer_of(node) for node in quantized if not _is_quantized(node)]
+    returned = [layer for layer in returned if layer.quantizer is not None]
     for layer in returned:
         bypass(producer(layer.convolution, 1))
     return returned
