@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="data.yaml with YOLO labels")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors to write")
     parser.add_argument("--model", default="yolov6n", help="official name, or a checkpoint")
-    parser.add_argument("--width", type=float, help="width multiple, from scratch: yolov6m has 0.75")
+    parser.add_argument("--width", type=float, help="width multiple, from scratch: yolov6m: 0.75")
     parser.add_argument("--depth", type=float, help="depth multiple, likewise: yolov6m has 0.6")
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=4)
