@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from detq.errors import ConfigError
 from detq.yaml_file import read_yaml
@@ -55,15 +55,24 @@ class WeightsConfig(_Strict):
 class RangesConfig(_Strict):
     """Which rule finds activation ranges in which part of the network.
 
-    ``placement`` keeps the ranges of the library that placed the quantizers.
+    ``placement`` keeps the ranges of the library that placed the quantizers. ``alternatives`` are
+    other rules, which a part takes where the network's output says so.
     """
 
     backbone: RangeMethod = "kl_cfws"
     neck: RangeMethod = "kl_cfws"
     head: RangeMethod = "kl_cfws"
+    alternatives: tuple[RangeMethod, ...] = ()
     bins: Annotated[int, Field(ge=256, le=65536)] = 2048
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     kl_keep: Annotated[float, Field(gt=0.5, le=1)] = 0.9999
+
+    @field_validator("alternatives")
+    @classmethod
+    def _check_alternatives(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
+        if "placement" in rules:
+            raise ValueError("'placement' is no rule to choose a range by; leave it out")
+        return rules
 
     @property
     def any_placement(self) -> bool:

@@ -17,6 +17,7 @@ from detq.quant.passes.prune_quantizers import PruneQuantizers
 from detq.quant.passes.round_weights import RoundWeights
 from detq.quant.passes.set_weight_grids import SetWeightGrids
 from detq.quant.passes.split_weights import SplitWeights
+from detq.quant.passes.try_rules import TryRules
 from detq.quant.pipeline import Pass
 
 NEEDED = (PlaceQuantizers.name, ChooseRanges.name, CompressWeights.name)
@@ -95,4 +96,6 @@ def _ranges(recipe: Recipe) -> list[Pass]:
         return passes
     if recipe.bias_correction == "mean_error":
         passes.append(MeasureBiasErrors())
+    if rules.alternatives:
+        passes.append(TryRules(rules, symmetric))
     return [*passes, FallBackToFloat(recipe.latency_budget), GiveUpZeroPoints()]

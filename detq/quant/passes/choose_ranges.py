@@ -40,7 +40,7 @@ class ChooseRanges:
         network = replace(network, observed=observed)
         rules = {q.name: getattr(self.rules, q.part) for q in network.quantizers}
         ranges = {
-            q.name: self._ranges(q, observed[q.name], rules[q.name])
+            q.name: ranges_by(rules[q.name], q, observed[q.name], self.rules, self.symmetric)
             for q in network.quantizers
             if rules[q.name] != PLACED
         }
@@ -51,14 +51,17 @@ class ChooseRanges:
         did = f"{len(ranges)} tensors by {', '.join(used)}" + (f", {kept} kept" if kept else "")
         return replace(network.with_rules(rules, ranges), model=model, did=did)
 
-    def _ranges(
-        self, quantizer: ActivationQuantizer, seen: Sequence[ActivationStatistics], rule: str
-    ) -> tuple[Range, ...]:
-        """One, or one per channel."""
-        symmetric = self.symmetric or quantizer.is_fine_branch
-        return tuple(
-            choose_range(channel, rule, self.rules, symmetric=symmetric) for channel in seen
-        )
-
     def _histograms(self, network: Network) -> dict[str, Histogram]:
         return histograms(network.model, network.quantizers, bins=self.rules.bins)
+
+
+def ranges_by(
+    rule: str,
+    quantizer: ActivationQuantizer,
+    seen: Sequence[ActivationStatistics],
+    config: RangesConfig,
+    symmetric: bool,
+) -> tuple[Range, ...]:
+    """What a rule makes of a tensor: one range, or one per channel."""
+    symmetric = symmetric or quantizer.is_fine_branch
+    return tuple(choose_range(channel, rule, config, symmetric=symmetric) for channel in seen)
