@@ -65,7 +65,7 @@ def test_coco_has_its_80_classes_in_order() -> None:
         ),
         (
             {"name": "a", "ranges": {"bin": 3}},
-            r"unknown key 'ranges\.bin'; known keys: backbone, neck, head, bins, percentile",
+            r"unknown key 'ranges\.bin'; known keys: backbone, neck, head, alternatives, bins",
         ),
         ({}, "name: Field required"),
         (

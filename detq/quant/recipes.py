@@ -94,8 +94,8 @@ def _ranges(recipe: Recipe) -> list[Pass]:
     passes: list[Pass] = [ChooseRanges(rules, symmetric)]
     if not recipe.mixed_precision:
         return passes
+    if rules.alternatives:  # before biases make up for what one rule clips
+        passes.append(TryRules(rules, symmetric))
     if recipe.bias_correction == "mean_error":
         passes.append(MeasureBiasErrors())
-    if rules.alternatives:
-        passes.append(TryRules(rules, symmetric))
     return [*passes, FallBackToFloat(recipe.latency_budget), GiveUpZeroPoints()]

@@ -297,6 +297,16 @@ def test_a_hostile_description_is_refused(document: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_width_of_a_feed_forward_network_is_no_count() -> None:
+    """RT-DETR's decoder: classes, width, queries, points, heads, layers, width within a layer."""
+    head = [[[0, 1, 2], 1, "RTDETRDecoder", ["nc", 128, 100, 4, 4, 3, 256]]]
+    document = _description(head=head)
+    assert read_config(document).layers[-1].arguments[1:] == (128, 100, 4, 4, 3, 256)
+    head[0][3][4] = 256  # heads
+    with pytest.raises(CheckpointError, match="argument 4 is 256"):
+        read_config(document)
+
+
 class _Command:
     def __deepcopy__(self, memo: object) -> _Command:
         return self

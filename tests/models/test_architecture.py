@@ -71,6 +71,17 @@ def test_every_network_predicts_one_column_per_cell(name: str) -> None:
     assert scores.max() <= 1
 
 
+def test_multiples_in_place_of_its_own() -> None:
+    own = official("yolov6m", class_count=7)
+    assert own == official("yolov6m", class_count=7, width_multiple=0.75, depth_multiple=0.6)
+    narrow = official("yolov6m", class_count=7, width_multiple=0.25, depth_multiple=0.34)
+    assert isinstance(narrow, YOLOv6Architecture)
+    assert [stage.channels for stage in narrow.backbone] == [32, 64, 128, 256]
+    assert {stage.depth for stage in narrow.backbone} == {1, 2, 3}
+    lite = official("yolov6_lite_s", class_count=7, width_multiple=1.1)
+    assert lite == official("yolov6_lite_m", class_count=7)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"yolov9x: unknown configuration; known are yolov6n, "):
         official("yolov9x", class_count=80)

@@ -9,7 +9,7 @@ from small_graphs import Layers, detector, fingerprint, images, pyramid, repvgg_
 
 from detq.errors import GraphError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import constant_value, find_node, producer
+from detq.graph.surgery import constant_value, find_node, producer, producers
 from detq.quant.cost import CostModel
 from detq.quant.fallback import fall_back, quantizer_groups
 from detq.quant.network import Network
@@ -56,6 +56,32 @@ def test_everything_in_float_is_the_float_network() -> None:
     np.testing.assert_allclose(
         run(found.model, IMAGES), run(placed.float_model, IMAGES), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_product_of_two_activations_keeps_its_other_operand() -> None:
+    """As in YOLO11's attention, where a split hands on what the product reads."""
+    make = Layers(seed=1)
+    image = make.image()
+    both = make.convolution(image, 16, "backbone.both", stride=2)
+    rows = ops.reshape(both, np.array([1, 16, -1]), False)
+    query, key, _ = ops.variadic_split(rows, 1, [4, 4, 8]).outputs()
+    query = ops.multiply(query, ops.constant(np.float32(0.5)))
+    product = ops.matmul(query, key, True, False)
+    product.set_friendly_name("product")
+    sums = ops.reduce_mean(product, np.array([1, 2]), keep_dims=True)
+    deep = ops.add(both, ops.unsqueeze(sums, 3))
+    graph = detector(image, make.convolution(ops.relu(deep), 7, "detect.pred", kernel=1))
+    placed = _placed(graph)
+    operands = {
+        above.get_friendly_name()
+        for above in producers(find_node(placed.model, "product"))
+        if above.get_type_name() == "FakeQuantize"
+    }
+    assert operands
+    for quantizer in placed.quantizers:
+        found = fall_back(placed, [quantizer.name])
+        left = {node.get_friendly_name() for node in activation_nodes(found.model)}
+        assert left == {q.name for q in placed.quantizers} - {quantizer.name}
 
 
 def test_unknown_quantizer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from small_graphs import (
     Source,
     detector,
     images,
+    limits,
     pyramid,
     repvgg_like,
     run,
@@ -22,7 +24,7 @@ from small_graphs import (
 )
 
 from detq.api import load_recipe
-from detq.config import RangesConfig
+from detq.config import RangeMethod, RangesConfig
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.layers import add_to_biases, quantized_layers
@@ -43,8 +45,10 @@ from detq.quant.passes.give_up_zero_points import GiveUpZeroPoints
 from detq.quant.passes.place_quantizers import PlaceQuantizers
 from detq.quant.passes.prune_quantizers import PruneQuantizers
 from detq.quant.passes.round_weights import RoundWeights
+from detq.quant.passes.try_rules import TryRules
 from detq.quant.quantizer import quantize_graph
 from detq.quant.trial import RANKING_IMAGES, TrialNetwork
+from detq.records import Part
 
 IMAGES = images(6)
 START = (
@@ -206,6 +210,44 @@ def test_a_quantizer_without_a_range_keeps_its_own() -> None:
     np.testing.assert_allclose(errors[0], errors[1], rtol=1e-5)
 
 
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 50),
+    rule=st.sampled_from(["minmax", "mse", "kl_cfws"]),
+    others=st.lists(st.sampled_from(["percentile", "minmax", "mse", "kl_cfws"]), max_size=3),
+)
+def test_another_rule_is_taken_only_if_the_output_is_nearer_with_it(
+    seed: int, rule: RangeMethod, others: list[RangeMethod]
+) -> None:
+    start = through(repvgg_like(seed=seed), *START[:3], given=IMAGES)
+    rules = RangesConfig(backbone=rule, neck=rule, head=rule, alternatives=tuple(others))
+    before = through(start, ChooseRanges(rules), given=IMAGES)
+    after = through(before, TryRules(rules), given=IMAGES)
+    trial = TrialNetwork(before, IMAGES)
+    errors = [float(trial.errors(network.ranges).mean()) for network in (before, after)]
+    changed = [q for q, old in zip(after.quantizers, before.quantizers, strict=True) if q != old]
+    assert errors[1] <= errors[0]
+    assert (errors[1] < 0.98 * errors[0]) == bool(changed)
+    assert {q.rule for q in changed} <= set(others) - {rule}
+    parts = [{q.rule for q in after.quantizers if q.part == part} for part in get_args(Part)]
+    assert all(len(of_part) <= 1 for of_part in parts)
+
+
+def test_a_rule_that_serves_badly_gives_way() -> None:
+    rules = RangesConfig(
+        backbone="percentile",
+        neck="percentile",
+        head="percentile",
+        percentile=50.001,
+        alternatives=("minmax",),
+    )
+    start = through(repvgg_like(), *START[:3], ChooseRanges(rules), given=IMAGES)
+    found = through(start, TryRules(rules), given=IMAGES)
+    assert {q.rule for q in found.quantizers} == {"minmax"}
+    ends = [limits(network.model) for network in (start, found)]
+    assert any(not np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_default_recipe_on_a_small_network() -> None:
     graph, heard = repvgg_like(), []
     result = quantize_graph(
@@ -216,7 +258,8 @@ def test_default_recipe_on_a_small_network() -> None:
     )
     assert result.mixed is not None
     assert {stage for stage, _, _ in heard} == {
-        "fall back to float"
+        "try other rules",
+        "fall back to float",
     }  # no zero point costs anything
     assert heard[-1][1] == heard[-1][2]
     again = quantize_graph(graph, load_recipe("measured"), Source(IMAGES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
@@ -33,29 +34,38 @@ class TryRules(WantsNothing):
     keeps_float: ClassVar[bool] = True
 
     def apply(self, network: Network, seen: Seen) -> Network:
-        """Part by part, in the order of the data flow."""
+        """On all parts together, then on each, in the order of the data flow, also back again."""
         trial = TrialNetwork(network, search_images(seen.statistics), switches=False)
-        ranges, rules = dict(network.ranges), dict[str, str]()
+        own = {quantizer.name: quantizer.rule for quantizer in network.quantizers}
+        ranges, rules = dict(network.ranges), dict(own)
         errors = before = trial.errors(ranges)
         parts = get_args(Part)
-        for done, part in enumerate(parts, start=1):
-            for rule in self.rules.alternatives:
-                other = self._ranges(network, part, rule)
+        for done, place in enumerate(places := [parts, *((part,) for part in parts)], start=1):
+            for rule in (*self.rules.alternatives, None):
+                other = self._ranges(network, place, rule)
                 found = trial.errors(ranges | other, than=errors)
                 if found.mean() < (1 - _LEAST_GAIN) * errors.mean():
                     ranges, errors = ranges | other, found
-                    rules |= dict.fromkeys(other, rule)
-            seen.report(self.name, done, len(parts))
+                    rules |= {name: rule or own[name] for name in other}
+            seen.report(self.name, done, len(places))
+        changed = {name: rule for name, rule in rules.items() if rule != own[name]}
         model = network.model.clone()
-        write_ranges(model, {name: ranges[name] for name in rules})
-        did = f"of {len(rules)} tensors; output error {before.mean():.3f} -> {errors.mean():.3f}"
-        return replace(network.with_rules(rules, ranges), model=model, did=did)
+        write_ranges(model, {name: ranges[name] for name in changed})
+        did = f"of {len(changed)} tensors; output error {before.mean():.3f} -> {errors.mean():.3f}"
+        return replace(network.with_rules(changed, ranges), model=model, did=did)
 
-    def _ranges(self, network: Network, part: Part, rule: str) -> dict[str, tuple[Range, ...]]:
-        """By that rule, of every tensor whose grid belongs to a part; one is shared by one rule."""
+    def _ranges(
+        self, network: Network, parts: Collection[Part], rule: str | None
+    ) -> dict[str, tuple[Range, ...]]:
+        """By that rule or, if None, as they were, of every tensor whose grid belongs to the parts.
+
+        Tensors that share a grid follow the first of them.
+        """
         belongs = {quantizer.name: quantizer.part for quantizer in network.quantizers}
         return {
-            q.name: ranges_by(rule, q, network.observed[q.name], self.rules, self.symmetric)
+            q.name: tuple(network.ranges[q.name])
+            if rule is None
+            else ranges_by(rule, q, network.observed[q.name], self.rules, self.symmetric)
             for q in network.quantizers
-            if belongs[q.group] == part and q.rule not in (PLACED, rule)
+            if belongs[q.group] in parts and q.rule not in (PLACED, rule)
         }
