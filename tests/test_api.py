@@ -14,6 +14,7 @@ from command_line import Exported
 
 import detq
 from detq import api
+from detq.api.judging import LEAST_JUDGES, expected_loss
 from detq.config import DatasetConfig, Recipe
 from detq.data.images import read_image_bgr
 from detq.errors import CalibrationError, CheckpointError, ConfigError, DataError, DetqError
@@ -379,3 +380,13 @@ def test_running_a_model_imports_nothing_that_quantizes() -> None:
         "print(heavy & set(sys.modules))"
     )
     assert _printed(code) == "set()"
+
+
+def test_an_expected_loss_is_an_interval_that_grows_as_agreement_falls() -> None:
+    intervals = [expected_loss(percent, LEAST_JUDGES) for percent in (99.0, 96.0, 91.0, 85.0)]
+    assert None not in intervals
+    highest = [high for _, high in filter(None, intervals)]
+    assert highest == sorted(highest)
+    assert all(low < high for low, high in filter(None, intervals))
+    assert expected_loss(99.0, LEAST_JUDGES - 1) is None  # agreement is too noisy itself
+    assert expected_loss(30.0, 100) is None  # whatever is lost then

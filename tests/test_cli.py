@@ -133,7 +133,7 @@ def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported
     assert [row.split()[-2] for row in rows][floats:] == ["int8"] * 3
     assert f"of f32 (medians of {LATENCY_ROUNDS} inferences in turns)" in latency
     assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
-    assert re.match(r"agreement with float \d\d\.\d% on 32 other images, ", summary)
+    assert re.match(r"agreement with float \d\d\.\d% on \d+ other images \(expected loss ", summary)
     assert summary.endswith(f"written to {exported.directory.name}")
     assert re.match(r"latency \d+\.\d\d ms in INT8, \d+\.\d\d ms in the fastest float, ", latency)
 
@@ -257,7 +257,7 @@ def test_report_says_what_was_lost_and_where(exported: Exported) -> None:
     assert page.count("data:image/") == 3
     assert page.count('<rect class="mark truth"') > 10
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)  # self-contained
-    assert "on 32 images that calibration did not see" in page
+    assert re.search(r"on \d+ images that calibration did not see", page)
     assert "only in float" in page
 
 

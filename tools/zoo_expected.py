@@ -10,9 +10,9 @@ a model says anything about itself, as for a model that nobody has labels for.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from zoo_results import Key, Row
 
 LEAST_ROWS, LEAST_MODELS = 10, 3
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 GOAL_POINTS = 0.3
 _LEAST_SCALE_POINTS = 0.05
 Floats = npt.NDArray[np.float64]
@@ -121,7 +122,7 @@ def _lines(
         f"{np.median(noise):.2f} points (median)."
     )
     yield ""
-    yield from _bands(agreement, loss)
+    yield from _bands(models, agreement, loss)
     for model in dict.fromkeys(models):
         own = np.array(models) == model
         if own.sum() > 2:
@@ -129,14 +130,28 @@ def _lines(
             yield f"* {model}: rank correlation (Spearman) {rank:.2f} over {own.sum()} rows"
 
 
-def _bands(agreement: Floats, loss: Floats) -> Iterator[str]:
-    yield "| agreement | rows | mean loss | greatest |"
-    yield "|---|---|---|---|"
-    for low, high in ((95.0, 100.1), (90.0, 95.0), (80.0, 90.0), (0.0, 80.0)):
-        some = loss[(low <= agreement) & (agreement < high)]
-        if some.size:
-            mean = f"{statistics.mean(some.tolist()):.2f}"
-            yield f"| {low:.0f} to {min(high, 100):.0f} | {len(some)} | {mean} | {some.max():.2f} |"
+def _bands(models: Sequence[str], agreement: Floats, loss: Floats) -> Iterator[str]:
+    """What `detq.api.judging.EXPECTED_LOSSES` is made of; inside are the rows of each model that
+    lie in the interval of the others.
+    """
+    names = np.array(models)
+    yield "| agreement | rows | mean loss | 95 of 100 | greatest | inside |"
+    yield "|---|---|---|---|---|---|"
+    for least, most in pairwise((100.1, 98.0, 95.0, 90.0, 80.0, 0.0)):
+        belongs = (most <= agreement) & (agreement < least)
+        some = loss[belongs]
+        if not some.size:
+            continue
+        low, high = np.quantile(some, TAILS)
+        inside = 0
+        for model in dict.fromkeys(names[belongs]):
+            others = loss[belongs & (names != model)]
+            if others.size:
+                ends, own = np.quantile(others, TAILS), loss[belongs & (names == model)]
+                inside += int(((ends[0] <= own) & (own <= ends[1])).sum())
+        figures = f"{some.mean():.2f} | {low:.1f} to {high:.1f} | {some.max():.2f}"
+        share = f"{100 * inside / len(some):.0f}%"
+        yield f"| {most:.0f} to {min(least, 100):.0f} | {len(some)} | {figures} | {share} |"
     yield ""
 
 

@@ -16,6 +16,28 @@ LEAST_AGREEMENT = 20.0
 """Below this agreement with the float model, the INT8 model is broken and not handed out."""
 
 
+EXPECTED_LOSSES = (
+    (98.0, -0.4, 1.2),
+    (95.0, -0.6, 1.3),
+    (90.0, -0.6, 1.9),
+    (80.0, -0.4, 4.3),
+)
+"""Agreement from which on, and between which points of mAP 95 of 100 losses were that were measured
+with it: of other detectors, on other images (docs/results.md, `tools/zoo.py`). The test images'
+own noise is part of it."""
+LEAST_JUDGES = 64
+"""With fewer images agreement itself is too noisy to say that."""
+
+
+def expected_loss(percent: float, images: int) -> tuple[float, float] | None:
+    """The interval for an agreement on so many held-back images; None below what was measured."""
+    if images < LEAST_JUDGES:
+        return None
+    found = (ends for least, *ends in EXPECTED_LOSSES if percent >= least)
+    low, high = next(found, (None, None))
+    return None if low is None or high is None else (low, high)
+
+
 def agreement(
     exact: DetectorGraph,
     int8: CompiledGraph,

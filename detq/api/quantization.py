@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detq.api.judging import agreement
+from detq.api.judging import agreement, expected_loss
 from detq.api.sources import (
     DataSource,
     ImageSize,
@@ -39,7 +39,7 @@ from detq.report.page import Evidence, render_report
 from detq.tasks import strategy_of
 
 DEFAULT_RECIPE = "measured"
-AGREEMENT_IMAGES = 32
+AGREEMENT_IMAGES = 100
 NOISE_IMAGES = 4
 LEAST_HELD_BACK = 16
 """With fewer images beside those to calibrate on, agreement is measured on these."""
@@ -72,6 +72,15 @@ class QuantizationResult:
     def graph(self) -> DetectorGraph:
         """The INT8 detector graph."""
         return self.quantized.graph
+
+    @property
+    def expected_loss(self) -> tuple[float, float] | None:
+        """Between which points of mAP such an agreement lets expect a loss
+        (:func:`detq.api.judging.expected_loss`); None for classifiers and too few images.
+        """
+        if self.agreement is None or not strategy_of(self.graph.spec).FINDS_BOXES:
+            return None
+        return expected_loss(self.agreement, len(self.judges)) if self.held_back else None
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -142,6 +151,7 @@ class QuantizationResult:
             "agreement_with_float": self.agreement,
             "agreement_images": len(self.judges),
             "agreement_images_held_back": self.held_back,
+            "expected_loss": self.expected_loss and list(self.expected_loss),
         }
         return {**details, "measured": measured} if measured else details
 

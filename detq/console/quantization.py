@@ -79,6 +79,9 @@ def _print_decisions(result: QuantizationResult, directory: Path) -> None:
     in_float = len(quantized.unfinished.in_float)
     agreement = "nothing to compare" if result.agreement is None else f"{result.agreement:.1f}%"
     where = f"{len(result.judges)} {'other' if result.held_back else 'calibration'} images"
+    if result.expected_loss is not None:
+        low, high = result.expected_loss
+        where = f"{where} (expected loss {low:.1f} to {high:.1f} mAP)"
     stdout.print(
         f"{len(quantized.split_layers)} convolutions split, {in_float} tensors left in float, "
         f"{100 * result.int8_share:.1f}% of convolution MACs in INT8\n"
