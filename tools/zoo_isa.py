@@ -1,0 +1,68 @@
+"""The same INT8 files on other instructions of this CPU: how far mAP differs.
+
+    python tools/zoo_isa.py tools/zoo.yaml --root ../shared
+
+Takes the INT8 graphs that ``tools/zoo.py`` kept (recipe ``measured``, the first seed) and measures
+each with ``ONEDNN_MAX_CPU_ISA`` at AVX2, AVX-512 without and with VNNI, and all that the CPU has, in
+processes of their own, because oneDNN reads the variable once. Prints one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import openvino as ov
+from zoo_measuring import Subject
+from zoo_plan import read_plan
+from zoo_results import Results
+
+from detq import api
+
+SETS = {"AVX2": "AVX2", "AVX-512": "AVX512_CORE", "VNNI": "AVX512_CORE_VNNI", "all": "DEFAULT"}
+RECIPE = "measured"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--results", type=Path, help="JSON lines; runs/CONFIG.jsonl by default")
+    parser.add_argument(
+        "--root", type=Path, default=Path(os.environ.get("DETQ_SHARED", "../shared"))
+    )
+    parser.add_argument("--only", help="measure this model here, on the instructions as they are")
+    given = parser.parse_args()
+    results = Results(given.results or Path("runs") / f"{given.config.stem}.jsonl")
+    plan = read_plan(given.config)
+    if given.only:
+        (entry,) = (one for one in plan.models if one.label == given.only)
+        subject = Subject(entry, plan, given.root, results.folder)
+        model = ov.Core().read_model(results.graph_file(entry.label, RECIPE))
+        graph = api.DetectorGraph(model, subject.graph.spec)
+        print(subject.score(graph, is_float=True).row["score"])
+        return
+    print(f"| model | {' | '.join(SETS)} | greatest difference |")
+    print(f"|---|{'---|' * len(SETS)}---|")
+    for entry in plan.models:
+        if not results.graph_file(entry.label, RECIPE).exists():
+            print(f"{entry.label}: no INT8 graph; tools/zoo.py makes it", file=sys.stderr)
+            continue
+        scores = [_score(entry.label, value) for value in SETS.values()]
+        figures = " | ".join(f"{score:.2f}" for score in scores)
+        print(f"| {entry.label} | {figures} | {max(scores) - min(scores):.2f} |", flush=True)
+
+
+def _score(label: str, instructions: str) -> float:
+    command = [sys.executable, *sys.argv, "--only", label]
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"{label} on {instructions}: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()
