@@ -3,8 +3,8 @@
     python tools/zoo_isa.py tools/zoo.yaml --root ../shared
 
 Takes the INT8 graphs that ``tools/zoo.py`` kept (recipe ``measured``, the first seed) and measures
-each with ``ONEDNN_MAX_CPU_ISA`` at AVX2, AVX-512 without and with VNNI, and all that the CPU has, in
-processes of their own, because oneDNN reads the variable once. Prints one table.
+each with ``ONEDNN_MAX_CPU_ISA`` at AVX2, AVX-512 without and with VNNI, and all that the CPU has.
+That is in processes of their own, because oneDNN reads the variable once. Prints one table.
 """
 
 from __future__ import annotations

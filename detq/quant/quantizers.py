@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import openvino as ov
 
+from detq.config import RangesConfig
 from detq.graph.layers import Grid, write_grid
 from detq.graph.surgery import (
     CONVOLUTIONS,
@@ -18,6 +19,9 @@ from detq.graph.surgery import (
     producers,
     upstream,
 )
+from detq.numerics.histogram import ActivationStatistics
+from detq.numerics.integer_range import Range
+from detq.numerics.ranges import choose_range
 from detq.quant.network import ActivationQuantizer, Ranges, SplitConvolution
 from detq.records import Part, part_of
 
@@ -81,6 +85,18 @@ def write_ranges(placed: ov.Model, ranges: Ranges) -> None:
             high = np.array([channel.high for channel in channels], np.float32).reshape(shape)
             write_grid(node, Grid(low, high, node.get_attributes()["levels"]))
     placed.validate_nodes_and_infer_types()
+
+
+def ranges_by(
+    rule: str,
+    quantizer: ActivationQuantizer,
+    seen: Sequence[ActivationStatistics],
+    config: RangesConfig,
+    symmetric: bool,
+) -> tuple[Range, ...]:
+    """What a rule makes of a tensor: one range, or one per channel."""
+    symmetric = symmetric or quantizer.is_fine_branch
+    return tuple(choose_range(channel, rule, config, symmetric=symmetric) for channel in seen)
 
 
 def readers(quantizer: ov.Node) -> list[ov.Node]:

@@ -7,13 +7,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from detq.config import RangesConfig
-from detq.numerics.histogram import ActivationStatistics
-from detq.numerics.integer_range import Range
-from detq.numerics.ranges import choose_range
 from detq.quant.histograms import Histogram, distinct, histograms, take_histograms
-from detq.quant.network import PLACED, ActivationQuantizer, Network, Stage
+from detq.quant.network import PLACED, Network, Stage
 from detq.quant.pipeline import Seen
-from detq.quant.quantizers import write_ranges
+from detq.quant.quantizers import ranges_by, write_ranges
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,3 @@ class ChooseRanges:
 
     def _histograms(self, network: Network) -> dict[str, Histogram]:
         return histograms(network.model, network.quantizers, bins=self.rules.bins)
-
-
-def ranges_by(
-    rule: str,
-    quantizer: ActivationQuantizer,
-    seen: Sequence[ActivationStatistics],
-    config: RangesConfig,
-    symmetric: bool,
-) -> tuple[Range, ...]:
-    """What a rule makes of a tensor: one range, or one per channel."""
-    symmetric = symmetric or quantizer.is_fine_branch
-    return tuple(choose_range(channel, rule, config, symmetric=symmetric) for channel in seen)

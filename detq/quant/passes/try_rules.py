@@ -9,9 +9,8 @@ from typing import ClassVar, get_args
 from detq.config import RangesConfig
 from detq.numerics.integer_range import Range
 from detq.quant.network import PLACED, Network, Stage
-from detq.quant.passes.choose_ranges import ranges_by
 from detq.quant.pipeline import Seen, WantsNothing
-from detq.quant.quantizers import write_ranges
+from detq.quant.quantizers import ranges_by, write_ranges
 from detq.quant.trial import TrialNetwork, search_images
 from detq.records import Part
 
