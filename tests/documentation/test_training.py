@@ -85,4 +85,4 @@ def test_training_takes_a_step(command: Command, trainer: str, folder: Path) -> 
 
 
 def test_the_page_trains() -> None:
-    assert len(TRAINING) == 3
+    assert len(TRAINING) == 4
