@@ -91,6 +91,10 @@ def test_coco_has_its_80_classes_in_order() -> None:
             "mixed_precision: needs ranges by a rule in some part",
         ),
         (
+            {"name": "a", "ranges": {"alternatives": ["mse"]}},
+            "ranges.alternatives: needs mixed_precision: true",
+        ),
+        (
             {"name": "a", "weights": {"bits": 4}, "overflow_fix": "disable"},
             "rounding and bits need overflow_fix: pairs",
         ),
@@ -111,6 +115,7 @@ def test_coco_has_its_80_classes_in_order() -> None:
         "no images",
         "nncf's correction for other ranges",
         "mixed precision without ranges",
+        "alternatives that nothing judges",
         "few bits on foreign grids",
         "list",
         "empty",

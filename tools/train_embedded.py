@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,46 +155,39 @@ def ultralytics_yaml(config: DatasetConfig, path: Path) -> str:
     return str(path.resolve())
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What differs from Ultralytics' defaults, from the command line's arguments."""
-
-    arguments: argparse.Namespace
-    data: str
-
-    def as_overrides(self) -> dict[str, Any]:
-        given = self.arguments
-        return {
-            "model": "yolov6.yaml",  # a name that Ultralytics accepts; Trainer.get_model decides
-            "data": self.data,
-            "imgsz": given.imgsz,
-            "epochs": given.epochs,
-            "time": given.hours,
-            "batch": given.batch,
-            "nbs": given.batch,  # one step per batch
-            "optimizer": "AdamW",
-            "lr0": given.lr,
-            "lrf": 0.02,
-            "warmup_epochs": given.warmup,
-            "warmup_bias_lr": 0.0,
-            "weight_decay": 0.01,
-            "mosaic": given.mosaic,
-            "close_mosaic": 0,
-            "scale": given.scale,
-            "translate": given.translate,
-            "fliplr": given.flip,
-            "erasing": 0.0,
-            "cache": "ram",
-            "deterministic": False,
-            "amp": given.amp and torch.cuda.is_available(),
-            "workers": given.workers,
-            "plots": False,
-            "device": "0" if torch.cuda.is_available() else "cpu",
-            "seed": given.seed,
-            "project": str(given.runs.resolve()),
-            "name": given.output.stem,
-            "exist_ok": True,
-        }
+def overrides(given: argparse.Namespace, data: str, **more: Any) -> dict[str, Any]:
+    """What differs from Ultralytics' defaults: the arguments that all trainings have, ``more`` and
+    what is the same for all.
+    """
+    return {
+        "data": data,
+        "imgsz": given.imgsz,
+        "epochs": given.epochs,
+        "time": given.hours,
+        "batch": given.batch,
+        "nbs": given.batch,  # one step per batch
+        "optimizer": "AdamW",
+        "lr0": given.lr,
+        "lrf": 0.02,
+        "warmup_epochs": given.warmup,
+        "warmup_bias_lr": 0.0,
+        "weight_decay": 0.01,
+        "close_mosaic": 0,
+        "scale": given.scale,
+        "translate": given.translate,
+        "fliplr": given.flip,
+        "erasing": 0.0,
+        "cache": "ram",
+        "deterministic": False,
+        "workers": given.workers,
+        "plots": False,
+        "device": "0" if torch.cuda.is_available() else "cpu",
+        "seed": given.seed,
+        "project": str(given.runs.resolve()),
+        "name": given.output.stem,
+        "exist_ok": True,
+        **more,
+    }
 
 
 def main() -> None:
@@ -225,7 +218,15 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     config = read_dataset(arguments.data)
     data = ultralytics_yaml(config, arguments.runs / f"{arguments.output.stem}.yaml")
-    trainer = Trainer(overrides=Settings(arguments, data).as_overrides())
+    trainer = Trainer(
+        overrides=overrides(
+            arguments,
+            data,
+            model="yolov6.yaml",  # a name that Ultralytics accepts; Trainer.get_model decides
+            mosaic=arguments.mosaic,
+            amp=arguments.amp and torch.cuda.is_available(),
+        )
+    )
     trainer.reduced = arguments.reduced
     trainer.network = make_network(
         arguments.model, list(config.class_names), width=arguments.width, depth=arguments.depth

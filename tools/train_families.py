@@ -16,9 +16,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from train_embedded import ultralytics_yaml
+from train_embedded import overrides, ultralytics_yaml
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import strip_optimizer
@@ -85,42 +84,6 @@ def description(name: str, folder: Path) -> str:
     return str(path.resolve())
 
 
-def overrides(given: argparse.Namespace, data: str) -> dict[str, Any]:
-    """What differs from Ultralytics' defaults."""
-    return {
-        "model": description(given.family, given.runs),
-        "data": data,
-        "imgsz": given.imgsz,
-        "epochs": given.epochs,
-        "time": given.hours,
-        "batch": given.batch,
-        "nbs": given.batch,  # one step per batch
-        "optimizer": "AdamW",
-        "lr0": given.lr,
-        "lrf": 0.02,
-        "warmup_epochs": given.warmup,
-        "warmup_bias_lr": 0.0,
-        "weight_decay": 0.01,
-        "mosaic": 0.0,
-        "close_mosaic": 0,
-        "scale": given.scale,
-        "translate": given.translate,
-        "fliplr": given.flip,
-        "erasing": 0.0,
-        "cache": "ram",
-        "deterministic": False,
-        "amp": False,  # its check downloads a network
-        "val": False,
-        "plots": False,
-        "workers": given.workers,
-        "device": "0" if torch.cuda.is_available() else "cpu",
-        "seed": given.seed,
-        "project": str(given.runs.resolve()),
-        "name": given.output.stem,
-        "exist_ok": True,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("family", help=f"as Ultralytics calls it (yolo26n, …), or {SMALL_RTDETR}")
@@ -142,7 +105,16 @@ def main() -> None:
     given.output.parent.mkdir(parents=True, exist_ok=True)
     data = ultralytics_yaml(read_dataset(given.data), given.runs / f"{given.output.stem}.yaml")
     kind = QueryTrainer if given.family.startswith("rtdetr") else DetectorTrainer
-    trainer = kind(overrides=overrides(given, data))
+    trainer = kind(
+        overrides=overrides(
+            given,
+            data,
+            model=description(given.family, given.runs),
+            mosaic=0.0,
+            amp=False,  # its check downloads a network
+            val=False,
+        )
+    )
     trainer.train()
     strip_optimizer(trainer.last, given.output)
     print(f"wrote {given.output}")

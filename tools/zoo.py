@@ -63,12 +63,7 @@ POLL_S = 10.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--results", type=Path, help="JSON lines; runs/CONFIG.jsonl by default")
-    parser.add_argument(
-        "--root", type=Path, default=Path(os.environ.get("DETQ_SHARED", "../shared"))
-    )
+    parser = zoo_parser(__doc__)
     parser.add_argument("--only", action="append", metavar="MODEL", help="may be repeated")
     parser.add_argument("--table", action="store_true", help="print what is there; measure nothing")
     parser.add_argument("--passes", action="store_true", help="the same: what each pass brings")
@@ -81,7 +76,7 @@ def main() -> None:
         plan = read_plan(given.config)
     except DetqError as error:
         sys.exit(f"error: {error}")
-    results = Results(given.results or Path("runs") / f"{given.config.stem}.jsonl")
+    results = results_of(given)
     zoo = Zoo(plan, results, root=given.root, retry=given.retry)
     chosen = [entry for entry in plan.models if not given.only or entry.label in given.only]
     if not given.table and not given.passes:
@@ -92,6 +87,24 @@ def main() -> None:
                 break
     rows = zoo.rows()
     print("\n".join(passes(rows) if given.passes else page(plan, results, rows)))
+
+
+def zoo_parser(about: str) -> argparse.ArgumentParser:
+    """The arguments that say which zoo it is, and where it lies; described by a module's first
+    line.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--results", type=Path, help="JSON lines; runs/CONFIG.jsonl by default")
+    parser.add_argument(
+        "--root", type=Path, default=Path(os.environ.get("DETQ_SHARED", "../shared"))
+    )
+    return parser
+
+
+def results_of(given: argparse.Namespace) -> Results:
+    """Where what is measured is kept."""
+    return Results(given.results or Path("runs") / f"{given.config.stem}.jsonl")
 
 
 class Zoo:

@@ -9,16 +9,14 @@ That is in processes of their own, because oneDNN reads the variable once. Print
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import openvino as ov
+from zoo import results_of, zoo_parser
 from zoo_measuring import Subject
 from zoo_plan import read_plan
-from zoo_results import Results
 
 from detq import api
 
@@ -27,15 +25,10 @@ RECIPE = "measured"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--results", type=Path, help="JSON lines; runs/CONFIG.jsonl by default")
-    parser.add_argument(
-        "--root", type=Path, default=Path(os.environ.get("DETQ_SHARED", "../shared"))
-    )
+    parser = zoo_parser(__doc__)
     parser.add_argument("--only", help="measure this model here, on the instructions as they are")
     given = parser.parse_args()
-    results = Results(given.results or Path("runs") / f"{given.config.stem}.jsonl")
+    results = results_of(given)
     plan = read_plan(given.config)
     if given.only:
         (entry,) = (one for one in plan.models if one.label == given.only)

@@ -206,9 +206,9 @@ def _source(where: str, index: int, number: object) -> int:
 
 
 def _argument(where: str, module: str, place: int, value: object, class_count: int) -> Argument:
-    limit = MAX_CHANNELS if place < _CHANNEL_ARGUMENTS or module in _CONVOLUTIONS else MAX_COUNT
-    if HEADS.get(module) == "rtdetr" and place == _RTDETR_WIDTH:
-        limit = MAX_CHANNELS
+    of_rtdetr = HEADS.get(module) == "rtdetr" and place == _RTDETR_WIDTH
+    is_width = place < _CHANNEL_ARGUMENTS or module in _CONVOLUTIONS or of_rtdetr
+    limit = MAX_CHANNELS if is_width else MAX_COUNT
     if module.startswith("nn.") and module not in _CONVOLUTIONS:
         limit = MAX_COUNT
     if value is None or isinstance(value, bool):

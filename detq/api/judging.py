@@ -15,7 +15,6 @@ from detq.tasks import strategy_of
 LEAST_AGREEMENT = 20.0
 """Below this agreement with the float model, the INT8 model is broken and not handed out."""
 
-
 EXPECTED_LOSSES = (
     (98.0, -0.1, 1.3),
     (95.0, -0.5, 2.0),
@@ -33,9 +32,10 @@ def expected_loss(percent: float, images: int) -> tuple[float, float] | None:
     """The interval for an agreement on so many held-back images; None below what was measured."""
     if images < LEAST_JUDGES:
         return None
-    found = (ends for least, *ends in EXPECTED_LOSSES if percent >= least)
-    low, high = next(found, (None, None))
-    return None if low is None or high is None else (low, high)
+    for least, low, high in EXPECTED_LOSSES:
+        if percent >= least:
+            return low, high
+    return None
 
 
 def agreement(

@@ -129,6 +129,8 @@ class Recipe(_Strict):
             raise ValueError("bias_correction: nncf needs ranges: placement in every part")
         if self.mixed_precision and self.ranges.only_placement:
             raise ValueError("mixed_precision: needs ranges by a rule in some part")
+        if self.ranges.alternatives and not self.mixed_precision:
+            raise ValueError("ranges.alternatives: needs mixed_precision: true, which judges them")
         own = self.weights.rounding != "nearest" or self.weights.bits != 8
         if own and self.overflow_fix != "pairs":
             raise ValueError("weights: rounding and bits need overflow_fix: pairs")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from detq.errors import GraphError
-from detq.graph.layers import ConvLayer, layer_of
+from detq.graph.layers import ConvLayer, quantized_layers
 from detq.graph.surgery import (
     WEIGHTED,
     bypass,
@@ -61,12 +61,13 @@ def _take_out(model: ov.Model, quantizers: Collection[str]) -> list[ConvLayer]:
     Returns the layers whose weights these are. A product of two activations has none, and its other
     operand stays as it is.
     """
-    quantized = [node for node in nodes_of_type(model, *WEIGHTED) if _is_quantized(node)]
+    layers = [
+        layer for layer in quantized_layers(model, *WEIGHTED) if _is_quantized(layer.convolution)
+    ]
     for node in activation_nodes(model):
         if node.get_friendly_name() in quantizers:
             bypass(node)
-    returned = [layer_of(node) for node in quantized if not _is_quantized(node)]
-    returned = [layer for layer in returned if layer.quantizer is not None]
+    returned = [layer for layer in layers if not _is_quantized(layer.convolution)]
     for layer in returned:
         bypass(producer(layer.convolution, 1))
     return returned

@@ -47,8 +47,8 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAST_GAIN = 0.1
 """Share of the predicted noise that must go for a tensor to be touched."""
 LEAST_GAIN_AT_A_PRICE = 0.9
-"""The same where the kernel before takes longer: PicoDet's first tensor, whose channels reach from
-4 to 800, loses all but 0.6% of it, and the network a third of what INT8 costs it without."""
+"""The same where the kernel before takes longer. PicoDet's first tensor, whose channels reach from
+4 to 800, loses all but 0.6% of it, and the network's output error falls from 4.4 to 0.65."""
 LEAST_FACTOR = 2.0**-8
 
 _LEVELS = 255

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, get_args
 
 from detq.config import RangesConfig
@@ -15,6 +16,7 @@ from detq.quant.trial import TrialNetwork, search_images
 from detq.records import Part
 
 _LEAST_GAIN = 0.02  # of the error
+_Candidate = dict[str, tuple[str, tuple[Range, ...]]]  # by the quantizers' names: rule, ranges
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,20 @@ class TryRules(WantsNothing):
         own = {quantizer.name: quantizer.rule for quantizer in network.quantizers}
         ranges, rules = dict(network.ranges), dict(own)
         errors = before = trial.errors(ranges)
+        candidates = [*map(partial(self._by_rule, network), self.rules.alternatives)]
+        candidates.append({name: (own[name], channels) for name, channels in ranges.items()})
         parts = get_args(Part)
         for done, place in enumerate(places := [parts, *((part,) for part in parts)], start=1):
-            for rule in (*self.rules.alternatives, None):
-                other = self._ranges(network, place, rule)
+            there = _grids_of(network, place)
+            for candidate in candidates:
+                chosen = {name: candidate[name] for name in there & candidate.keys()}
+                other = {name: channels for name, (_, channels) in chosen.items()}
+                if other.items() <= ranges.items():
+                    continue  # that is what the part has
                 found = trial.errors(ranges | other, than=errors)
                 if found.mean() < (1 - _LEAST_GAIN) * errors.mean():
                     ranges, errors = ranges | other, found
-                    rules |= {name: rule or own[name] for name in other}
+                    rules |= {name: rule for name, (rule, _) in chosen.items()}
             seen.report(self.name, done, len(places))
         changed = {name: rule for name, rule in rules.items() if rule != own[name]}
         model = network.model.clone()
@@ -53,18 +61,18 @@ class TryRules(WantsNothing):
         did = f"of {len(changed)} tensors; output error {before.mean():.3f} -> {errors.mean():.3f}"
         return replace(network.with_rules(changed, ranges), model=model, did=did)
 
-    def _ranges(
-        self, network: Network, parts: Collection[Part], rule: str | None
-    ) -> dict[str, tuple[Range, ...]]:
-        """By that rule or, if None, as they were, of every tensor whose grid belongs to the parts.
-
-        Tensors that share a grid follow the first of them.
-        """
-        belongs = {quantizer.name: quantizer.part for quantizer in network.quantizers}
+    def _by_rule(self, network: Network, rule: str) -> _Candidate:
         return {
-            q.name: tuple(network.ranges[q.name])
-            if rule is None
-            else ranges_by(rule, q, network.observed[q.name], self.rules, self.symmetric)
+            q.name: (
+                rule,
+                ranges_by(rule, q, network.observed[q.name], self.rules, self.symmetric),
+            )
             for q in network.quantizers
-            if belongs[q.group] in parts and q.rule not in (PLACED, rule)
+            if q.rule not in (PLACED, rule)
         }
+
+
+def _grids_of(network: Network, parts: Collection[Part]) -> set[str]:
+    """The quantizers whose grids belong to some parts; of those that share one the first says."""
+    belongs = {quantizer.name: quantizer.part for quantizer in network.quantizers}
+    return {q.name for q in network.quantizers if belongs[q.group] in parts}
