@@ -4,10 +4,11 @@
         --data runs/digits/data.yaml --output runs/zoo/digits_yolo26n.pt --hours 1
 
 The families that Ultralytics describes (yolov9t, yolov10n, yolo11n, yolo26n, …), by its own trainer
-and loss, and an RT-DETR small enough for two CPU cores, ``rtdetr-small``. The file is a checkpoint
-as Ultralytics writes them: half precision, without the optimizer. What is trained here is test
-data: weights under Ultralytics' licence (AGPL-3.0), which are not part of detq. The environment is
-that of docs/training.md; networks of YOLOv6's families are trained by ``tools/train_embedded.py``.
+and loss, and these with the head of an RT-DETR, ``yolo11n-rtdetr``: queries take a tenth of the
+steps on a body that is trained already (``--body``). The file is a checkpoint as Ultralytics writes
+them: half precision, without the optimizer. What is trained here is test data: weights under
+Ultralytics' licence (AGPL-3.0), which are not part of detq. The environment is that of
+docs/training.md; networks of YOLOv6's families are trained by ``tools/train_embedded.py``.
 """
 
 from __future__ import annotations
@@ -20,44 +21,14 @@ import yaml
 from train_embedded import overrides, ultralytics_yaml
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from detq.config import read_dataset
 
-SMALL_RTDETR = "rtdetr-small"
-SMALL_RTDETR_DESCRIPTION: dict[str, Any] = {
-    "nc": 80,
-    "scales": {"s": [1.0, 1.0, 1024]},
-    "backbone": [
-        [-1, 1, "ResNetLayer", [3, 32, 1, True, 1]],  # stride 4
-        [-1, 1, "ResNetLayer", [32, 16, 1, False, 2]],
-        [-1, 1, "ResNetLayer", [64, 32, 2, False, 2]],  # 2, stride 8
-        [-1, 1, "ResNetLayer", [128, 64, 2, False, 2]],  # 3, stride 16
-        [-1, 1, "ResNetLayer", [256, 96, 2, False, 2]],  # 4, stride 32
-    ],
-    "head": [
-        [-1, 1, "Conv", [128, 1, 1, None, 1, 1, False]],
-        [-1, 1, "AIFI", [256, 4]],
-        [-1, 1, "Conv", [128, 1, 1]],  # 7
-        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
-        [3, 1, "Conv", [128, 1, 1, None, 1, 1, False]],
-        [[-2, -1], 1, "Concat", [1]],
-        [-1, 1, "RepC3", [128]],
-        [-1, 1, "Conv", [128, 1, 1]],  # 12
-        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
-        [2, 1, "Conv", [128, 1, 1, None, 1, 1, False]],
-        [[-2, -1], 1, "Concat", [1]],
-        [-1, 1, "RepC3", [128]],  # 16
-        [-1, 1, "Conv", [128, 3, 2]],
-        [[-1, 12], 1, "Concat", [1]],
-        [-1, 1, "RepC3", [128]],  # 19
-        [-1, 1, "Conv", [128, 3, 2]],
-        [[-1, 7], 1, "Concat", [1]],
-        [-1, 1, "RepC3", [128]],  # 22
-        # classes, width, queries, points, heads, decoder layers, width of the feed-forward network
-        [[16, 19, 22], 1, "RTDETRDecoder", ["nc", 128, 100, 4, 4, 3, 256]],
-    ],
-}
+OF_QUERIES = "-rtdetr"
+"""Ends the names of networks with another family's body and RT-DETR's head."""
+WIDTH, QUERIES, POINTS, HEADS, LAYERS = 128, 100, 4, 4, 3
 
 
 class DetectorTrainer(DetectionTrainer):
@@ -75,18 +46,37 @@ class QueryTrainer(RTDETRTrainer):
 
 
 def description(name: str, folder: Path) -> str:
-    """What Ultralytics builds the network from: the name of its own file, or one written here."""
-    if name != SMALL_RTDETR:
+    """What Ultralytics builds the network from: the name of its own file, or one written here, with
+    a transformer's encoder on the coarsest level of the body's features and RT-DETR's decoder.
+    """
+    body = name.removesuffix(OF_QUERIES)
+    if body == name:
         return f"{name}.yaml"
+    network = yaml_model_load(f"{body}.yaml")
+    *layers, (levels, *_) = network["head"]
+    encoder = [-1, 1, "AIFI", [2 * WIDTH, HEADS]]
+    decoder = ["nc", WIDTH, QUERIES, POINTS, HEADS, LAYERS, 2 * WIDTH]
+    levels = [*levels[:-1], levels[-1] + 1]
+    network["head"] = [*layers, encoder, [levels, 1, "RTDETRDecoder", decoder]]
     path = folder / "networks" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(SMALL_RTDETR_DESCRIPTION, sort_keys=False))
+    path.write_text(yaml.safe_dump(network, sort_keys=False))
     return str(path.resolve())
+
+
+def of_body(given: argparse.Namespace) -> dict[str, Any]:
+    """Settings that start from a trained body and leave it as it is."""
+    if given.body is None:
+        return {}
+    network = yaml_model_load(f"{given.family.removesuffix(OF_QUERIES)}.yaml")
+    kept = len(network["backbone"]) + len(network["head"]) - 1
+    return {"pretrained": str(given.body.resolve()), "freeze": kept}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", help=f"as Ultralytics calls it (yolo26n, …), or {SMALL_RTDETR}")
+    parser.add_argument("family", help="as Ultralytics calls it: yolo26n, …; yolo11n-rtdetr")
+    parser.add_argument("--body", type=Path, help="trained .pt of the same body, which stays as is")
     parser.add_argument("--data", type=Path, required=True, help="data.yaml with YOLO labels")
     parser.add_argument("--output", type=Path, required=True, help="the .pt to write")
     parser.add_argument("--imgsz", type=int, default=320)
@@ -104,7 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     data = ultralytics_yaml(read_dataset(given.data), given.runs / f"{given.output.stem}.yaml")
-    kind = QueryTrainer if given.family.startswith("rtdetr") else DetectorTrainer
+    kind = QueryTrainer if "rtdetr" in given.family else DetectorTrainer
     trainer = kind(
         overrides=overrides(
             given,
@@ -113,6 +103,7 @@ def main() -> None:
             mosaic=0.0,
             amp=False,  # its check downloads a network
             val=False,
+            **of_body(given),
         )
     )
     trainer.train()

@@ -35,7 +35,7 @@ from detq.evaluation.resampling import (
 from detq.evaluation.top_k import run_classifier, top_percent
 from detq.progress import Steps, silent
 from detq.quant.network import Image, Network
-from detq.quant.pipeline import run_passes
+from detq.quant.pipeline import Pass, run_passes
 from detq.quant.recipes import passes_of
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
@@ -113,8 +113,15 @@ class Quantizer:
 
     def quantize(self, name: str, path: Path | None) -> tuple[Row, Arrays]:
         """Measure what a recipe makes, which is kept at ``path``."""
+        return self.measure(self.passes(name), path)
+
+    def passes(self, name: str) -> tuple[Pass, ...]:
+        """What a recipe or variant consists of."""
+        return passes_of(recipe_of(name, seed=self._seed, images=self._images))
+
+    def measure(self, passes: tuple[Pass, ...], path: Path | None = None) -> tuple[Row, Arrays]:
+        """The same of passes that no recipe may have."""
         subject = self._subject
-        passes = passes_of(recipe_of(name, seed=self._seed, images=self._images))
         start = max(n for n in range(len(passes) + 1) if passes[:n] in self._known)
         network, steps, cpu_s = self._known[passes[:start]]
         ends = [n for n in range(start + 1, len(passes)) if not passes[n - 1].keeps_float]
@@ -133,12 +140,22 @@ class Quantizer:
             "seconds": sum(step.seconds for step in steps),
             "cpu_seconds": cpu_s,
             "passes": {step.name: [round(step.seconds, 2), step.did] for step in steps},
-            "held_back": agreement_of(subject.graph, int8, self._held_back, silent),
-            "held_back_images": len(self._held_back),
+            **self._held_back_of(int8),
             "int8_share": int8.int8_share,
             "split": len(network.splits),
         }
         return row, scored.arrays
+
+    def in_float(self, options: RuntimeOptions) -> tuple[Row, Arrays]:
+        """Measure the float network in another precision, as an INT8 one is measured."""
+        graph, strategy = self._subject.graph, self._subject.strategy
+        scored = self._subject.score(graph, options, is_float=False)
+        network = strategy.compiled(graph, options=options)
+        return {**scored.row, **self._held_back_of(network)}, scored.arrays
+
+    def _held_back_of(self, network: Any) -> Row:
+        found = agreement_of(self._subject.graph, network, self._held_back, silent)
+        return {"held_back": found, "held_back_images": len(self._held_back)}
 
     def _read(self, purpose: str, count: int | None) -> Iterator[Image]:
         return self._calibration.inputs(count)

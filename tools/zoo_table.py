@@ -115,7 +115,7 @@ def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
                 continue
             loss = loss_of(results, exact, some)
             yield _line([model, *_cells(recipe, some, loss, ms)])
-            if "held_back" in some[0] and some[0]["measure"] == "mAP":
+            if "int8_share" in some[0] and some[0]["measure"] == "mAP":
                 losses.setdefault(recipe, []).append((loss, some))
     if losses:
         yield ""
@@ -124,7 +124,7 @@ def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
 
 def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) -> list[str]:
     is_first = recipe == FLOAT
-    is_int8 = "held_back" in rows[0]
+    is_int8 = "int8_share" in rows[0]
     floats = [value for name, value in ms.items() if name.startswith(FLOAT)]
     ratios = [_ratio(ms, recipe, ms.get(NNCF)), _ratio(ms, recipe, min(floats, default=None))]
     if is_first:
@@ -142,7 +142,7 @@ def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) ->
         _worst(loss.classes),
         _frequent(loss.frequent),
         _worst(loss.frequent),
-        _agreement([row["held_back"] for row in rows]) if is_int8 else "",
+        _agreement([row["held_back"] for row in rows]) if "held_back" in rows[0] else "",
         f"{100 * _mean(row['int8_share'] for row in rows):.1f}%" if is_int8 else "",
         *ratios,
         f"{statistics.median(row['cpu_seconds'] for row in rows):.0f}" if is_int8 else "",

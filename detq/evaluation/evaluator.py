@@ -27,6 +27,7 @@ from detq.progress import Steps
 from detq.records import Detections, EvalResult, ModelSpec, SizeHW
 from detq.runtime.detector import Detector
 from detq.runtime.execution import constant_bytes
+from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import detect_stream
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions
 
@@ -79,13 +80,16 @@ class Runner(TypingProtocol):
 
 
 def evaluation_detector(
-    graph: DetectorGraph, *, postprocess: PostprocessOptions = EVALUATION
+    graph: DetectorGraph,
+    *,
+    postprocess: PostprocessOptions = EVALUATION,
+    options: RuntimeOptions | None = None,
 ) -> Detector:
     """With the letterbox of the figures of its family, and every candidate that evaluation counts,
     or others.
     """
     preprocess = default_protocol(graph.spec).preprocess(graph.spec)
-    return Detector(graph, preprocess=preprocess, postprocess=postprocess)
+    return Detector(graph, preprocess=preprocess, postprocess=postprocess, options=options)
 
 
 def run_detector(

@@ -56,7 +56,9 @@ class Strategy(Protocol[Network, Seen]):
     def named(self, spec: ModelSpec, data: DatasetConfig) -> ModelSpec:
         """The spec with the data set's class names in place of placeholders, where they fit."""
 
-    def compiled(self, graph: DetectorGraph, /) -> Network:
+    def compiled(
+        self, graph: DetectorGraph, /, *, options: RuntimeOptions | None = None
+    ) -> Network:
         """The graph at work, as evaluation has it."""
 
     def run(
