@@ -19,7 +19,12 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """What was seen in each channel, (C,) each: the extremes, 0 among them, and the mean square."""
+    """What was seen in each channel, (C,) each: its extremes, 0 among them, and the mean square.
+
+    Extremes are the mean over images of each image's. Those of all images together are those of one
+    odd image, which a range by least squared error clips: they made YOLOv5n agree with float by 2
+    points less than if its channels were left alone.
+    """
 
     low: Vector
     high: Vector
@@ -42,7 +47,7 @@ class ChannelRanges:
 
     def key(self, network: FloatNetwork) -> str:
         """By the place of the operation, whatever it is called."""
-        return f"channels of {network.place(self.tensor)}"
+        return f"mean channels of {network.place(self.tensor)}"
 
     def pack(self, result: ChannelRange) -> Arrays:
         """As arrays."""
@@ -67,10 +72,11 @@ class _Extremes:
 
     def update(self, values: Sequence[Image]) -> None:
         low, high, power = (value.astype(np.float64) for value in values)
-        self._low = np.minimum(self._low, low)
-        self._high = np.maximum(self._high, high)
+        self._low = self._low + np.minimum(low, 0)
+        self._high = self._high + np.maximum(high, 0)
         self._power = self._power + power
         self._count += 1
 
     def result(self) -> ChannelRange:
-        return ChannelRange(self._low, self._high, self._power / self._count)
+        count = self._count
+        return ChannelRange(self._low / count, self._high / count, self._power / count)

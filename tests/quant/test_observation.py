@@ -11,12 +11,13 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as ops
-from small_graphs import Source, images, pyramid, repvgg_like, through
+from small_graphs import Source, images, pyramid, repvgg_like, run, through
 
 from detq.config import RangesConfig
 from detq.errors import CalibrationError
 from detq.graph.digest import digest
 from detq.graph.layers import quantized_layers
+from detq.graph.surgery import nodes_by_name, with_outputs
 from detq.numerics.histogram import ActivationStatistics, pack, unpack
 from detq.quant.channel_ranges import ChannelRanges
 from detq.quant.hessians import Hessians, hessians
@@ -194,6 +195,26 @@ def test_no_image_is_an_error(placed: Network) -> None:
 def test_equal_wants_are_one(want: object) -> None:
     assert hash(want) == hash(type(want)(**vars(want)))  # type: ignore[arg-type]
     assert want == type(want)(**vars(want))
+
+
+def test_the_range_of_a_channel_is_the_mean_over_images() -> None:
+    """One odd image among many would set the range alone, and no rule lets it."""
+    model = pyramid().model
+    name = "backbone.inner"
+    want = ChannelRanges(name)
+    given = [*IMAGES, 100 * IMAGES[0]]
+    statistics = Statistics(model, lambda purpose, count: given)
+    statistics.want([want])
+    found = statistics.take(want)
+    copy = model.clone()
+    tensor = nodes_by_name(copy)[name].output(0)
+    seen = run(with_outputs(copy, [tensor]), given).transpose(1, 0, 2, 3)
+    seen = seen.reshape(len(seen), len(given), -1)
+    lows, highs = np.minimum(seen.min(axis=2), 0), np.maximum(seen.max(axis=2), 0)
+    np.testing.assert_allclose(found.low, lows.mean(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.high, highs.mean(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.power, np.square(seen).mean(axis=(1, 2)), rtol=1e-4)
+    assert found.high.max() < 0.5 * highs.max()
 
 
 # What is kept on disk
