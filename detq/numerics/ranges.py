@@ -20,6 +20,10 @@ Bins = npt.NDArray[np.int64]
 
 COMB_SHARE = 0.5
 """With fewer occupied bins than this share of its span a histogram is a comb (an 8-bit image)."""
+KL_CLIPPED_FREELY = 0.1
+"""Of the values that KL may clip, the share that it may clip whatever that brings."""
+KL_LEAST_GAIN = 1.5
+"""How much finer the grid has to get for the others (docs/decisions.md)."""
 
 
 def choose_range(
@@ -120,18 +124,18 @@ def kl_cfws(statistics: ActivationStatistics, levels: int, config: RangesConfig)
         ``D = (1 / S_P) * sum P * [ln(S_P * P) - ln(S_Q * Q)]``
 
     so that clipping costs what share is clipped and not how far out it lies. Its penalty
-    ``x ln(1/x)`` of the kept share ``x`` vanishes again near x = 0, hence the guard ``kl_keep``.
+    ``x ln(1/x)`` of the kept share ``x`` vanishes again near x = 0, hence the guard ``kl_keep``;
+    and because what is clipped may be what the network looks for, most of what that allows is
+    clipped only where it makes the grid :data:`KL_LEAST_GAIN` times finer.
     """
-    counts, kept = statistics.magnitude, _candidates(statistics, levels, config)
-    inside = np.cumsum(counts)[kept - 1]
-    shape_loss = np.cumsum(xlogy(counts, counts))[kept - 1] - pooled_log_sum(counts, kept, levels)
-    divergence = shape_loss + inside * (np.log(counts.sum()) - np.log(inside))
-    return _at_least(statistics, kept, divergence)
+    few = 1 - KL_CLIPPED_FREELY * (1 - config.kl_keep)
+    narrow, wide = (_least_divergence(statistics, levels, keep) for keep in (config.kl_keep, few))
+    return narrow if narrow * KL_LEAST_GAIN <= wide else wide
 
 
 def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> float:
     """Textbook KL: the clipped tail is folded into the last kept bin of ``P``, not of ``Q``."""
-    counts, kept = statistics.magnitude, _candidates(statistics, levels, config)
+    counts, kept = statistics.magnitude, _candidates(statistics, levels, config.kl_keep)
     kept = kept[counts[kept - 1] > 0]  # elsewhere Q is zero where P is not: an infinite divergence
     last, inside = counts[kept - 1], np.cumsum(counts)[kept - 1]
     total = counts.sum()
@@ -140,6 +144,15 @@ def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConf
     mass, density = _pool(counts, kept, levels)
     p_log_q = xlogy(mass, density).sum(axis=1) + xlogy(total - inside, density[:, -1])
     divergence = (p_log_p - p_log_q) / total - np.log(total) + np.log(inside)
+    return _at_least(statistics, kept, divergence)
+
+
+def _least_divergence(statistics: ActivationStatistics, levels: int, keep: float) -> float:
+    """The threshold of the improved KL metric, of those that keep the share ``keep``."""
+    counts, kept = statistics.magnitude, _candidates(statistics, levels, keep)
+    inside = np.cumsum(counts)[kept - 1]
+    shape_loss = np.cumsum(xlogy(counts, counts))[kept - 1] - pooled_log_sum(counts, kept, levels)
+    divergence = shape_loss + inside * (np.log(counts.sum()) - np.log(inside))
     return _at_least(statistics, kept, divergence)
 
 
@@ -162,10 +175,10 @@ def _pool(counts: Counts, kept: Bins, levels: int) -> tuple[Counts, Counts]:
     return mass, np.divide(mass, bins, out=np.zeros_like(mass), where=bins > 0)
 
 
-def _candidates(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> Bins:
+def _candidates(statistics: ActivationStatistics, levels: int, keep: float) -> Bins:
     """Numbers of bins to keep: at least one per level, and the stated share of the mass."""
     count = len(statistics.magnitude)
-    guard = _bins_keeping(statistics, config.kl_keep)
+    guard = _bins_keeping(statistics, keep)
     return np.arange(min(max(levels, guard), count), count + 1, dtype=np.int64)
 
 
