@@ -197,8 +197,8 @@ def test_equal_wants_are_one(want: object) -> None:
     assert want == type(want)(**vars(want))
 
 
-def test_the_range_of_a_channel_is_the_mean_over_images() -> None:
-    """One odd image among many would set the range alone, and no rule lets it."""
+def test_channels_have_the_reach_of_all_images_and_the_mean_range_of_each() -> None:
+    """One odd image among many would set a range alone, and no rule lets it."""
     model = pyramid().model
     name = "backbone.inner"
     want = ChannelRanges(name)
@@ -214,7 +214,9 @@ def test_the_range_of_a_channel_is_the_mean_over_images() -> None:
     np.testing.assert_allclose(found.low, lows.mean(axis=1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.high, highs.mean(axis=1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.power, np.square(seen).mean(axis=(1, 2)), rtol=1e-4)
-    assert found.high.max() < 0.5 * highs.max()
+    reach = highs.max(axis=1) - lows.min(axis=1)
+    np.testing.assert_allclose(found.reach, reach, rtol=1e-4, atol=1e-5)
+    assert (found.high - found.low).max() < 0.5 * found.reach.max()
 
 
 # What is kept on disk

@@ -112,7 +112,7 @@ def _best_factors(
     tensors: Sequence[ReadTensor], seen: Sequence[ChannelRange], divided: Sequence[bool]
 ) -> tuple[list[Vector], float]:
     """Factors for the tensors that are to be ``divided``, and the noise with them."""
-    widths = [channels.high - channels.low for channels in seen]
+    widths = [channels.reach for channels in seen]
     widest = max(float(width.max()) for width in widths)
     if widest <= 0:
         return [], 0.0
@@ -136,7 +136,9 @@ def _noise(
     """Rounding noise in the outputs of a group's readers, relative to their signal, summed.
 
     Of the one grid that the divided tensors share, and of the weights multiplied, each rounded to
-    nearest and independent of all others.
+    nearest and independent of all others. The grid ends where the images do in the mean: one that
+    held every extreme would promise gains that clipping brings without any division, and make
+    YOLOv5n worse than if its channels were left alone.
     """
     pairs = list(zip(seen, factors, strict=True))
     low = min(float((channels.low / factor).min()) for channels, factor in pairs)
