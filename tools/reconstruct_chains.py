@@ -49,7 +49,7 @@ ROUNDING_WEIGHT = 0.01
 SHARPNESS = (20.0, 2.0)
 """The exponent of what draws them, at the start and at the end."""
 RATES = {"adaround": 1e-2, "brecq": 1e-2, "repapq": 1e-3}
-STEPS = {"adaround": 400, "brecq": 400, "repapq": 400}
+STEPS = {"adaround": 200, "brecq": 400, "repapq": 200}
 BATCH = 8
 
 

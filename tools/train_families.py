@@ -4,11 +4,11 @@
         --data runs/digits/data.yaml --output runs/zoo/digits_yolo26n.pt --hours 1
 
 The families that Ultralytics describes (yolov9t, yolov10n, yolo11n, yolo26n, …), by its own trainer
-and loss, and these with the head of an RT-DETR, ``yolo11n-rtdetr``: queries take a tenth of the
-steps on a body that is trained already (``--body``). The file is a checkpoint as Ultralytics writes
-them: half precision, without the optimizer. What is trained here is test data: weights under
-Ultralytics' licence (AGPL-3.0), which are not part of detq. The environment is that of
-docs/training.md; networks of YOLOv6's families are trained by ``tools/train_embedded.py``.
+and loss, and these with the head of an RT-DETR, ``yolo11n-rtdetr``: on a body that is trained
+already (``--body``) queries need no GPU. The file is a checkpoint as Ultralytics writes them: half
+precision, without the optimizer. What is trained here is test data: weights under Ultralytics'
+licence (AGPL-3.0), which are not part of detq. The environment is that of docs/training.md;
+networks of YOLOv6's families are trained by ``tools/train_embedded.py``.
 """
 
 from __future__ import annotations
