@@ -51,7 +51,8 @@ def bench(
     peer: Peers = None,
     rect: Rect = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also show where each model spends its time.")
+        bool,
+        typer.Option("--layers", help="Also show where time goes; with --source by stage, too."),
     ] = False,
     tune: Tune = False,
     json_file: Json = None,

@@ -22,6 +22,7 @@ def print_speeds(speeds: Speeds) -> None:
     print_bench(speeds.models, speeds.machine)
     if speeds.programs:
         print_programs(speeds.programs)
+        print_stages(speeds.programs)
     for model, times in (speeds.layers or {}).items():
         print_layer_times(model, times)
 
@@ -111,6 +112,22 @@ def busy(load: float | None, cores: int) -> str:
         f"{number(load, 1)} processes were busy on {cores} cores before speed was measured; "
         "stop them and measure again"
     )
+
+
+def print_stages(speeds: Sequence[ProgramSpeed]) -> None:
+    """What an image takes of all cores together on its way to boxes; nothing if not measured."""
+    known = [(speed.model, speed.core_ms) for speed in speeds if speed.core_ms]
+    if not known:
+        return
+    stdout.print("\ncore-milliseconds of an image, stage after stage")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for heading in (*known[0][1], "all"):
+        table.add_column(heading, justify="right")
+    for model, core_ms in known:
+        times = [*core_ms.values(), sum(core_ms.values())]
+        table.add_row(escape(model), *(f"{time_ms:.2f}" for time_ms in times))
+    stdout.print(table)
 
 
 def print_layer_times(model: str, layers: Sequence[LayerTime]) -> None:

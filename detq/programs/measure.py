@@ -35,6 +35,8 @@ PEERS: Mapping[str, str] = {
 """Other programs that run the same models, and the package that each needs."""
 _EXPORTED = "_openvino_model"
 """How the name of an exported directory ends where Ultralytics takes it for one."""
+STAGES = "stages"
+"""The order to measure each stage alone."""
 MAX_FRAMES = 300
 """So many images of a source, at most, are one round."""
 
@@ -44,7 +46,8 @@ class ProgramSpeed:
     """One program on one model: medians over rounds; None where it was not measured.
 
     ``first_s`` is from starting the process to the first detections, ``peak_mb`` the most memory
-    that it held. ``share_of_bare`` is the median over rounds of end-to-end / bare throughput.
+    that it held. ``share_of_bare`` is the median over rounds of end-to-end / bare throughput,
+    ``core_ms`` what an image takes of all cores together, by stage, one stage after the other.
     """
 
     program: str
@@ -54,6 +57,7 @@ class ProgramSpeed:
     bare_per_s: float | None = None
     end_to_end_per_s: float | None = None
     share_of_bare: float | None = None
+    core_ms: Mapping[str, float] | None = None
 
 
 def measure_programs(
@@ -64,14 +68,16 @@ def measure_programs(
     rounds: int = 3,
     options: RuntimeOptions | None = None,
     rect: bool = False,
+    stages: bool = False,
     progress: Steps | None = None,
 ) -> list[ProgramSpeed]:
     """Every model through detq, and through each peer that can run it, in turns.
 
     ``models`` maps a name to the file it was read from and its graph. ``source`` is
-    whatever ``detq predict`` reads; with ``rect`` detq's inputs have its shape. Raises ConfigError
-    for a peer that is unknown, not installed, or that can run none of the models; DataError for the
-    source; DetqError if a program fails.
+    whatever ``detq predict`` reads; with ``rect`` detq's inputs have its shape, with ``stages``
+    each stage of detq's is measured alone, too. Raises ConfigError for a peer that is unknown, not
+    installed, or that can run none of the models; DataError for the source; DetqError if a program
+    fails.
     """
     tell, settings = progress or silent, {**_plain(options or RuntimeOptions()), "rect": rect}
     read_frames(source)  # what is wrong with it is said before the long run
@@ -88,7 +94,8 @@ def measure_programs(
                 own.append(program.answer())
             tell(done + 1, rounds)
         return [
-            _speed(job, program, own) for (job, program), own in zip(runs, answers, strict=True)
+            _speed(job, program, own, program.core_ms() if stages else None)
+            for (job, program), own in zip(runs, answers, strict=True)
         ]
 
 
@@ -195,12 +202,21 @@ class _Worker:
     def answer(self) -> _Answer:
         rates = {}
         for order in self._orders:
-            with suppress(BrokenPipeError):  # it has ended: what it said last says why
-                print(order, file=self._process.stdin, flush=True)
-            answer = self._read()
-            rates[order] = answer["images"] / answer["seconds"]
-            self.peak_mb = answer["peak_mb"]
+            if order != STAGES:
+                answer = self._obey(order)
+                rates[order] = answer["images"] / answer["seconds"]
         return _Answer(rates.get("bare"), rates.get("end_to_end"))
+
+    def core_ms(self) -> dict[str, float] | None:
+        """By stage; None for a program whose stages are its own affair."""
+        return dict(self._obey(STAGES)["core_ms"]) if STAGES in self._orders else None
+
+    def _obey(self, order: str) -> dict[str, Any]:
+        with suppress(BrokenPipeError):  # it has ended: what it said last says why
+            print(order, file=self._process.stdin, flush=True)
+        answer = self._read()
+        self.peak_mb = answer["peak_mb"]
+        return answer
 
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
@@ -212,7 +228,12 @@ class _Worker:
         raise DetqError(f"{self._name}: stopped while it was measured ({last})")
 
 
-def _speed(job: _Job, program: _Worker, answers: Sequence[_Answer]) -> ProgramSpeed:
+def _speed(
+    job: _Job,
+    program: _Worker,
+    answers: Sequence[_Answer],
+    core_ms: Mapping[str, float] | None,
+) -> ProgramSpeed:
     shares = [
         answer.end_to_end / answer.bare
         for answer in answers
@@ -226,6 +247,7 @@ def _speed(job: _Job, program: _Worker, answers: Sequence[_Answer]) -> ProgramSp
         bare_per_s=_median(answer.bare for answer in answers),
         end_to_end_per_s=_median(answer.end_to_end for answer in answers),
         share_of_bare=_median(shares),
+        core_ms=core_ms,
     )
 
 

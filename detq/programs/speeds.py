@@ -58,9 +58,9 @@ def measure_speeds(
     """Latency and throughput (:mod:`detq.benchmark`) of models, called by the files they are from.
 
     With a ``source``, images or a video, also from there to boxes (:mod:`detq.programs.measure`),
-    beside ``peers``, with ``rect`` at inputs of its shape; with ``layers`` also where each model
-    spends its time. Raises ConfigError for what does not go together, and a DetqError if a program
-    fails.
+    beside ``peers``, with ``rect`` at inputs of its shape; with ``layers`` also where each model,
+    and each stage on the way, spends its time. Raises ConfigError for what does not go together,
+    and a DetqError if a program fails.
     """
     graphs, names = [graph for _, graph in models], [str(path) for path, _ in models]
     if source is not None and not all(strategy_of(graph.spec).FINDS_BOXES for graph in graphs):
@@ -87,6 +87,7 @@ def measure_speeds(
             rounds=max(bursts, 1),
             options=options,
             rect=rect,
+            stages=layers,
             progress=partial(progress, "measuring programs"),
         )
     return Speeds(

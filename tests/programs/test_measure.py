@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from detq import api
+from detq.console.speed import print_stages
 from detq.data.images import write_image
 from detq.errors import ConfigError, DataError, DetqError
-from detq.programs.measure import measure_programs
+from detq.programs.measure import ProgramSpeed, measure_programs
 from detq.runtime.options import RuntimeOptions
 
 
@@ -40,6 +41,7 @@ def test_programs_are_measured_from_file_to_boxes(colour_model: Path, pictures: 
     own, peer = found
     assert (own.program, own.model, peer.program) == ("detq", "colours", "benchmark_app")
     assert steps == [(1, 2), (2, 2)]
+    assert (own.core_ms, peer.core_ms) == (None, None)  # nobody asked
     for value in (own.first_s, own.bare_per_s, own.end_to_end_per_s, peer.bare_per_s):
         assert value is not None
         assert value > 0
@@ -47,6 +49,32 @@ def test_programs_are_measured_from_file_to_boxes(colour_model: Path, pictures: 
     assert own.peak_mb is not None
     assert own.peak_mb > 50  # Python and OpenVINO alone need more
     assert (peer.first_s, peer.end_to_end_per_s) == (None, None)
+
+
+def test_stages_are_measured_one_after_the_other(
+    colour_model: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More images than a stage takes at once, so that requests are used again."""
+    for index in range(3, 40):
+        write_image(pictures / f"{index}.png", np.full((32, 64, 3), index, np.uint8))
+    models = _models(colour_model)
+    own, peer = measure_programs(
+        models, str(pictures), peers=["benchmark_app"], rounds=1, stages=True
+    )
+    assert list(own.core_ms or {}) == ["read", "letterbox", "network", "boxes"]
+    assert all(time_ms > 0 for time_ms in (own.core_ms or {}).values())
+    assert peer.core_ms is None
+    print_stages([own, peer])
+    heading, names, times = capsys.readouterr().out.strip().splitlines()
+    assert heading == "core-milliseconds of an image, stage after stage"
+    assert names.split() == ["model", "read", "letterbox", "network", "boxes", "all"]
+    *parts, total = map(float, times.split()[1:])
+    assert total == pytest.approx(sum(parts), abs=0.03)
+
+
+def test_stages_of_programs_that_have_none_are_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_stages([ProgramSpeed("benchmark_app", "colours")])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
