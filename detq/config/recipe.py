@@ -66,6 +66,7 @@ class RangesConfig(_Strict):
     bins: Annotated[int, Field(ge=256, le=65536)] = 2048
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     kl_keep: Annotated[float, Field(gt=0.5, le=1)] = 0.9999
+    kl_least_gain: Annotated[float, Field(ge=1)] = 1.5
 
     @field_validator("alternatives")
     @classmethod

@@ -22,8 +22,6 @@ COMB_SHARE = 0.5
 """With fewer occupied bins than this share of its span a histogram is a comb (an 8-bit image)."""
 KL_CLIPPED_FREELY = 0.1
 """Of the values that KL may clip, the share that it may clip whatever that brings."""
-KL_LEAST_GAIN = 1.5
-"""How much finer the grid has to get for the others (docs/decisions.md)."""
 
 
 def choose_range(
@@ -126,11 +124,11 @@ def kl_cfws(statistics: ActivationStatistics, levels: int, config: RangesConfig)
     so that clipping costs what share is clipped and not how far out it lies. Its penalty
     ``x ln(1/x)`` of the kept share ``x`` vanishes again near x = 0, hence the guard ``kl_keep``;
     and because what is clipped may be what the network looks for, most of what that allows is
-    clipped only where it makes the grid :data:`KL_LEAST_GAIN` times finer.
+    clipped only where it makes the grid ``kl_least_gain`` times finer.
     """
     few = 1 - KL_CLIPPED_FREELY * (1 - config.kl_keep)
     narrow, wide = (_least_divergence(statistics, levels, keep) for keep in (config.kl_keep, few))
-    return narrow if narrow * KL_LEAST_GAIN <= wide else wide
+    return narrow if narrow * config.kl_least_gain <= wide else wide
 
 
 def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConfig) -> float:

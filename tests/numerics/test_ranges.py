@@ -157,14 +157,17 @@ def test_kl_keeps_its_share_of_the_mass(
     assert statistics.magnitude[:bins].sum() >= keep * statistics.magnitude.sum() * (1 - 1e-12)
 
 
-@pytest.mark.parametrize(("distance", "is_clipped"), [(1.2, False), (1.4, False), (1.7, True)])
+@pytest.mark.parametrize(
+    ("distance", "least_gain", "is_clipped"),
+    [(1.4, 1.5, False), (1.4, 1.0, True), (1.7, 1.5, True), (1.7, 2.0, False)],
+)
 def test_improved_kl_clips_more_than_a_few_values_only_for_a_much_finer_grid(
-    distance: float, is_clipped: bool
+    distance: float, least_gain: float, is_clipped: bool
 ) -> None:
     counts = np.zeros(round(400 * distance))
     counts[:400] = 1e6 * np.exp(-((np.arange(400) / 120) ** 2))
     counts[-20:] = 300  # 6 of 100,000 values: more than the tenth of 1e-4 that goes for nothing
-    threshold = kl_cfws(statistics_of(counts), 128, RangesConfig())
+    threshold = kl_cfws(statistics_of(counts), 128, RangesConfig(kl_least_gain=least_gain))
     assert (threshold <= 400 * 0.25) is is_clipped
 
 
