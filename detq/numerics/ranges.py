@@ -126,8 +126,13 @@ def kl_cfws(statistics: ActivationStatistics, levels: int, config: RangesConfig)
     and because what is clipped may be what the network looks for, most of what that allows is
     clipped only where it makes the grid ``kl_least_gain`` times finer.
     """
-    few = 1 - KL_CLIPPED_FREELY * (1 - config.kl_keep)
-    narrow, wide = (_least_divergence(statistics, levels, keep) for keep in (config.kl_keep, few))
+    counts, kept = statistics.magnitude, _candidates(statistics, levels, config.kl_keep)
+    inside = np.cumsum(counts)[kept - 1]
+    shape_loss = np.cumsum(xlogy(counts, counts))[kept - 1] - pooled_log_sum(counts, kept, levels)
+    divergence = shape_loss + inside * (np.log(counts.sum()) - np.log(inside))
+    narrow = _at_least(statistics, kept, divergence)
+    free = _candidates(statistics, levels, 1 - KL_CLIPPED_FREELY * (1 - config.kl_keep))
+    wide = _at_least(statistics, free, divergence[-len(free) :])
     return narrow if narrow * config.kl_least_gain <= wide else wide
 
 
@@ -142,15 +147,6 @@ def kl_entropy(statistics: ActivationStatistics, levels: int, config: RangesConf
     mass, density = _pool(counts, kept, levels)
     p_log_q = xlogy(mass, density).sum(axis=1) + xlogy(total - inside, density[:, -1])
     divergence = (p_log_p - p_log_q) / total - np.log(total) + np.log(inside)
-    return _at_least(statistics, kept, divergence)
-
-
-def _least_divergence(statistics: ActivationStatistics, levels: int, keep: float) -> float:
-    """The threshold of the improved KL metric, of those that keep the share ``keep``."""
-    counts, kept = statistics.magnitude, _candidates(statistics, levels, keep)
-    inside = np.cumsum(counts)[kept - 1]
-    shape_loss = np.cumsum(xlogy(counts, counts))[kept - 1] - pooled_log_sum(counts, kept, levels)
-    divergence = shape_loss + inside * (np.log(counts.sum()) - np.log(inside))
     return _at_least(statistics, kept, divergence)
 
 
