@@ -72,15 +72,10 @@ def chains(model: ov.Model, *, longest: int = LONGEST) -> list[list[Link]]:
     for name, link in links.items():
         if name not in begun:
             continue
-        chain: list[Link] = []
-        current: Link | None = link
-        while current is not None:
-            if len(chain) == longest:
-                found.append(chain)
-                chain = []
-            chain.append(current)
-            current = followers[current.layer.name]
-        found.append(chain)
+        chain = [link]
+        while follower := followers[chain[-1].layer.name]:
+            chain.append(follower)
+        found += [chain[start : start + longest] for start in range(0, len(chain), longest)]
     return found
 
 
