@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,25 @@ COMMAND = (sys.executable, "-c", f"{_HEARD}; from detq.cli import main; main()")
 A test run in the background of a shell would hand an ignored SIGINT on to it, one under nohup an
 ignored SIGHUP.
 """
+
+
+@contextmanager
+def running(folder: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """The command line at work in ``folder``; its stderr is read by ``communicate``.
+
+    However the block is left, the command has ended and its pipe is closed then.
+    """
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        try:
+            yield run
+        finally:
+            run.kill()
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from subprocess import DEVNULL
 
 import cv2
 import numpy as np
 import pytest
-from command_line import COMMAND, Command
-from run_files import rows_of
+from command_line import Command, running
+from run_files import largest_part, rows_of
 
 
 class Filming(BaseHTTPRequestHandler):
@@ -101,17 +99,12 @@ def test_interrupt_ends_a_camera_and_keeps_its_rows(
     tmp_path: Path, colour_model: Path, cameras: Cameras
 ) -> None:
     source = f"{cameras.address}/green.mjpg"
-    arguments = ("predict", str(colour_model), source, "--format", "csv")
-    run = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, stdout=DEVNULL, stderr=subprocess.PIPE, text=True
-    )
     growing = tmp_path / "predictions"
-    while run.poll() is None and not any(
-        path.stat().st_size > 10_000 for path in growing.glob(".detq-*/predictions-*")
-    ):
-        time.sleep(0.01)
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate()
+    with running(tmp_path, "predict", colour_model, source, "--format", "csv") as run:
+        while run.poll() is None and largest_part(growing) <= 10_000:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate()
     assert run.returncode == 0, said
     rows = rows_of(growing)
     assert len(rows) > 5

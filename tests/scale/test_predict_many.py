@@ -13,7 +13,6 @@ import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from subprocess import DEVNULL
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,7 +20,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command_line import COMMAND, Command
+from command_line import COMMAND, Command, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -110,16 +109,17 @@ def test_killed_again_and_again_the_rows_are_those_of_an_undisturbed_run(
     assert detq(*arguments, "whole").status == 0
     kills, chance = 0, random.Random(0)
     for _ in range(60):
-        run = subprocess.Popen([*COMMAND, *arguments, "torn"], cwd=tmp_path, stderr=DEVNULL)
-        before = len(list(tmp_path.glob("torn/predictions-*")))
-        wanted = before + chance.randrange(1, 5)
-        while run.poll() is None and kills < 8:
-            if len(list(tmp_path.glob("torn/predictions-*"))) >= wanted:
-                run.kill()
-                kills += 1
-                break
-            time.sleep(0.001)
-        if run.wait() == 0:
+        with running(tmp_path, *arguments, "torn") as run:
+            before = len(list(tmp_path.glob("torn/predictions-*")))
+            wanted = before + chance.randrange(1, 5)
+            while run.poll() is None and kills < 8:
+                if len(list(tmp_path.glob("torn/predictions-*"))) >= wanted:
+                    run.kill()
+                    kills += 1
+                    break
+                time.sleep(0.001)
+            run.communicate()
+        if run.returncode == 0:
             break
     assert kills >= 3
     assert rows_of(tmp_path / "torn") == rows_of(tmp_path / "whole")
@@ -487,14 +487,12 @@ def test_nothing_that_can_be_read_is_an_error(
 
 def test_interrupt_says_what_is_done(tmp_path: Path, colour_model: Path, images: Images) -> None:
     images(1500)
-    arguments = ("predict", str(colour_model), "many", "--shard-images", "5")
-    run = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, stdout=DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    while run.poll() is None and len(list(tmp_path.glob("predictions/predictions-*"))) < 3:
-        time.sleep(0.001)
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate()
+    arguments = ("predict", colour_model, "many", "--shard-images", "5")
+    with running(tmp_path, *arguments) as run:
+        while run.poll() is None and len(list(tmp_path.glob("predictions/predictions-*"))) < 3:
+            time.sleep(0.001)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate()
     assert run.returncode == 1
     assert "shards are done in predictions: the same command goes on" in said.splitlines()[-1]
 
@@ -568,20 +566,14 @@ def test_ray_gives_the_same_rows_although_workers_are_killed(
     plain = ("predict", colour_model, "many", "--shard-images", "10", "--output", "local")
     assert detq(*plain).status == 0
     options = ("--shard-images", "10", "--output", "ray")
-    run = subprocess.Popen(
-        [*COMMAND, *ray_arguments, *options],
-        cwd=tmp_path,
-        stdout=DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     killed = 0
-    while run.poll() is None:
-        done = len(list(tmp_path.glob("ray/predictions-*")))
-        if killed < 2 and done >= 5 * (killed + 1):
-            killed += kill_worker(run.pid)
-        time.sleep(0.01)
-    _, said = run.communicate()
+    with running(tmp_path, *ray_arguments, *options) as run:
+        while run.poll() is None:
+            done = len(list(tmp_path.glob("ray/predictions-*")))
+            if killed < 2 and done >= 5 * (killed + 1):
+                killed += kill_worker(run.pid)
+            time.sleep(0.01)
+        _, said = run.communicate()
     assert run.returncode == 0, said
     assert killed >= 1
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "local")
