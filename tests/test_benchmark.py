@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -45,8 +45,13 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             now_ms += len(inputs) * len(self.spec.name) / 4
             turns.append(f"{self.spec.name} burst")
 
-        def infer(self, image: Image) -> None:
+        def create_request(self) -> Self:
+            return self
+
+        def infer(self, inputs: list[Image], *, share_inputs: bool) -> None:
             nonlocal now_ms
+            (image,) = inputs
+            assert share_inputs
             assert (image.shape, image.dtype) == ((1, *self.spec.size_hw, 3), np.uint8)
             now_ms += len(self.spec.name) + turns.count(self.spec.name)
             turns.append(self.spec.name)

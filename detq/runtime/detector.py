@@ -29,6 +29,7 @@ from detq.runtime.execution import (
 )
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.postprocess import EVALUATION, PostprocessOptions, postprocess
+from detq.runtime.scores_apart import predictions_of, table_of, with_scores_apart
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -97,8 +98,10 @@ class CompiledGraph:
         return np.zeros((1, *self.spec.size_hw, 3), np.uint8)
 
     def infer(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """uint8 [1, H, W, 3] BGR of the graph's size -> the graph's output."""
-        return np.asarray(self._compiled(pixels)[0], np.float32)
+        """uint8 [1, H, W, 3] BGR of the graph's size -> the graph's output, float32."""
+        request = self.create_request()
+        request.infer([pixels])
+        return table_of(request)
 
     def infer_all(self, frames: Iterable[Pixels]) -> None:
         """As :meth:`infer` on each frame, several at once; what it finds is thrown away."""
@@ -256,7 +259,7 @@ class Job(Pending):
         Raises RuntimeTimeoutError if that takes longer than the detector's limit.
         """
         self.wait()
-        predictions = self.request.get_output_tensor(0).data[0]  # [4 + nc, N]
+        predictions = predictions_of(self.request)
         return postprocess(predictions, self._placed.letterbox, self._detector.postprocess)
 
 
@@ -271,11 +274,18 @@ def check_image(image_bgr: ImageBGR) -> None:
 
 def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
-        pixels = fed_with_pixels(graph.model)
-        return compile_for(options.device, pixels, options.properties())
+        return compile_for(options.device, executed(graph), options.properties())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GraphError(f"{graph.spec.name}: OpenVINO cannot compile it ({reason})") from None
+
+
+def executed(graph: DetectorGraph) -> ov.Model:
+    """The graph that is compiled: uint8 [1, H, W, 3] BGR -> what :func:`table_of` and
+    :func:`predictions_of` read.
+    """
+    pixels = fed_with_pixels(graph.model)
+    return with_scores_apart(pixels) if graph.spec.contract.has_places else pixels
 
 
 def fed_with_pixels(model: ov.Model) -> ov.Model:

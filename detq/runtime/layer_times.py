@@ -12,7 +12,7 @@ from detq.errors import DetqError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_for
 from detq.records import LayerTime
-from detq.runtime.detector import fed_with_pixels
+from detq.runtime.detector import executed
 from detq.runtime.execution import PRECISIONS
 from detq.runtime.options import FloatPrecision
 
@@ -32,7 +32,7 @@ def layer_times(
     """
     if rounds < 1:
         raise DetqError(f"layer times: rounds must be 1 or more, got {rounds}")
-    request = profiled_request(fed_with_pixels(graph.model), threads, float_precision)
+    request = profiled_request(executed(graph), threads, float_precision)
     image = np.random.default_rng(0).integers(0, 256, (1, *graph.spec.size_hw, 3), np.uint8)
     times = defaultdict[tuple[str, str, str], list[float]](list)
     for number in range(-WARM_UP, rounds):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,20 +57,36 @@ EVALUATION = PostprocessOptions(confidence=0.03, iou=0.65)
 PREDICTION = PostprocessOptions(confidence=0.25, iou=0.45, multi_label=False)
 
 
+class Predictions(NamedTuple):
+    """What a network says of N places: float32 boxes [4, N] (cx, cy, w, h in input pixels) and
+    scores [N, nc].
+    """
+
+    boxes_cxcywh: Floats
+    scores: Floats
+
+    @classmethod
+    def of(cls, table: Floats) -> Predictions:
+        """float32 [4 + nc, N], as :mod:`detq.contract` says."""
+        return cls(table[:4], table[4:].T)
+
+
 def postprocess(
-    predictions: Floats, letterbox: Letterbox, options: PostprocessOptions
+    predictions: Predictions | Floats, letterbox: Letterbox, options: PostprocessOptions
 ) -> Detections:
-    """float32 [4 + nc, N] (cx, cy, w, h in input pixels, then scores) -> detections, best first.
+    """What a network says, also as float32 [4 + nc, N] -> detections, best first.
 
     The boxes are corners in pixels of the original image, clamped to it.
     """
+    if not isinstance(predictions, Predictions):
+        predictions = Predictions.of(predictions)
     limit, end_to_end = options.max_detections, options.iou is None
     # Most often the best candidates alone fill the limit, and then the others change nothing.
     looks = [limit] if end_to_end else [min(FIRST_LOOK * limit, MAX_CANDIDATES), MAX_CANDIDATES]
     for most in looks:
-        rows, class_ids = _candidates(predictions[4:], options, most)
-        scores = predictions[4 + class_ids, rows]
-        boxes = _corners(predictions[:4, rows])
+        rows, class_ids = _candidates(predictions.scores, options, most)
+        scores = predictions.scores[rows, class_ids]
+        boxes = _corners(predictions.boxes_cxcywh[:, rows])
         kept = np.arange(len(boxes))
         if options.iou is not None:
             # Far apart, boxes of different classes cannot suppress each other.
@@ -126,28 +143,26 @@ def _suppressor() -> ov.CompiledModel:
 
 
 def _candidates(scores: Floats, options: PostprocessOptions, most: int) -> tuple[Indices, Indices]:
-    """[nc, N] scores -> locations and classes of the ``most`` best above the confidence.
+    """[N, nc] scores -> locations and classes of the ``most`` best above the confidence.
 
     Best first, and of equal scores by location, then class.
     """
-    classes, locations = scores.shape
+    rows = np.flatnonzero((scores > options.confidence).any(axis=1))
+    scores = scores[rows]
     if options.multi_label:
-        places = np.flatnonzero(scores > options.confidence)
-        class_ids, rows = np.divmod(places, locations)
-        best = _best(scores.reshape(-1)[places], rows * classes + class_ids, most)
-        return rows[best], class_ids[best]
-    highest = scores.max(axis=0)
-    rows = np.flatnonzero(highest > options.confidence)
-    rows = rows[_best(highest[rows], rows, most)]
-    return rows, scores[:, rows].argmax(axis=0)
+        places, class_ids = np.nonzero(scores > options.confidence)
+    else:
+        places, class_ids = np.arange(len(rows)), scores.argmax(axis=1)
+    best = _best(scores[places, class_ids], most)
+    return rows[places[best]], class_ids[best]
 
 
-def _best(scores: Floats, ranks: Indices, most: int) -> Indices:
-    """Where the ``most`` highest of (n,) are, best first, and of equal ones that of lower rank."""
+def _best(scores: Floats, most: int) -> Indices:
+    """Where the ``most`` highest of (n,) are, best first, and of equal ones the first."""
     some = np.arange(len(scores))
     if len(scores) > most:
         some = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
-    return some[np.lexsort((ranks[some], -scores[some]))[:most]]
+    return some[np.argsort(-scores[some], kind="stable")[:most]]
 
 
 def _corners(boxes_cxcywh: Floats) -> Floats:
