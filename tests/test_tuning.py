@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Command
 
 import detq
-from detq import tuning
+from detq import evaluate, tuning
 from detq.artifact import write_artifact
 from detq.benchmark import Variant
 from detq.errors import ArtifactError
@@ -96,6 +98,23 @@ def test_a_tuned_directory_runs_as_it_was_tuned(directory: Path) -> None:
     assert detq.detector(directory, options=RuntimeOptions(requests=1)).options.streams is None
     image = np.zeros((32, 64, 3), np.uint8)
     assert len(detq.detector(directory).detect(image)) == 0
+
+
+def test_a_tuned_directory_is_evaluated_as_it_runs(
+    detq: Command, directory: Path, colour_images: Path
+) -> None:
+    """What is evaluated is what ships, and eval says so where it changes what is found."""
+    data = colour_images.parents[1] / "data.yaml"
+    data.write_text("path: .\nval: images/val\nnames: [red, green, blue]\n")
+    plain = detq("eval", directory, "--data", data)
+    tuned.write_tuned(directory, RuntimeOptions(float_precision="bf16"))
+    done = detq("eval", directory, "--data", data)
+    assert (plain.status, done.status) == (0, 0), done.err
+    assert "computes in bf16" in done.err
+    assert "computes in" not in plain.err
+    found = evaluate(directory, data=data)
+    exact = evaluate(directory, data=data, options=RuntimeOptions(float_precision="bf16"))
+    assert replace(found, seconds=exact.seconds) == exact
 
 
 def test_another_machine_has_the_defaults(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from detq.api.running import (
     predict,
     sample_picture,
     tune,
+    tuned_options,
 )
 from detq.api.sources import (
     EMBEDDED,
@@ -145,5 +146,6 @@ __all__ = [
     "register_adapter",
     "sample_picture",
     "tune",
+    "tuned_options",
     "write_image",
 ]

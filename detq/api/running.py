@@ -135,6 +135,8 @@ def evaluate(
     ``preset`` names a protocol for mAP (:data:`detq.evaluation.protocol.PROTOCOLS`), by default the
     one behind the figures of the model's family; a classifier's images lie in one folder per class.
     With ``rect`` inputs have the images' own shapes, as in the programs' rectangular figures.
+    Without ``options`` an exported directory is measured as it runs on this machine, with the
+    float precision that :func:`tune` found best.
     ``engine`` ``ray`` has the images of a detector seen by the workers of a Ray cluster (the one at
     ``address``, or one of this machine), with the same figures.
     Raises a DetqError for bad input.
@@ -147,7 +149,7 @@ def evaluate(
         open_dataset(data),
         split,
         preset=find_protocol(preset, graph.spec).name,
-        options=options,
+        options=options or tuned_options(model),
         rect=rect,
         runner=RunOnRay(Cluster(address)) if engine == "ray" else None,
         progress=partial(progress or silent, f"evaluating {graph.spec.name}"),

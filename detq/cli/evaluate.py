@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """COCO mAP, or top-1 and top-5, of one or more models on one split."""
     from detq import api
-    from detq.cli.opening import check_classes, open_data, warn_of_doubts
+    from detq.cli.opening import check_classes, open_data, options_for, warn_of_doubts
     from detq.console.classes import print_classes
     from detq.console.files import check_file, write_json
     from detq.console.scores import note_left_out, print_scores, scores_document
@@ -50,7 +50,7 @@ def evaluate(
     from detq.tasks import strategy_of
 
     check_file(json_file)
-    size, options = image_size(imgsz), api.RuntimeOptions(device=api.device_named(device))
+    size, named = image_size(imgsz), api.device_named(device)
     rows = []
     with progress_bars() as report:
         dataset = open_data(data, report)
@@ -67,7 +67,7 @@ def evaluate(
                 split=split,
                 preset=preset,
                 rect=rect,
-                options=options,
+                options=options_for(model, named),
                 engine=engine,
                 address=address,
                 progress=labelled(report, str(model) if len(models) > 1 else ""),

@@ -14,6 +14,8 @@ from detq.extras import EXTRAS, require
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.layouts import LAYOUTS
 from detq.progress import Progress
+from detq.runtime.devices import CPU
+from detq.runtime.tuned import FILE
 from detq.tasks import strategy_of
 
 
@@ -34,6 +36,17 @@ def open_data(data: Path, report: Progress) -> DatasetConfig:
     for line in dataset.notes:
         note(line)
     return dataset
+
+
+def options_for(model: Path, device: str) -> api.RuntimeOptions:
+    """How a model runs there, on the CPU as it was tuned; tells if that changes what is found."""
+    tuned = api.tuned_options(model) if device == CPU else None
+    if tuned is not None and tuned.float_precision != "f32":
+        note(
+            f"{model}: what is not quantized computes in {tuned.float_precision}, as its "
+            f"{FILE} says; delete that for float32"
+        )
+    return tuned or api.RuntimeOptions(device=device)
 
 
 def tell_found(model: Path, graph: DetectorGraph) -> None:

@@ -40,16 +40,27 @@ SHAPES = 16
 class CompiledGraph:
     """A graph of any task compiled for a device: pixels in, the graph's own output.
 
-    It may be used from several threads. Raises GraphError if OpenVINO cannot compile it.
+    It may be used from several threads. Raises GraphError if OpenVINO cannot compile it, at once
+    or, if it is ``lazy``, when it is first used.
     """
 
-    def __init__(self, graph: DetectorGraph, *, options: RuntimeOptions | None = None) -> None:
+    def __init__(
+        self, graph: DetectorGraph, *, options: RuntimeOptions | None = None, lazy: bool = False
+    ) -> None:
         self.graph = graph
         self.options = options or RuntimeOptions()
-        self._compiled = _compile(graph, self.options)
-        self.requests: int = self.options.requests or self._compiled.get_property(
-            "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
-        )
+        if not lazy:
+            _ = self._compiled
+
+    @cached_property
+    def _compiled(self) -> ov.CompiledModel:
+        return _compiled(self.graph, self.options)
+
+    @cached_property
+    def requests(self) -> int:
+        """How many images at once suit the device, or the options say."""
+        known: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        return self.options.requests or known
 
     @property
     def spec(self) -> ModelSpec:
@@ -130,9 +141,10 @@ class Detector(CompiledGraph):
 
     ``preprocess`` defaults to the graph's fit and size. What an end-to-end detector
     finds is not suppressed, and may be of several classes. With ``rect``, the network is compiled
-    for each shape of image that comes, no larger than it needs (:class:`Rect`). One detector may be
-    used from several threads. Raises DetqError if the sizes contradict each other, the graph is no
-    detector or, with ``rect``, is bound to its size, GraphError if OpenVINO cannot compile it.
+    for each shape of image that comes, no larger than it needs (:class:`Rect`), and for the whole
+    input only if that is asked for. One detector may be used from several threads. Raises DetqError
+    if the sizes contradict each other, the graph is no detector or, with ``rect``, is bound to its
+    size, GraphError if OpenVINO cannot compile it.
     """
 
     def __init__(
@@ -161,7 +173,7 @@ class Detector(CompiledGraph):
         )
         if rect is not None:  # what is bound to its size is so at once
             resized(graph, (graph.spec.size_hw[0] + max(graph.spec.strides), graph.spec.size_hw[1]))
-        super().__init__(graph, options=options)
+        super().__init__(graph, options=options, lazy=rect is not None)
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
         """uint8 [H, W, 3] BGR of any size -> detections in its pixels.
@@ -272,7 +284,7 @@ def check_image(image_bgr: ImageBGR) -> None:
         )
 
 
-def _compile(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
+def _compiled(graph: DetectorGraph, options: RuntimeOptions) -> ov.CompiledModel:
     try:
         return compile_for(options.device, executed(graph), options.properties())
     except RuntimeError as error:

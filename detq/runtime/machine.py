@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from detq.cores import core_count
-from detq.graph.execute import core
+from detq.graph.execute import compile_for, core
 from detq.records import Machine
 from detq.runtime.devices import AUTO, CPU, NPU, full_name
 from detq.runtime.layer_times import profiled_request
@@ -72,12 +73,30 @@ def _fields(cpuinfo: Path) -> dict[str, str]:
 
 
 def float_precisions(device: str = CPU) -> tuple[FloatPrecision, ...]:
-    """Those that a device has instructions for; float32 first, but for an NPU, which has none."""
+    """Those that a device has instructions for; float32 first, but for an NPU, which has none.
+
+    On a CPU those that it also compiles: of one that is held to older instructions, by
+    ``ONEDNN_MAX_CPU_ISA`` or a virtual machine, OpenVINO names some that it has no kernels for.
+    """
     if device == NPU:
         return ("f16",)
     capable = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     more: tuple[tuple[str, FloatPrecision], ...] = (("BF16", "bf16"), ("FP16", "f16"))
-    return ("f32", *(precision for name, precision in more if name in capable))
+    stated = [precision for name, precision in more if name in capable]
+    return ("f32", *(each for each in stated if device != CPU or _compiles_in(each)))
+
+
+@cache
+def _compiles_in(precision: FloatPrecision) -> bool:
+    image = ops.parameter([1, 16, 8, 8], np.float32)
+    weights = ops.constant(np.ones((16, 16, 3, 3), np.float32))
+    convolution = ops.convolution(image, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    model = ov.Model([ops.result(convolution)], [image], "probe")
+    try:
+        compile_for(CPU, model, {"INFERENCE_PRECISION_HINT": precision})
+    except RuntimeError:
+        return False
+    return True
 
 
 def load_average() -> float | None:

@@ -71,7 +71,7 @@ def detect_stream(
                 network = waiting.placed.network
                 request = idle[network].pop() if idle[network] else network.create_request()
                 busy.append((waiting, detector.start(waiting.placed, request)))
-            if busy and (waiting is None or len(busy) > detector.requests):
+            if busy and (waiting is None or len(busy) > waiting.placed.network.requests):
                 yield _finish(*busy[0])
                 done, job = busy.popleft()
                 idle[done.placed.network].append(job.request)

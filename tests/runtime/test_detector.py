@@ -12,7 +12,7 @@ from detq.data.letterbox import Preprocess
 from detq.errors import DataError, DetqError, RuntimeTimeoutError
 from detq.graph.detector_graph import INPUT, OUTPUT, DetectorGraph
 from detq.records import ModelSpec
-from detq.runtime.detector import Detector, Rect
+from detq.runtime.detector import CompiledGraph, Detector, Rect
 from detq.runtime.options import RuntimeOptions
 from detq.runtime.pipeline import detect_stream
 
@@ -135,6 +135,26 @@ def test_rect_compiles_for_each_shape_and_finds_the_same(
     assert square.place(image).network is square
     assert rect.place(np.zeros((64, 64, 3), np.uint8)).network is rect
     assert rect.detect(image).boxes_xyxy_px.max(initial=0) <= 200
+
+
+def test_rect_compiles_no_square_unless_one_comes(
+    bccd_graph: DetectorGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[int, int]] = []
+    compile_for = CompiledGraph.__init__.__globals__["compile_for"]
+
+    def counted(device: str, model: ov.Model, properties: dict[str, str]) -> ov.CompiledModel:
+        _, height, width, _ = model.inputs[0].shape
+        compiled.append((height, width))
+        return compile_for(device, model, properties)
+
+    monkeypatch.setitem(CompiledGraph.__init__.__globals__, "compile_for", counted)
+    detector = Detector(bccd_graph, rect=Rect())
+    wide, square = (np.zeros((height, 320, 3), np.uint8) for height in (160, 320))
+    assert len(list(detect_stream(detector, [wide] * 3))) == 3
+    assert compiled == [(160, 320)]
+    detector.detect(square)
+    assert compiled == [(160, 320), (320, 320)]
 
 
 def test_a_stream_may_change_its_shape(bccd_graph: DetectorGraph) -> None:

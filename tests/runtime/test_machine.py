@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import COMMAND
 
 from detq.runtime import machine as machine_module
 from detq.runtime.machine import describe_machine
@@ -49,3 +52,19 @@ def test_machine_without_cpuinfo_is_named_too(
 ) -> None:
     monkeypatch.setattr(machine_module, "_int8_peak", lambda threads: 1.0)
     assert describe_machine(cpuinfo=tmp_path / "none").cpu
+
+
+@pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "AVX512_CORE", "ALL"])
+def test_every_precision_of_a_float_model_can_be_measured(
+    colour_model: Path, instructions: str
+) -> None:
+    """OpenVINO names bfloat16 on CPUs that are held to older instructions, without kernels."""
+    done = subprocess.run(
+        [*COMMAND, "bench", str(colour_model), "--rounds", "1", "--bursts", "0"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fp32" in done.stdout
