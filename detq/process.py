@@ -49,6 +49,15 @@ def restart_in_utf8() -> None:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
+def spare_threads() -> None:
+    """Keep OpenCV to the thread that calls it, unless the user says otherwise.
+
+    A second one for a picture that takes a millisecond costs more than it brings, and takes it from
+    the network.
+    """
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+
+
 def leave_deleted_folder() -> None:
     """Go to a folder where nothing can be written if the working directory has been deleted.
 

@@ -259,3 +259,18 @@ def _until(condition: Callable[[], list[psutil.Process]]) -> list[psutil.Process
             return found
         time.sleep(0.05)
     raise AssertionError("it does not happen")
+
+
+@pytest.mark.parametrize(("stated", "threads"), [(None, 1), ("2", 2)])
+def test_opencv_keeps_to_one_thread_unless_told(
+    tmp_path: Path, stated: str | None, threads: int
+) -> None:
+    code = (
+        "import sys; from detq.cli import main; sys.argv = ['detq', '--version']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "from detq.opencv import cv2; print(cv2.getNumThreads())"
+    )
+    environment = _environment(tmp_path, OPENCV_FOR_THREADS_NUM=stated)
+    said = subprocess.check_output([COMMAND[0], "-c", code], env=environment, text=True)
+    assert int(said.splitlines()[-1]) == threads

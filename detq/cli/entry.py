@@ -19,6 +19,7 @@ from detq.process import (
     open_standard_streams,
     print_error,
     restart_in_utf8,
+    spare_threads,
     watched_threads,
 )
 
@@ -31,6 +32,7 @@ def main() -> None:
     restart_in_utf8()
     open_standard_streams()
     leave_deleted_folder()
+    spare_threads()
     with ended_by_signals(), watched_threads() as failures:
         status = _run(failures)
     sys.exit(status)

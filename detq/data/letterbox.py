@@ -163,7 +163,7 @@ class Preprocess:
         fit, resized = FITS[self.fit], image
         if plan.resized_hw != plan.original_hw:
             method = fit.shrinking if self._ratio(plan.original_hw) < 1 else fit.enlarging
-            resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+            resized = _resized(image, plan.resized_hw, method)
         bottom = self.size_hw[0] - height - plan.pad_top
         right = self.size_hw[1] - width - plan.pad_left
         grey = (fit.padding,) * 3
@@ -183,3 +183,16 @@ class Preprocess:
             (side - self.shrink) / original
             for side, original in zip(self.within_hw or self.size_hw, original_hw, strict=True)
         )
+
+
+def _resized(image: ImageBGR, size_hw: SizeHW, method: int) -> npt.NDArray[np.uint8]:
+    """By one of OpenCV's interpolations.
+
+    Means of 3x3 pixels, which bring 1920x1080 to 640x360, are those of a box filter: to the bit,
+    in half the time that ``INTER_AREA`` takes for them.
+    """
+    height, width = size_hw
+    if method == cv2.INTER_AREA and image.shape[:2] == (3 * height, 3 * width):
+        image = np.asarray(cv2.blur(image, (3, 3), anchor=(0, 0)), np.uint8)
+        method = cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -176,3 +177,21 @@ def test_a_trimmed_input_holds_the_image_as_large_as_before(
 def test_a_stretched_image_takes_the_whole_input() -> None:
     preprocess = Preprocess((320, 320), fit="stretch")
     assert preprocess.trimmed((100, 300), stride=32) == preprocess
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.integers(0, 255),
+    st.integers(0, 128),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_third_of_an_image_has_the_pixels_of_opencvs_areas(
+    third_hw: tuple[int, int], middle: int, spread: int, seed: int
+) -> None:
+    height, width = third_hw
+    noise = np.random.default_rng(seed).normal(middle, spread, (3 * height, 3 * width, 3))
+    image = noise.clip(0, 255).astype(np.uint8)
+    pixels, plan = Preprocess(third_hw).place(image)
+    assert plan.resized_hw == third_hw
+    expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(pixels[0], expected)
