@@ -95,12 +95,14 @@ class _Places:
 
     def _of_split(self, port: ov.Output, start: int, stop: int) -> ov.Output:
         node = port.get_node()
-        before = sum(_constant(producer(node, 2))[: port.get_index()])
+        if _constant(producer(node, 1)) not in ([1], [-2]):
+            raise _MovesError
+        before = sum(node.get_output_shape(index)[1] for index in range(port.get_index()))
         return self.of(node.input_value(0), before + start, before + stop)
 
     def _of_concat(self, port: ov.Output, start: int, stop: int) -> ov.Output:
         node = port.get_node()
-        if node.get_attributes()["axis"] in (2, -1):  # levels
+        if _axis(node) == 2:  # levels
             levels = [self.of(value, start, stop) for value in node.input_values()]
             return ops.concat(levels, 1 if self._by_place else 2).output(0)
         parts = [self.of(*part) for part in _parts(node, start, stop)]
@@ -121,13 +123,13 @@ class _Places:
 
     def _of_flattened(self, port: ov.Output, start: int, stop: int) -> ov.Output:
         """Of a map [B, C, H, W], perhaps joined from several."""
-        level = port.get_node().input_value(0)
+        level, wanted = port.get_node().input_value(0), stop - start
         batch, channels, *sides = level.get_shape()
         if len(sides) != 2 or [*port.get_shape()] != [batch, channels, prod(sides)]:
             raise _MovesError
         if level.get_node().get_type_name() == "Concat":
-            ((level, start, stop),) = _parts(level.get_node(), start, stop)
-        if (start, stop) != (0, level.get_shape()[1]):
+            level, start, stop = next(_parts(level.get_node(), start, stop))
+        if (start, stop) != (0, level.get_shape()[1]) or stop != wanted:
             raise _MovesError
         if not self._by_place:
             return ops.reshape(level, [0, stop, -1], True).output(0)
@@ -158,11 +160,18 @@ class _Places:
 
 def _parts(concat: ov.Node, start: int, stop: int) -> Iterator[tuple[ov.Output, int, int]]:
     """Which inputs rows ``start`` to ``stop`` come from, and which of theirs they are."""
+    if _axis(concat) != 1:
+        raise _MovesError
     values = concat.input_values()
     ends = [0, *accumulate(value.get_shape()[1] for value in values)]
     for value, (first, end) in zip(values, pairwise(ends), strict=True):
         if first < stop and start < end:
             yield value, max(start - first, 0), min(stop, end) - first
+
+
+def _axis(concat: ov.Node) -> int:
+    axis: int = concat.get_attributes()["axis"]
+    return axis % len(concat.get_output_shape(0))
 
 
 def _untransposed(port: ov.Output) -> ov.Output:

@@ -166,7 +166,23 @@ def _merged_classes(image: ov.Node, classes: int) -> Output:
     return ops.concat([_joined(_maps(image, 4, 1)), *halves], 1).output(0)
 
 
-@pytest.mark.parametrize("tail", [_softmax, _not_from_a_convolution, _merged_classes])
+def _joined_in_other_ways(image: ov.Node, classes: int) -> Output:
+    """Maps stacked one below the other, then flattened; classes of two maps in one table."""
+    half = classes // 2
+    levels = []
+    for side in (8, 4):
+        upper, lower = (_map(image, half, side, seed) for seed in (1, 2))
+        boxes = ops.concat([_map(image, 4, side, 3)] * 2, 2)
+        maps = [boxes, ops.concat([upper, lower], 2), ops.concat([lower, upper], 2)]
+        levels.append(_flat(ops.concat(maps, 1).output(0)))
+    table = ops.concat(levels, 2)
+    boxes, scores = ops.variadic_split(table, 1, [4, -1]).outputs()
+    return ops.concat([boxes, ops.sigmoid(scores)], 1).output(0)
+
+
+@pytest.mark.parametrize(
+    "tail", [_softmax, _not_from_a_convolution, _merged_classes, _joined_in_other_ways]
+)
 def test_what_would_have_to_be_moved_stays(tail: Callable[[ov.Node, int], Output]) -> None:
     model = _model(tail, 80)
     table = with_scores_apart(model)
