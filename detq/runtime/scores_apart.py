@@ -141,7 +141,10 @@ class _Places:
         return ops.reshape(ops.transpose(level, [0, 2, 3, 1]), [0, -1, stop], True).output(0)
 
     def _of_sigmoid(self, port: ov.Output, start: int, stop: int) -> ov.Output:
-        return ops.sigmoid(self.of(port.get_node().input_value(0), start, stop)).output(0)
+        node = port.get_node()
+        scores = ops.sigmoid(self.of(node.input_value(0), start, stop))
+        scores.set_friendly_name(node.get_friendly_name())  # --layers shows it
+        return scores.output(0)
 
     def _of_product(self, port: ov.Output, start: int, stop: int) -> ov.Output:
         """One of the factors may be a row for all classes, objectness."""
