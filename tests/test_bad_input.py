@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import COMMAND, Command
+from command_line import Command, running
 
 from detq.artifact import write_artifact
 from detq.graph.detector_graph import DetectorGraph
@@ -444,18 +444,10 @@ def observing(
     for number in range(3000):
         (train / f"{number}.png").hardlink_to(train / "a.png")
     options = ("--data", colour_data, "--calib-images", "3000", "--output", "out")
-    process = subprocess.Popen(
-        (*COMMAND, "quantize", colour_model, *options),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    with process:
+    with running(tmp_path, "quantize", colour_model, *options) as process:
+        assert process.stderr is not None
         assert any(line.startswith("observing") for line in process.stderr)
         yield process, tmp_path
-        process.kill()
 
 
 def test_ctrl_c_is_one_line_and_leaves_the_old_directory(

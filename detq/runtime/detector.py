@@ -59,8 +59,9 @@ class CompiledGraph:
     @cached_property
     def requests(self) -> int:
         """How many images at once suit the device, or the options say."""
-        known: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        return self.options.requests or known
+        return self.options.requests or int(
+            self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        )
 
     @property
     def spec(self) -> ModelSpec:

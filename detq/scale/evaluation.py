@@ -12,6 +12,7 @@ from detq.data.dataset import Split
 from detq.evaluation.evaluator import Judged, Truth, judge
 from detq.progress import Steps
 from detq.runtime.detector import Detector
+from detq.runtime.options import RuntimeOptions
 from detq.scale.cluster import Cluster, beside_others, packed, unpacked
 
 PIECE = 64
@@ -31,7 +32,10 @@ class RunOnRay:
         started_s = time.perf_counter()
         rows = [{"part": pickle.dumps(part)} for part in split.parts(PIECE)]
         made_of = (detector.preprocess, detector.postprocess, detector.rect)
-        arguments = (packed(detector.graph), str(Path.cwd()), made_of, truth, self.cluster.threads)
+        options = replace(
+            beside_others(self.cluster.threads), float_precision=detector.options.float_precision
+        )
+        arguments = (packed(detector.graph), str(Path.cwd()), made_of, truth, options)
         parts: list[Judged] = []
         done = 0
         for row in self.cluster.map(_Actor, arguments, rows):
@@ -46,14 +50,16 @@ class RunOnRay:
 class _Actor:
     """A worker on Ray."""
 
-    def __init__(self, parts: Any, folder: str, made_of: Any, truth: Truth, threads: int) -> None:
+    def __init__(
+        self, parts: Any, folder: str, made_of: Any, truth: Truth, options: RuntimeOptions
+    ) -> None:
         preprocess, postprocess, rect = made_of
         self._truth = truth
         self._detector = Detector(
             unpacked(parts, folder),
             preprocess=preprocess,
             postprocess=postprocess,
-            options=beside_others(threads),
+            options=options,
             rect=rect,
         )
 
