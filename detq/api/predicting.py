@@ -85,14 +85,18 @@ class Workers:
         if self.engine == "local" and (self.workers or self.address):
             raise ConfigError("--workers, --address: are for --engine ray; leave them out")
 
-    def run(self, model: ModelSource) -> Run:
-        """Raises ConfigError without Ray or its cluster."""
+    def run(self, alone: RuntimeOptions | None) -> Run:
+        """With the options of this process, had it the machine to itself.
+
+        Raises ConfigError without Ray or its cluster.
+        """
         if self.engine == "ray":
             check_device(self.device)
-            return OnRay(Cluster(self.address, self.workers, self.threads or 1))
+            cluster = Cluster(self.address, self.workers, self.threads or 1)
+            return OnRay(cluster, alone)
         if self.device != "CPU":
             return Local(RuntimeOptions(device=self.device, threads=self.threads))
-        return Local(beside_others(self.threads) if self.threads else tuned_options(model))
+        return Local(beside_others(self.threads, alone) if self.threads else alone)
 
 
 ALONE = Workers()
@@ -114,7 +118,7 @@ def predict_many(
     rect: bool | None = None,
     annotations: Path | None = None,
     workers: Workers = ALONE,
-    tuned: str | Path | None = None,
+    options: RuntimeOptions | None = None,
     progress: Progress | None = None,
 ) -> PredictionRun:
     """Find objects in images, folders, patterns, lists, archives, videos, cameras and streams.
@@ -125,8 +129,9 @@ def predict_many(
     ``track`` gives objects of videos and live sources ids that stay, and boxes also in the frames
     that ``cut.every`` leaves out. ``cut`` is which frames are read, of a source that lists images
     the first ``most``. Only ``classes`` are kept, if any are named. ``rect`` as for
-    :func:`detq.detector`, None: for videos and live sources. ``tuned`` is the exported directory
-    that a graph was read from, whose options suit this machine.
+    :func:`detq.detector`, None: for videos and live sources. ``options`` are those of a process
+    that has the CPU to itself, by default what :func:`detq.tune` found best for a directory;
+    whoever does the work computes in their float precision.
 
     Raises a DetqError for bad input, and if ``output`` holds another run.
     """
@@ -137,7 +142,8 @@ def predict_many(
     rows: RowFormat = "parquet" if format == "parquet" else "jsonl"
     job = Job(directory, origin, rows, cut, rect, _class_ids(graph, classes), draw, track)
     _check(graph, job, format, names, annotations)
-    run_shards, ids = workers.run(tuned or model), coco_ids(annotations, graph.spec.class_names)
+    run_shards = workers.run(options or tuned_options(model))
+    ids = coco_ids(annotations, graph.spec.class_names)
     manifest = _planned(job, names, workers, ids)
     first, step = workers.shard
     to_do = list(shards_to_do(directory, manifest, first=first, step=step))

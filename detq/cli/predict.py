@@ -54,6 +54,7 @@ def predict(
 ) -> None:
     """Find objects in any number of images; a rerun goes on where a run was stopped."""
     from detq import api
+    from detq.cli.opening import options_for
     from detq.console.files import check_file
     from detq.console.predictions import check_place, going_on, show
     from detq.console.terminal import progress_bars
@@ -79,7 +80,7 @@ def predict(
             rect=rect,
             annotations=annotations,
             workers=work,
-            tuned=model,
+            options=options_for(model, on),
             progress=report,
         )
     show(graph, run, json_file)

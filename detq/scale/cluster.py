@@ -90,12 +90,14 @@ def check_device(device: str) -> None:
         raise ConfigError("--device: with --engine ray, workers compute on their CPUs")
 
 
-def beside_others(threads: int) -> RuntimeOptions:
+def beside_others(threads: int, alone: RuntimeOptions | None = None) -> RuntimeOptions:
     """How a model is compiled that has some cores of a machine, and others of its kind the rest.
 
-    Not pinned: each process would tie its threads to the same first cores.
+    It finds what it would find ``alone``, with those options: its float precision is theirs. Not
+    pinned: each process would tie its threads to the same first cores.
     """
-    return RuntimeOptions(threads=threads, pinning=False)
+    precision = (alone or RuntimeOptions()).float_precision
+    return RuntimeOptions(threads=threads, pinning=False, float_precision=precision)
 
 
 def packed(graph: DetectorGraph) -> tuple[bytes, bytes, ModelSpec]:

@@ -49,16 +49,18 @@ class Local:
 
 @dataclass(frozen=True)
 class OnRay:
-    """The workers of a Ray cluster."""
+    """The workers of a Ray cluster; ``options`` are those of this process, were it to do it."""
 
     cluster: Cluster
+    options: RuntimeOptions | None = None
 
     def __call__(
         self, graph: DetectorGraph, job: Job, shards: Iterator[Shard], progress: Steps, total: int
     ) -> Iterator[Outcome]:
         """Raises what :meth:`Cluster.map` raises."""
         rows = [asdict(shard) | {"part": str(shard.part)} for shard in shards]
-        arguments = (packed(graph), str(Path.cwd()), job, self.cluster.threads)
+        options = beside_others(self.cluster.threads, self.options)
+        arguments = (packed(graph), str(Path.cwd()), job, options)
         finished = 0
         for row in self.cluster.map(_Actor, arguments, rows):
             outcome = Outcome(**{name: int(value) for name, value in row.items()})
@@ -70,8 +72,8 @@ class OnRay:
 class _Actor:
     """A worker on Ray."""
 
-    def __init__(self, parts: Any, folder: str, job: Job, threads: int) -> None:
-        self._worker = Worker(unpacked(parts, folder), job, beside_others(threads))
+    def __init__(self, parts: Any, folder: str, job: Job, options: RuntimeOptions) -> None:
+        self._worker = Worker(unpacked(parts, folder), job, options)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         outcomes = []

@@ -32,9 +32,7 @@ class RunOnRay:
         started_s = time.perf_counter()
         rows = [{"part": pickle.dumps(part)} for part in split.parts(PIECE)]
         made_of = (detector.preprocess, detector.postprocess, detector.rect)
-        options = replace(
-            beside_others(self.cluster.threads), float_precision=detector.options.float_precision
-        )
+        options = beside_others(self.cluster.threads, detector.options)
         arguments = (packed(detector.graph), str(Path.cwd()), made_of, truth, options)
         parts: list[Judged] = []
         done = 0

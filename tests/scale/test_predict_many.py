@@ -613,6 +613,27 @@ def test_ray_evaluates_with_the_same_figures(
         assert local["confusion"]["pairs"]
 
 
+def test_a_tuned_model_finds_the_same_whoever_does_it(
+    tmp_path: Path, shared: Path, bccd_graph: DetectorGraph
+) -> None:
+    """By all cores, by some, and by the workers of a cluster."""
+    pytest.importorskip("ray")
+    write_artifact(bccd_graph, tmp_path / "tuned")
+    write_tuned(tmp_path / "tuned", RuntimeOptions(float_precision="bf16"))
+    found = []
+    ways: tuple[tuple[str, ...], ...] = ((), ("--threads", "1"), ("--engine", "ray"))
+    for number, way in enumerate(ways):
+        output = tmp_path / f"o{number}"
+        images = shared / "data/bccd/images/test"
+        options = ("--output", output, "--imgsz", "160", "--max-images", "8", *way)
+        done = apart(tmp_path, "predict", "tuned", images, *options)
+        assert done.returncode == 0, done.stderr
+        assert "bf16" in done.stderr
+        found.append(rows_of(output))
+    assert any(row["boxes"] for row in found[0])
+    assert found == found[:1] * len(ways)
+
+
 def kill_worker(ancestor: int) -> bool:
     """Kill one worker of a cluster that a process started; False if there is none yet."""
     import psutil
