@@ -131,7 +131,9 @@ def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported
     assert names == [*["float"] * floats, "minmax", "nncf", "measured"]
     assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
     assert [row.split()[-2] for row in rows][floats:] == ["int8"] * 3
-    assert f"of f32 (medians of {LATENCY_ROUNDS} inferences in turns)" in latency
+    assert (
+        f"of f32 (medians of {LATENCY_ROUNDS} inferences in turns, and of their ratios)" in latency
+    )
     assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
     assert re.match(r"agreement with float \d\d\.\d% on \d+ other images \(expected loss ", summary)
     assert summary.endswith(f"written to {exported.directory.name}")
@@ -149,8 +151,8 @@ def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) ->
 
 def test_results_as_json(exported: Exported) -> None:
     document = _json(exported.folder / "results.json")
-    keys = "agreement data doubts fastest_float int8_share latency_ms load models output speedup"
-    assert sorted(document) == keys.split()
+    keys = "agreement data doubts fastest_float int8_share latency_ms load models nearly_as_fast"
+    assert sorted(document) == [*keys.split(), "of_f32", "output", "speedup"]
     assert document["fastest_float"] in float_precisions()
     latency = document["latency_ms"]
     assert 0 < latency["fastest_float"] <= latency["float"]
@@ -209,6 +211,7 @@ def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
         "split": "test",
         "preset": "yolov6",
         "calibration_images_in_split": 0,
+        "nearly_as_fast": None,
         "models": {
             row["model"]: {key: row[key] for key in ("map", "map50", "map75")} for row in rows
         },
@@ -361,7 +364,7 @@ def test_eval_writes_percent_and_null(
     assert sorted(document) == ["data", "doubts", "models"]
     assert (document["data"]["split"], document["data"]["images"]) == ("val", 2)
     for row, model in zip(document["models"], arguments[:2], strict=True):
-        assert list(row) == EVAL_KEYS
+        assert list(row) == [*EVAL_KEYS, "float_precision"]
         assert row["model"] == str(model)
         assert row["map"] == pytest.approx(200 / 3)
         assert row["map_small"] is None
@@ -379,7 +382,10 @@ def test_eval_of_each_class(
     outcome = detq("eval", colour_model, colour_model, *arguments)
     assert outcome.status == 0
     model = _json(tmp_path / "eval.json")["models"][1]
-    assert list(model) == [*EVAL_KEYS, "per_class", "all_classes", "confusion"]
+    assert list(model) == [
+        *EVAL_KEYS,
+        *("per_class", "all_classes", "confusion", "float_precision"),
+    ]
     classes = model["per_class"]
     assert sorted(classes) == ["blue", "green", "red"]
     for one in (*classes.values(), model["all_classes"]):

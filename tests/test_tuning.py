@@ -95,6 +95,7 @@ def test_a_tuned_directory_runs_as_it_was_tuned(directory: Path) -> None:
     assert detq.detector(directory).options == RuntimeOptions()
     tuned.write_tuned(directory, OPTIONS)
     assert detq.detector(directory).options == OPTIONS
+    assert detq.detector(directory / "colours.xml").options == OPTIONS
     assert detq.detector(directory, options=RuntimeOptions(requests=1)).options.streams is None
     image = np.zeros((32, 64, 3), np.uint8)
     assert len(detq.detector(directory).detect(image)) == 0
@@ -123,12 +124,33 @@ def test_another_machine_has_the_defaults(directory: Path, monkeypatch: pytest.M
     assert tuned.read_tuned(directory) is None
 
 
+def test_so_has_one_that_is_held_to_older_instructions(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not even have kernels for the float that was fastest."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    tuned.write_tuned(directory, RuntimeOptions(float_precision="bf16"))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert tuned.read_tuned(directory) is None or not tuned.cpu_features()
+
+
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "[1]", "no json", '{"made_on": {}, "settings": {"streams": -1}}'],
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b"no json",
+        b"\xff",
+        b'{"made_on": {}, "settings": {"streams": -1}}',
+        None,
+    ],
 )
-def test_a_damaged_file_is_one_line(directory: Path, content: str) -> None:
-    (directory / tuned.FILE).write_text(content)
+def test_a_damaged_file_is_one_line(directory: Path, content: bytes | None) -> None:
+    if content is None:
+        (directory / tuned.FILE).mkdir()
+    else:
+        (directory / tuned.FILE).write_bytes(content)
     with pytest.raises(ArtifactError, match=r"runtime\.json: not what `detq bench --tune` writes"):
         detq.detector(directory)
 
@@ -144,3 +166,21 @@ def test_only_what_detq_wrote_is_tuned(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="only a directory that detq wrote"):
         detq.tune(tmp_path)
     assert not (tmp_path / tuned.FILE).exists()
+
+
+def test_all_models_are_looked_at_before_one_is_tuned(detq: Command, directory: Path) -> None:
+    done = detq("bench", directory, directory / "colours.xml", "--tune")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert not (directory / tuned.FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "given", [("--peer", "benchmark_app"), ("--layers",), ("--threads", "1"), ("--no-pin",)]
+)
+def test_what_tuning_does_not_heed_is_refused(
+    detq: Command, directory: Path, given: tuple[str, ...]
+) -> None:
+    done = detq("bench", directory, "--tune", *given)
+    assert done.status == 1
+    assert done.err.startswith("error: --tune: finds out by itself")

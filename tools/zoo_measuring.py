@@ -35,7 +35,7 @@ from detq.evaluation.resampling import (
 from detq.evaluation.top_k import run_classifier, top_percent
 from detq.progress import Steps, silent
 from detq.quant.network import Image, Network
-from detq.quant.pipeline import Pass, run_passes
+from detq.quant.pipeline import Pass, Step, run_passes
 from detq.quant.recipes import passes_of
 from detq.runtime.classifier import Classifier
 from detq.runtime.detector import Detector
@@ -109,6 +109,7 @@ class Quantizer:
                 "take fewer with `images`"
             )
         self._held_back = readable_images(others, preprocess).paths
+        self._known: dict[tuple[Pass, ...], tuple[Network, tuple[Step, ...], float]]
         self._known = {(): (Network.of(subject.graph), (), 0.0)}
 
     def quantize(self, name: str, path: Path | None) -> tuple[Row, Arrays]:
@@ -122,15 +123,7 @@ class Quantizer:
     def measure(self, passes: tuple[Pass, ...], path: Path | None = None) -> tuple[Row, Arrays]:
         """The same of passes that no recipe may have."""
         subject = self._subject
-        start = max(n for n in range(len(passes) + 1) if passes[:n] in self._known)
-        network, steps, cpu_s = self._known[passes[:start]]
-        ends = [n for n in range(start + 1, len(passes)) if not passes[n - 1].keeps_float]
-        for begin, end in pairwise([start, *ends, len(passes)]):  # what shares a run stays together
-            before_s = time.process_time()
-            network, more = run_passes(network, passes[begin:end], self._read)
-            cpu_s += time.process_time() - before_s
-            steps = (*steps, *more)
-            self._known[passes[:end]] = network, steps, cpu_s
+        network, steps, cpu_s = self.behind(passes)
         int8 = subject.strategy.compiled(network.graph)
         if path is not None:
             ov.save_model(network.model, path, compress_to_fp16=False)
@@ -145,6 +138,24 @@ class Quantizer:
             "split": len(network.splits),
         }
         return row, scored.arrays
+
+    def behind(self, passes: tuple[Pass, ...]) -> tuple[Network, tuple[Step, ...], float]:
+        """The network behind some passes, what each did, and CPU seconds."""
+        start = max(n for n in range(len(passes) + 1) if passes[:n] in self._known)
+        network, steps, cpu_s = self._known[passes[:start]]
+        ends = [n for n in range(start + 1, len(passes)) if not passes[n - 1].keeps_float]
+        for begin, end in pairwise([start, *ends, len(passes)]):  # what shares a run stays together
+            before_s = time.process_time()
+            network, more = run_passes(network, passes[begin:end], self._read)
+            cpu_s += time.process_time() - before_s
+            steps = (*steps, *more)
+            self._known[passes[:end]] = network, steps, cpu_s
+        return network, steps, cpu_s
+
+    def held_back(self, count: int) -> list[Image]:
+        """So many images, as the network reads them, that calibration does not see."""
+        preprocess = self._subject.strategy.preprocess(self._subject.graph.spec)
+        return list(readable_images(self._held_back, preprocess).inputs(count))
 
     def in_float(self, options: RuntimeOptions) -> tuple[Row, Arrays]:
         """Measure the float network in another precision, as an INT8 one is measured."""

@@ -95,10 +95,11 @@ class Comparison:
         return min(floats, key=lambda row: row.speed.latency_ms)
 
     @property
-    def gains_little(self) -> bool:
-        """True if INT8 is hardly faster than a float that is not float32."""
+    def nearly_as_fast(self) -> str | None:
+        """The float of 16 bits that INT8 is hardly faster than, if there is one."""
         fastest, int8 = self.fastest_float, self.rows[-1]
-        return fastest is not self.rows[0] and int8.speed.speedup < LEAST_SPEEDUP
+        gains_little = fastest is not self.rows[0] and int8.speed.speedup < LEAST_SPEEDUP
+        return fastest.speed.float_precision if gains_little else None
 
     def measured(self) -> dict[str, Any] | None:
         """What an exported directory keeps of this, as plain values; None without scores."""
@@ -111,6 +112,7 @@ class Comparison:
             "calibration_images_in_split": self.overlap,
             "load": self.load and round(self.load, 2),
             "cores": core_count(),
+            "nearly_as_fast": self.nearly_as_fast,
             "models": {
                 row.label: {
                     **{key: quality.scores[key] for _, key in metrics},

@@ -171,9 +171,11 @@ def doubt(
 ) -> str | None:
     """Why figures of a model on a split would mean nothing, in one line; None if all is well.
 
-    ``model`` is the file that it was read from, which may be readable in another layout
-    (:mod:`detq.tasks.doubts`).
+    ``model`` is the file that it was read from, which may be readable in another layout, unless
+    detq wrote it (:mod:`detq.tasks.doubts`).
     """
+    if model is not None and read_details(model):
+        model = None
     return strategy_of(graph.spec).doubt(graph, data, split, model=model, read=load_untried)
 
 
@@ -225,8 +227,7 @@ def tune(
     (:mod:`detq.tuning`). Raises a DetqError for anything but an exported directory.
     """
     directory = Path(model)
-    if not read_details(directory):
-        raise ArtifactError(f"{directory}: only a directory that detq wrote can be tuned")
+    check_tunable(directory)
     graph = open_graph(directory, None)
     if images is not None and not strategy_of(graph.spec).FINDS_BOXES:
         raise ConfigError(f"{graph.spec.name}: only detectors are tuned on images; leave them out")
@@ -235,6 +236,12 @@ def tune(
     )
     write_tuned(directory, found.best.options)
     return found
+
+
+def check_tunable(directory: Path) -> None:
+    """Raise ArtifactError for anything but a directory that detq wrote."""
+    if not (directory.is_dir() and read_details(directory)):
+        raise ArtifactError(f"{directory}: only a directory that detq wrote can be tuned")
 
 
 def tuned_options(model: ModelSource) -> RuntimeOptions | None:

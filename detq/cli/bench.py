@@ -8,31 +8,8 @@ from typing import Annotated
 import typer
 
 from detq.cli.arguments import Device, ImageSize, Json, Layout, Models, Threads, image_size
+from detq.cli.bench_options import Peers, Pin, Rect, Source, Streams, Tune, check_tuning
 from detq.errors import ConfigError
-
-Streams = Annotated[
-    int | None, typer.Option(min=1, help="Images that compute side by side; OpenVINO's choice.")
-]
-Pin = Annotated[
-    bool | None, typer.Option("--pin/--no-pin", help="Tie threads to cores; OpenVINO's choice.")
-]
-Source = Annotated[
-    str | None,
-    typer.Option(help="What predict takes: also measure from file to boxes, start-up, memory."),
-]
-Peers = Annotated[
-    list[str] | None,
-    typer.Option(help="With --source: ultralytics, onnxruntime or benchmark_app beside detq."),
-]
-Rect = Annotated[
-    bool | None,
-    typer.Option(
-        "--rect/--square", help="With --source: inputs of its shape, by default for a video."
-    ),
-]
-Tune = Annotated[
-    bool, typer.Option("--tune", help="Find an exported directory's fastest options; keep them.")
-]
 
 
 def bench(
@@ -70,11 +47,14 @@ def bench(
     options = api.RuntimeOptions(api.device_named(device), threads, streams=streams, pinning=pin)
     if options.device != "CPU" and (tune or layers or peer):
         raise ConfigError("--tune, --layers, --peer: are about the CPU; leave out --device")
+    if rect is not None and source is None:
+        raise ConfigError("--rect, --square: are for --source; leave them out")
     if tune:
+        check_tuning(peer or None, layers or None, rect, imgsz, layout, threads, streams, pin)
         write_json(json_file, tune_models(models, None if source is None else Path(source)))
         return
     check_peers(peer or (), source)
-    size = image_size(imgsz)
+    size, is_video = image_size(imgsz), source is not None and kind_of(source) == "video"
     with progress_bars() as report:
         graphs = [api.load(model, imgsz=size, layout=layout, progress=report) for model in models]
         speeds = measure_speeds(
@@ -84,7 +64,7 @@ def bench(
             source=source,
             peers=peer or (),
             layers=layers,
-            rect=source is not None and kind_of(source) == "video" if rect is None else rect,
+            rect=False if rect is None and not is_video else rect,
             options=options,
             progress=report,
         )

@@ -51,6 +51,7 @@ def evaluate(
 
     check_file(json_file)
     size, named = image_size(imgsz), api.device_named(device)
+    chosen = [options_for(model, named) for model in models]
     rows = []
     with progress_bars() as report:
         dataset = open_data(data, report)
@@ -60,14 +61,14 @@ def evaluate(
             raise ConfigError("detectors and classifiers share no table: evaluate them apart")
         check_classes(graphs[0], wanted=per_class)
         doubts = warn_of_doubts(dict(zip(models, graphs, strict=True)), dataset, split)
-        for model, graph in zip(models, graphs, strict=True):
+        for model, graph, options in zip(models, graphs, chosen, strict=True):
             result = api.evaluate(
                 graph,
                 data=dataset,
                 split=split,
                 preset=preset,
                 rect=rect,
-                options=options_for(model, named),
+                options=options,
                 engine=engine,
                 address=address,
                 progress=labelled(report, str(model) if len(models) > 1 else ""),
@@ -77,4 +78,7 @@ def evaluate(
     if per_class:
         print_classes(rows)
     note_left_out(split, rows[0].data)
-    write_json(json_file, {**scores_document(rows, split, per_class=per_class), "doubts": doubts})
+    document = scores_document(rows, split, per_class=per_class)
+    for row, options in zip(document["models"], chosen, strict=True):
+        row["float_precision"] = options.float_precision
+    write_json(json_file, {**document, "doubts": doubts})

@@ -41,16 +41,10 @@ def print_quantization(
     stdout.print(
         f"latency {int8.latency_ms:.2f} ms in INT8, {exact.latency_ms:.2f} ms in the fastest "
         f"float, {exact.float_precision}: {int8.speedup:.2f}x, {ratio(int8.of_f32)} of f32 "
-        f"(medians of {rounds} inferences in turns)",
+        f"(medians of {rounds} inferences in turns, and of their ratios)",
         highlight=False,
     )
-    if comparison.is_busy:
-        warn(busy(comparison.load, core_count()))
-    if comparison.gains_little:
-        warn(
-            f"{exact.float_precision} is nearly as fast here ({exact.latency_ms:.2f} ms, INT8 "
-            f"{int8.latency_ms:.2f} ms): keep it, and INT8 for machines without it"
-        )
+    _warn_of_speed(comparison)
     _print_decisions(comparison.result, directory)
     _warn_of_result(comparison.result)
     if comparison.overlap:
@@ -97,6 +91,18 @@ def _print_decisions(result: QuantizationResult, directory: Path) -> None:
         )
 
 
+def _warn_of_speed(comparison: Comparison) -> None:
+    if comparison.is_busy:
+        warn(busy(comparison.load, core_count()))
+    if comparison.nearly_as_fast is not None:
+        exact, int8 = comparison.fastest_float.speed, comparison.rows[-1].speed
+        warn(
+            f"{comparison.nearly_as_fast} is nearly as fast here ({exact.latency_ms:.2f} ms, INT8 "
+            f"{int8.latency_ms:.2f} ms, {int8.speedup:.2f}x): keep it, and INT8 for machines "
+            "without it"
+        )
+
+
 def _warn_of_result(result: QuantizationResult) -> None:
     recognised = result.float_graph.spec.reparameterized
     if result.quantized.recipe.weights.split != "none" and not recognised:
@@ -137,6 +143,8 @@ def quantization_document(
         "load": comparison.load,
         "fastest_float": comparison.fastest_float.speed.float_precision,
         "speedup": rows[-1].speed.speedup,
+        "of_f32": rows[-1].speed.of_f32,
+        "nearly_as_fast": comparison.nearly_as_fast,
         "doubts": doubts,
     }
 
@@ -161,6 +169,7 @@ def print_quickstart(outcome: Quickstart) -> None:
     stdout.print(table)
     images, agreement = comparison.scores[0].images, comparison.result.agreement
     stdout.print(f"{images} test scenes; INT8 agrees with float to {number(agreement, 1)}%")
+    _warn_of_speed(comparison)
     for label, path in (
         ("INT8 model", outcome.model),
         ("report", outcome.report),

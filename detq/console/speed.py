@@ -77,7 +77,7 @@ def print_programs(speeds: Sequence[ProgramSpeed]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("program")
     table.add_column("model", overflow="fold")
-    for heading in ("images/s", "bare", "of bare", "first s", "peak MB"):
+    for heading in ("images/s", "bare", "of bare", "precision", "first s", "peak MB"):
         table.add_column(heading, justify="right")
     for speed in speeds:
         share = speed.share_of_bare
@@ -87,6 +87,7 @@ def print_programs(speeds: Sequence[ProgramSpeed]) -> None:
             number(speed.end_to_end_per_s, 1),
             number(speed.bare_per_s, 1),
             percent(share),
+            speed.precision or "-",
             number(speed.first_s, 2),
             number(speed.peak_mb, 0),
         )

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from detq import api
+from detq.api.running import check_tunable
 from detq.console.numbers import number
 from detq.console.terminal import progress_bars, stdout
 from detq.progress import labelled
@@ -19,6 +20,8 @@ from detq.runtime.tuned import FILE, tuned_settings
 def tune_models(models: Sequence[Path], images: Path | None) -> dict[str, Any]:
     """Tune every exported directory, and print what was tried; the same as plain values."""
     document = {}
+    for model in models:
+        check_tunable(model)
     for model in models:
         with progress_bars() as report:
             progress = partial(labelled(report, str(model)), "measuring")

@@ -19,12 +19,13 @@ from typing import Any
 import openvino as ov
 
 from detq.artifact import write_artifact
+from detq.benchmark import Variant
 from detq.data.frames import read_frames
 from detq.errors import ConfigError, DetqError
 from detq.extras import require
 from detq.files import scratch_folder
-from detq.graph.detector_graph import DetectorGraph
 from detq.progress import Steps, silent
+from detq.runtime.detector import check_rect
 from detq.runtime.options import RuntimeOptions
 
 PEERS: Mapping[str, str] = {
@@ -47,7 +48,8 @@ class ProgramSpeed:
 
     ``first_s`` is from starting the process to the first detections, ``peak_mb`` the most memory
     that it held. ``share_of_bare`` is the median over rounds of end-to-end / bare throughput,
-    ``core_ms`` what an image takes of all cores together, by stage, one stage after the other.
+    ``core_ms`` what an image takes of all cores together, by stage, one stage after the other,
+    ``precision`` what most of the network computes in, None where that is the program's own affair.
     """
 
     program: str
@@ -58,34 +60,46 @@ class ProgramSpeed:
     end_to_end_per_s: float | None = None
     share_of_bare: float | None = None
     core_ms: Mapping[str, float] | None = None
+    precision: str | None = None
+
+
+Models = Mapping[str, tuple[Path, Variant]]
+"""By name: the file it was read from, its graph, and how detq compiles it."""
+
+
+def check_programs(models: Models, source: str, peers: Sequence[str], *, rect: bool | None) -> None:
+    """Raise what :func:`measure_programs` would for its arguments: before the long run."""
+    read_frames(source)
+    list(_jobs(models, peers))
+    for _, variant in models.values():
+        if rect:
+            check_rect(variant.graph)
 
 
 def measure_programs(
-    models: Mapping[str, tuple[Path, DetectorGraph]],
+    models: Models,
     source: str,
     *,
     peers: Sequence[str] = (),
     rounds: int = 3,
-    options: RuntimeOptions | None = None,
-    rect: bool = False,
+    rect: bool | None = False,
     stages: bool = False,
     progress: Steps | None = None,
 ) -> list[ProgramSpeed]:
     """Every model through detq, and through each peer that can run it, in turns.
 
-    ``models`` maps a name to the file it was read from and its graph. ``source`` is
-    whatever ``detq predict`` reads; with ``rect`` detq's inputs have its shape, with ``stages``
-    each stage of detq's is measured alone, too. Raises ConfigError for a peer that is unknown, not
-    installed, or that can run none of the models; DataError for the source; DetqError if a program
-    fails.
+    ``source`` is whatever ``detq predict`` reads; with ``rect`` detq's inputs have its shape (None:
+    where the graph can have it), with ``stages`` each stage of detq's is measured alone, too.
+    Raises ConfigError for a peer that is unknown, not installed, or that can run none of the
+    models; DataError for the source; CheckpointError for a graph that cannot have its shape;
+    DetqError if a program fails.
     """
-    tell, settings = progress or silent, {**_plain(options or RuntimeOptions()), "rect": rect}
-    read_frames(source)  # what is wrong with it is said before the long run
-    jobs = list(_jobs(models, peers))
+    check_programs(models, source, peers, rect=rect)
+    tell, jobs = progress or silent, list(_jobs(models, peers))
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
         runs = [
-            (job, stack.enter_context(_started(job, source, folder / str(number), settings)))
+            (job, stack.enter_context(_started(job, source, folder / str(number), rect)))
             for number, job in enumerate(jobs)
         ]
         answers: list[list[_Answer]] = [[] for _ in runs]
@@ -101,12 +115,12 @@ def measure_programs(
 
 @dataclass(frozen=True)
 class _Job:
-    """A program and the model that it is to run; ``graph`` if it needs detq's."""
+    """A program and the model that it is to run."""
 
     program: str
     model: str
     path: Path
-    graph: DetectorGraph
+    variant: Variant
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ class _Answer:
     end_to_end: float | None
 
 
-def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]) -> Iterator[_Job]:
+def _jobs(models: Models, peers: Sequence[str]) -> Iterator[_Job]:
     """In the order of the table: detq first, model by model, and its peers behind it."""
     takes: dict[str, Callable[[Path], bool]] = {
         "ultralytics": lambda path: path.is_dir(),
@@ -140,32 +154,33 @@ def _jobs(models: Mapping[str, tuple[Path, DetectorGraph]], peers: Sequence[str]
             raise ConfigError("peer ultralytics: predicts with torchvision, which is not installed")
         if not any(takes[peer](path) for path, _ in models.values()):
             raise ConfigError(f"peer {peer}: runs {needs[peer]}, and none is among the models")
-    for name, (path, graph) in models.items():
-        yield _Job("detq", name, path, graph)
+    for name, (path, variant) in models.items():
+        yield _Job("detq", name, path, variant)
         for peer in peers:
             if takes[peer](path):
-                yield _Job(peer, name, path, graph)
+                yield _Job(peer, name, path, variant)
 
 
 @contextmanager
-def _started(job: _Job, source: str, folder: Path, options: Mapping[str, Any]) -> Iterator[_Worker]:
+def _started(job: _Job, source: str, folder: Path, rect: bool | None) -> Iterator[_Worker]:
     """The program at work, with files of its own in ``folder``."""
-    path = job.path
+    path, graph = job.path, job.variant.graph
     if job.program == "benchmark_app":
         path = folder / "model.xml"
         folder.mkdir(parents=True)
-        ov.save_model(job.graph.model, path, compress_to_fp16=False)
+        ov.save_model(graph.model, path, compress_to_fp16=False)
     elif job.program == "onnxruntime":  # the graph that detq runs, whatever file it came from
         from detq.onnx_export import write_onnx  # noqa: PLC0415 - detq bench itself needs no onnx
 
         path = folder / "model.onnx"
-        write_onnx(job.graph, path)
+        write_onnx(graph, path)
     elif job.program == "detq" and not path.is_dir():
-        path = folder / f"{job.graph.spec.name}{_EXPORTED}"
-        write_artifact(job.graph, path)
+        path = folder / f"{graph.spec.name}{_EXPORTED}"
+        write_artifact(graph, path)
     elif job.program == "ultralytics" and not path.name.endswith(_EXPORTED):
         path = copytree(path, folder / f"{path.name}{_EXPORTED}")
-    with _Worker(job.program, path, source, options) as worker:
+    settings = {**_plain(job.variant.options), "rect": rect}
+    with _Worker(job.program, path, source, settings) as worker:
         yield worker
 
 
@@ -220,8 +235,12 @@ class _Worker:
 
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
-        if line:
-            return dict(json.loads(line))
+        answer = dict(json.loads(line)) if line else {}
+        if answer:
+            if "error" in answer:
+                self.__exit__()
+                raise DetqError(answer["error"])
+            return answer
         self._log.seek(0)
         last = (self._log.read().strip().splitlines() or ["no message"])[-1]
         self.__exit__()

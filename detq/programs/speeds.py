@@ -11,7 +11,7 @@ from typing import Any
 from detq.benchmark import DEFAULT_OPTIONS, Variant, bench, variants_of
 from detq.errors import ConfigError
 from detq.graph.detector_graph import DetectorGraph
-from detq.programs.measure import ProgramSpeed, measure_programs
+from detq.programs.measure import ProgramSpeed, check_programs, measure_programs
 from detq.progress import Progress, silent
 from detq.records import BenchResult, LayerTime, Machine
 from detq.runtime.layer_times import layer_times
@@ -51,20 +51,24 @@ def measure_speeds(
     source: str | None = None,
     peers: Sequence[str] = (),
     layers: bool = False,
-    rect: bool = False,
+    rect: bool | None = False,
     options: RuntimeOptions = DEFAULT_OPTIONS,
     progress: Progress = silent,
 ) -> Speeds:
     """Latency and throughput (:mod:`detq.benchmark`) of models, called by the files they are from.
 
     With a ``source``, images or a video, also from there to boxes (:mod:`detq.programs.measure`),
-    beside ``peers``, with ``rect`` at inputs of its shape; with ``layers`` also where each model,
-    and each stage on the way, spends its time. Raises ConfigError for what does not go together,
-    and a DetqError if a program fails.
+    beside ``peers``, float models in the precision that was fastest, with ``rect`` at inputs of its
+    shape (None: where a model can); with ``layers`` also where each model, and each stage on the
+    way, spends its time. Raises ConfigError for what does not go together, and a DetqError if a
+    program fails.
     """
     graphs, names = [graph for _, graph in models], [str(path) for path, _ in models]
     if source is not None and not all(strategy_of(graph.spec).FINDS_BOXES for graph in graphs):
         raise ConfigError("--source: measures detectors, from file to boxes; leave it out")
+    sources = {str(path): (path, Variant(graph, options)) for path, graph in models}
+    if source is not None:
+        check_programs(sources, source, peers, rect=rect)
     machine = describe_machine(threads=options.threads, device=options.device)
     report = partial(progress, "measuring")
     variants = [
@@ -72,32 +76,46 @@ def measure_speeds(
         for name, graph in zip(names, graphs, strict=True)
         for variant in variants_of(graph, options)
     ]
-    results = bench(
-        [variant for _, variant in variants],
-        rounds=rounds,
-        bursts=bursts,
-        progress=report,
-    )
+    results = [
+        replace(row, model=name)
+        for row, (name, _) in zip(
+            bench([each for _, each in variants], rounds=rounds, bursts=bursts, progress=report),
+            variants,
+            strict=True,
+        )
+    ]
     programs: Sequence[ProgramSpeed] = ()
     if source is not None:
-        programs = measure_programs(
-            {str(path): (path, graph) for path, graph in models},
-            source,
-            peers=peers,
-            rounds=max(bursts, 1),
-            options=options,
-            rect=rect,
-            stages=layers,
-            progress=partial(progress, "measuring programs"),
-        )
+        fastest = _fastest(results, variants)
+        programs = [
+            replace(speed, precision=fastest[speed.model][0].precision)
+            if speed.program in {"detq", "benchmark_app"}
+            else speed
+            for speed in measure_programs(
+                {name: (path, fastest[name][1]) for name, (path, _) in sources.items()},
+                source,
+                peers=peers,
+                rounds=max(bursts, 1),
+                rect=rect,
+                stages=layers,
+                progress=partial(progress, "measuring programs"),
+            )
+        ]
     return Speeds(
         machine=machine,
-        models=tuple(
-            replace(row, model=name) for row, (name, _) in zip(results, variants, strict=True)
-        ),
+        models=tuple(results),
         programs=tuple(programs),
         layers=_layer_times(variants, rounds) if layers else None,
     )
+
+
+def _fastest(
+    results: Sequence[BenchResult], variants: Sequence[tuple[str, Variant]]
+) -> dict[str, tuple[BenchResult, Variant]]:
+    """Of each model its fastest variant, and how fast that is."""
+    pairs = [(row, variant) for row, (_, variant) in zip(results, variants, strict=True)]
+    slowest_first = sorted(pairs, key=lambda pair: -pair[0].latency_ms)
+    return {row.model: (row, variant) for row, variant in slowest_first}
 
 
 def _layer_times(

@@ -42,13 +42,18 @@ Order = Callable[[], dict[str, Any]]
 
 def main(program: str, model: Path, source: str, limit: int, options: dict[str, Any]) -> None:
     """Answer orders for ever; the process ends with its standard input."""
+    from detq.errors import DetqError  # noqa: PLC0415 - it imports nothing
+
     answers = _own_output()
     given: SimpleQueue[str] = SimpleQueue()
     Thread(target=_listen, args=(given,), daemon=True).start()
-    orders = PROGRAMS[program](model, source, limit, options)
-    _say(answers, {"orders": list(orders)})
-    while True:
-        _say(answers, orders[given.get()]())
+    try:
+        orders = PROGRAMS[program](model, source, limit, options)
+        _say(answers, {"orders": list(orders)})
+        while True:
+            _say(answers, orders[given.get()]())
+    except DetqError as error:
+        _say(answers, {"error": str(error)})
 
 
 def _listen(given: SimpleQueue[str]) -> None:
@@ -86,8 +91,12 @@ def _detq(model: Path, source: str, limit: int, options: dict[str, Any]) -> dict
     directory, rect = options["cache_dir"], options.pop("rect")
     options = {**options, "cache_dir": None if directory is None else Path(directory)}
     chosen = detq.RuntimeOptions(**options)
-    tuned = None if chosen == detq.RuntimeOptions() else chosen  # the directory's own, if any
-    detector = detq.detector(model, options=tuned, rect=rect)
+    try:
+        detector = detq.detector(model, options=chosen, rect=rect is not False)
+    except detq.DetqError:  # it may be bound to its size
+        if rect is not None:
+            raise
+        detector = detq.detector(model, options=chosen)
     first = next(iter(read_frames(source)))
     detector.detect(first)
     size_hw = detector.trimmed((first.shape[0], first.shape[1])).size_hw
@@ -192,11 +201,13 @@ def _benchmark_app(
     """OpenVINO's own tool, anew for every order. It takes a hint or numbers, not both."""
     from openvino.tools.benchmark.main import main as benchmark  # noqa: PLC0415
 
-    threads, requests = options["threads"], options["requests"]
+    threads, requests, precision = (
+        options[name] for name in ("threads", "requests", "float_precision")
+    )
     tuning = ["-hint", "latency" if requests == 1 else "throughput"]
     if threads is not None:
         tuning = ["-hint", "none", "-nthreads", str(threads), "-nstreams", str(threads)]
-    arguments = ["-m", str(model), "-t", BENCHMARK_S, "-infer_precision", "f32", *tuning]
+    arguments = ["-m", str(model), "-t", BENCHMARK_S, "-infer_precision", precision, *tuning]
     arguments += ["-json_stats", "-report_type", "no_counters", "-report_folder", str(model.parent)]
 
     def bare() -> dict[str, Any]:

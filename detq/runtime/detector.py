@@ -15,7 +15,7 @@ import openvino as ov
 from detq.contract import OUTPUT
 from detq.data.images import ImageBGR
 from detq.data.letterbox import Letterbox, Preprocess
-from detq.errors import DataError, DetqError, GraphError, RuntimeTimeoutError
+from detq.errors import CheckpointError, DataError, DetqError, GraphError, RuntimeTimeoutError
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_for
 from detq.graph.resize import resized
@@ -172,8 +172,8 @@ class Detector(CompiledGraph):
         self._shaped = lru_cache(SHAPES)(
             lambda size_hw: CompiledGraph(resized(graph, size_hw), options=options)
         )
-        if rect is not None:  # what is bound to its size is so at once
-            resized(graph, (graph.spec.size_hw[0] + max(graph.spec.strides), graph.spec.size_hw[1]))
+        if rect is not None:
+            check_rect(graph)
         super().__init__(graph, options=options, lazy=rect is not None)
 
     def detect(self, image_bgr: ImageBGR) -> Detections:
@@ -223,6 +223,18 @@ class Detector(CompiledGraph):
         """Begin inference and return at once. ``request``, of ``placed.network``, must be idle."""
         request.start_async({0: placed.pixels}, share_inputs=True)
         return Job(self, request, placed)
+
+
+def check_rect(graph: DetectorGraph) -> None:
+    """Raise CheckpointError for a graph that is bound to its size, and has no other shape."""
+    height, width = graph.spec.size_hw
+    try:
+        resized(graph, (height + max(graph.spec.strides), width))
+    except CheckpointError:
+        raise CheckpointError(
+            f"{graph.spec.name}: is bound to inputs of {height}x{width} (HxW), whatever is inside; "
+            "leave out --rect, or export it again with a size that is left open"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import platform
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -29,6 +30,31 @@ FEATURES = {
     "i8mm": "I8MM",
 }
 """Flags of /proc/cpuinfo that decide how fast INT8 is, and its float, from slow to fast."""
+
+
+class _Held(NamedTuple):
+    """The :data:`FEATURES` and the floats of 16 bits that are left."""
+
+    features: frozenset[str]
+    floats: tuple[FloatPrecision, ...] = ()
+
+
+_AVX2 = frozenset({"AVX2"})
+_AVX512 = _AVX2 | {"AVX-512"}
+_VNNI = _AVX512 | {"AVX-512 VNNI"}
+_HELD: dict[str, _Held] = {
+    "SSE41": _Held(frozenset()),
+    "AVX": _Held(frozenset()),
+    "AVX2": _Held(_AVX2),
+    "AVX2_VNNI": _Held(_AVX2 | {"AVX-VNNI"}),
+    "AVX2_VNNI_2": _Held(_AVX2 | {"AVX-VNNI"}, ("bf16", "f16")),
+    "AVX512_CORE": _Held(_AVX512),
+    "AVX512_CORE_VNNI": _Held(_VNNI),
+    "AVX512_CORE_BF16": _Held(_VNNI | {"AVX-512 BF16"}, ("bf16",)),
+    "AVX512_CORE_FP16": _Held(_VNNI | {"AVX-512 BF16"}, ("bf16", "f16")),
+}
+"""What older instructions than its own leave of a CPU, by what oneDNN may be told
+(``ONEDNN_MAX_CPU_ISA``); OpenVINO goes on naming what the CPU could."""
 _CPUINFO = Path("/proc/cpuinfo")
 _CHANNELS, _SIDE = 512, 64
 _ROUNDS = 15
@@ -57,10 +83,23 @@ def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def cpu_features(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """Its instructions that INT8 depends on, by their names in :data:`FEATURES`."""
-    fields = _fields(cpuinfo)
+    """Its instructions that INT8 depends on, by their names in :data:`FEATURES`.
+
+    Of one that is held to older ones (``ONEDNN_MAX_CPU_ISA``) those that are left.
+    """
+    fields, held = _fields(cpuinfo), _held()
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    return tuple(name for flag, name in FEATURES.items() if flag in flags)
+    return tuple(
+        name
+        for flag, name in FEATURES.items()
+        if flag in flags and (held is None or name in held.features)
+    )
+
+
+def _held() -> _Held | None:
+    """What the environment leaves; None if that is all."""
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    return _HELD.get(next((os.environ[name] for name in names if name in os.environ), "").upper())
 
 
 def _fields(cpuinfo: Path) -> dict[str, str]:
@@ -75,15 +114,19 @@ def _fields(cpuinfo: Path) -> dict[str, str]:
 def float_precisions(device: str = CPU) -> tuple[FloatPrecision, ...]:
     """Those that a device has instructions for; float32 first, but for an NPU, which has none.
 
-    On a CPU those that it also compiles: of one that is held to older instructions, by
-    ``ONEDNN_MAX_CPU_ISA`` or a virtual machine, OpenVINO names some that it has no kernels for.
+    On a CPU that is held to older instructions, by ``ONEDNN_MAX_CPU_ISA`` or a virtual machine,
+    OpenVINO names some that it has no kernels for, or computes in float32 with more work.
     """
     if device == NPU:
         return ("f16",)
     capable = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     more: tuple[tuple[str, FloatPrecision], ...] = (("BF16", "bf16"), ("FP16", "f16"))
     stated = [precision for name, precision in more if name in capable]
-    return ("f32", *(each for each in stated if device != CPU or _compiles_in(each)))
+    if device == CPU:
+        held = _held()
+        stated = [each for each in stated if held is None or each in held.floats]
+        stated = [each for each in stated if _compiles_in(each)]
+    return ("f32", *stated)
 
 
 @cache

@@ -51,14 +51,17 @@ def write_tuned(directory: Path, options: RuntimeOptions) -> Path:
 
 
 def read_tuned(directory: Path) -> RuntimeOptions | None:
-    """Those of this machine; None if there are none. Raises ArtifactError for a damaged file."""
-    path = directory / FILE
-    if not path.is_file():
+    """Those of this machine, also for the ``.xml`` in a directory; None if there are none.
+
+    Raises ArtifactError for a damaged file.
+    """
+    path = (directory.parent if directory.suffix == ".xml" else directory) / FILE
+    if not path.exists():
         return None
     try:
         document = _Document.model_validate_json(read_text(path))
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
+    except (ValidationError, OSError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise ArtifactError(
             f"{path}: not what `detq bench --tune` writes ({problem}); delete it, or tune again"
         ) from None

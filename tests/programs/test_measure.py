@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Command
 
 from detq import api
+from detq.benchmark import DEFAULT_OPTIONS, Variant
 from detq.console.speed import print_stages
 from detq.data.images import write_image
-from detq.errors import ConfigError, DataError, DetqError
-from detq.programs.measure import ProgramSpeed, measure_programs
+from detq.errors import CheckpointError, ConfigError, DataError, DetqError
+from detq.programs.measure import Models, ProgramSpeed, check_programs, measure_programs
 from detq.runtime.options import RuntimeOptions
 
 
@@ -24,18 +27,18 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def _models(path: Path) -> dict[str, tuple[Path, api.DetectorGraph]]:
-    return {"colours": (path, api.load(path))}
+def _models(path: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> Models:
+    return {"colours": (path, Variant(api.load(path), options))}
 
 
 def test_programs_are_measured_from_file_to_boxes(colour_model: Path, pictures: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = measure_programs(
-        _models(colour_model / "colours.xml"),  # no directory, so one is written
+        # no directory, so one is written
+        _models(colour_model / "colours.xml", RuntimeOptions(threads=1)),
         pictures,
         peers=["benchmark_app"],
         rounds=2,
-        options=RuntimeOptions(threads=1),
         progress=lambda *step: steps.append(step),
     )
     own, peer = found
@@ -103,6 +106,34 @@ def test_onnxruntime_runs_the_exported_graph_of_any_model(
     assert (found[1].bare_per_s or 0) > 0
 
 
+def test_frames_have_their_own_shape_where_the_graph_can(shared: Path, pictures: Path) -> None:
+    """The graph of NanoDet-m is bound to its size: a wish is one, an order is refused at once."""
+    models = _models(shared / "models/nanodet_m.onnx")
+    (own,) = measure_programs(models, pictures, rounds=1, rect=None)
+    assert (own.end_to_end_per_s or 0) > 0
+    with pytest.raises(CheckpointError, match=r"bound to inputs of 416x416 .* leave out --rect"):
+        check_programs(models, str(pictures), (), rect=True)
+
+
+def test_float_models_are_measured_in_the_fastest_precision(
+    detq: Command, colour_model: Path, pictures: Path
+) -> None:
+    """And what is wrong is said before anything is measured."""
+    given = ("bench", colour_model, "--rounds", "1", "--source", pictures)
+    done = detq(*given, "--peer", "benchmark_app", "--json", "speeds.json")
+    assert done.status == 0, done.err
+    speeds = json.loads(Path("speeds.json").read_text())
+    fastest = min(speeds["models"], key=lambda model: model["latency_ms"])
+    assert [program["precision"] for program in speeds["programs"]] == [fastest["precision"]] * 2
+    for more, said in (
+        (("--peer", "yolact"), "peer 'yolact'"),
+        (("--source", "none"), "no such image or folder"),
+    ):
+        refused = detq(*given, *more)
+        assert (refused.status, refused.out) == (1, "")
+        assert said in refused.err
+
+
 def test_missing_source_is_an_error(colour_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such image or folder"):
         measure_programs(_models(colour_model), tmp_path / "none")
@@ -111,5 +142,5 @@ def test_missing_source_is_an_error(colour_model: Path, tmp_path: Path) -> None:
 def test_program_that_fails_says_why(colour_model: Path, pictures: Path) -> None:
     """The first picture can be read, so it starts; the second cannot."""
     (pictures / "1.png").write_bytes(b"broken")
-    with pytest.raises(DetqError, match=r"detq: stopped while it was measured .*1\.png"):
+    with pytest.raises(DetqError, match=r"^[^:]*1\.png: "):
         measure_programs(_models(colour_model), pictures, rounds=1)

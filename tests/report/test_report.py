@@ -21,6 +21,7 @@ MEASURED = {
     "calibration_images_in_split": 0,
     "load": 3.5,
     "cores": 2,
+    "nearly_as_fast": "bf16",
     "models": {
         name: {"map": 50.0, "map50": 60.0, "map75": None, "latency_ms": 3.0}
         | {"size_mb": 4.7, "speedup": 2.0, "of_f32": None}
@@ -113,6 +114,7 @@ def test_latency_beside_other_processes_is_marked(page: Path) -> None:
     text = page.read_text()
     assert "<th>latency*</th>" in text
     assert "* 3.5 processes were busy on 2 cores" in text
+    assert "In bf16 the float model is nearly as fast" in text
 
 
 def test_idle_machine_is_not_marked(

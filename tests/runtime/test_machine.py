@@ -4,6 +4,7 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import COMMAND
@@ -52,6 +53,33 @@ def test_machine_without_cpuinfo_is_named_too(
 ) -> None:
     monkeypatch.setattr(machine_module, "_int8_peak", lambda threads: 1.0)
     assert describe_machine(cpuinfo=tmp_path / "none").cpu
+
+
+@pytest.mark.parametrize(
+    ("instructions", "features", "precisions"),
+    [
+        ("avx2", ("AVX2",), ("f32",)),
+        ("AVX512_CORE_VNNI", ("AVX2", "AVX-512", "AVX-512 VNNI"), ("f32",)),
+        ("AVX512_CORE_BF16", ("AVX2", "AVX-512", "AVX-512 VNNI", "AVX-512 BF16"), ("f32", "bf16")),
+        ("ALL", ("AVX2", "AVX-512", "AVX-512 VNNI", "AVX-512 BF16", "AMX"), ("f32", "bf16", "f16")),
+    ],
+)
+def test_a_cpu_that_is_held_to_older_instructions_has_no_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    instructions: str,
+    features: tuple[str, ...],
+    precisions: tuple[str, ...],
+) -> None:
+    """Whatever OpenVINO says of it."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+    flags = "avx2 avx512f avx512_vnni avx512_bf16 amx_int8"
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    assert machine_module.cpu_features(tmp_path / "cpuinfo") == features
+    fake = SimpleNamespace(get_property=lambda *_: ["FP32", "BF16", "FP16"])
+    monkeypatch.setattr(machine_module, "core", lambda: fake)
+    monkeypatch.setattr(machine_module, "_compiles_in", lambda _: True)
+    assert machine_module.float_precisions() == precisions
 
 
 @pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "AVX512_CORE", "ALL"])
