@@ -86,7 +86,4 @@ class Contender:
         options = replace(
             options, requests=1, pinning=pinning, float_precision=self._float_precision
         )
-        try:
-            return detq.detector(self._graph, options=options, rect=True)
-        except detq.DetqError:  # it is bound to its size
-            return detq.detector(self._graph, options=options)
+        return detq.detector(self._graph, options=options, rect=None)

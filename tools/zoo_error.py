@@ -10,15 +10,17 @@ network in float; with a larger budget for what falls back to float; with every 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import openvino as ov
-from zoo import zoo_parser
+from zoo import results_of, zoo_parser
 from zoo_measuring import Quantizer, Subject
 from zoo_plan import Entry, Plan, read_plan
 
+from detq.errors import DetqError
 from detq.graph.execute import compile_exact
 from detq.graph.layers import add_to_biases
 from detq.graph.surgery import bypass, producer
@@ -35,9 +37,8 @@ from detq.quant.trial import TrialNetwork
 IMAGES = 32
 BUDGETS = (0.06, 0.12)
 PARTS = ("backbone", "neck", "head")
-COLUMNS = ("all", "weights alone", "of these without the pair limit")
 HEADINGS = (
-    *COLUMNS,
+    *("all", "weights alone", "of these without the pair limit"),
     *(f"{part} in float" for part in PARTS),
     *(f"budget {budget:.0%}" for budget in BUDGETS),
     "zero points kept",
@@ -48,13 +49,17 @@ def main() -> None:
     parser = zoo_parser(__doc__)
     parser.add_argument("--only", action="append", metavar="MODEL", help="may be repeated")
     given = parser.parse_args()
-    plan = read_plan(given.config)
+    plan, unpacked = read_plan(given.config), results_of(given).folder
     print("| model |", " | ".join(HEADINGS), "|")
     print("|---|", "|".join("---" for _ in HEADINGS), "|", sep="")
     for entry in plan.models:
-        if not given.only or entry.label in given.only:
-            errors = _Errors(plan, entry, Subject(entry, plan, given.root, given.config.parent))
+        if given.only and entry.label not in given.only:
+            continue
+        try:
+            errors = _Errors(plan, entry, Subject(entry, plan, given.root, unpacked))
             print(f"| {entry.label} |", " | ".join(map("{:.3f}".format, errors.row())), "|")
+        except DetqError as error:  # the other models go on
+            print(f"{entry.label}: {error}", file=sys.stderr)
 
 
 class _Errors:

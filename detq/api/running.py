@@ -50,12 +50,13 @@ def detector(
     confidence: float = PREDICTION.confidence,
     iou: float | None = PREDICTION.iou,
     options: RuntimeOptions | None = None,
-    rect: bool = False,
+    rect: bool | None = False,
 ) -> Detector:
     """A model ready to find objects: ``detector(model).detect(image_bgr)``.
 
     Images fill the network's input; with ``rect`` it has their own shape, in whole strides, and no
     time goes into padding: for a video, or images of few shapes, each of which is compiled once.
+    None: where the graph is not bound to its size, for which True raises CheckpointError.
     The few pixels that evaluation of official models leaves free
     would cost a frame that fits already some milliseconds of resizing. For many images, or a
     video, see :func:`detq.detect_stream`. Without ``options`` an exported directory that was tuned
@@ -66,7 +67,7 @@ def detector(
         graph,
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
         options=options or tuned_options(model),
-        rect=Rect() if rect else None,
+        rect=Rect.of(rect),
     )
 
 

@@ -68,11 +68,15 @@ Models = Mapping[str, tuple[Path, Variant]]
 
 
 def check_programs(models: Models, source: str, peers: Sequence[str], *, rect: bool | None) -> None:
-    """Raise what :func:`measure_programs` would for its arguments: before the long run."""
+    """Say what is wrong with arguments of :func:`measure_programs`, before a long run.
+
+    Raises ConfigError for a peer that is unknown, not installed, or that can run none of the
+    models; DataError for the source; CheckpointError for a graph that is bound to its size.
+    """
     read_frames(source)
     list(_jobs(models, peers))
-    for _, variant in models.values():
-        if rect:
+    if rect:
+        for _, variant in models.values():
             check_rect(variant.graph)
 
 
@@ -90,11 +94,9 @@ def measure_programs(
 
     ``source`` is whatever ``detq predict`` reads; with ``rect`` detq's inputs have its shape (None:
     where the graph can have it), with ``stages`` each stage of detq's is measured alone, too.
-    Raises ConfigError for a peer that is unknown, not installed, or that can run none of the
-    models; DataError for the source; CheckpointError for a graph that cannot have its shape;
-    DetqError if a program fails.
+    Raises ConfigError for a peer as :func:`check_programs` does, DetqError with what ends a
+    program.
     """
-    check_programs(models, source, peers, rect=rect)
     tell, jobs = progress or silent, list(_jobs(models, peers))
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
@@ -235,8 +237,8 @@ class _Worker:
 
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
-        answer = dict(json.loads(line)) if line else {}
-        if answer:
+        if line:
+            answer = dict(json.loads(line))
             if "error" in answer:
                 self.__exit__()
                 raise DetqError(answer["error"])

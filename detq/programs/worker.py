@@ -91,12 +91,7 @@ def _detq(model: Path, source: str, limit: int, options: dict[str, Any]) -> dict
     directory, rect = options["cache_dir"], options.pop("rect")
     options = {**options, "cache_dir": None if directory is None else Path(directory)}
     chosen = detq.RuntimeOptions(**options)
-    try:
-        detector = detq.detector(model, options=chosen, rect=rect is not False)
-    except detq.DetqError:  # it may be bound to its size
-        if rect is not None:
-            raise
-        detector = detq.detector(model, options=chosen)
+    detector = detq.detector(model, options=chosen, rect=rect)
     first = next(iter(read_frames(source)))
     detector.detect(first)
     size_hw = detector.trimmed((first.shape[0], first.shape[1])).size_hw

@@ -131,10 +131,17 @@ class CompiledGraph:
 class Rect:
     """Inputs of the images' own shapes, in whole strides; a square is half padding for a film.
 
-    ``margin`` is what :meth:`~detq.data.letterbox.Preprocess.trimmed` adds.
+    ``margin`` is what :meth:`~detq.data.letterbox.Preprocess.trimmed` adds. If ``is_wish``, a graph
+    that is bound to its size keeps it.
     """
 
     margin: float = 0.0
+    is_wish: bool = False
+
+    @classmethod
+    def of(cls, wanted: bool | None) -> Rect | None:
+        """Whether inputs have the frames' shapes; None: where the graph can."""
+        return None if wanted is False else cls(is_wish=wanted is None)
 
 
 class Detector(CompiledGraph):
@@ -168,12 +175,17 @@ class Detector(CompiledGraph):
                 f"{graph.spec.name}: takes images of {graph.spec.size_hw} (H, W), the "
                 f"preprocessing makes {self.preprocess.size_hw}"
             )
+        if rect is not None:
+            try:
+                check_rect(graph)
+            except CheckpointError:
+                if not rect.is_wish:
+                    raise
+                rect = None
         self.rect = rect
         self._shaped = lru_cache(SHAPES)(
             lambda size_hw: CompiledGraph(resized(graph, size_hw), options=options)
         )
-        if rect is not None:
-            check_rect(graph)
         super().__init__(graph, options=options, lazy=rect is not None)
 
     def detect(self, image_bgr: ImageBGR) -> Detections:

@@ -124,8 +124,8 @@ def float_precisions(device: str = CPU) -> tuple[FloatPrecision, ...]:
     stated = [precision for name, precision in more if name in capable]
     if device == CPU:
         held = _held()
-        stated = [each for each in stated if held is None or each in held.floats]
-        stated = [each for each in stated if _compiles_in(each)]
+        left = stated if held is None else [each for each in stated if each in held.floats]
+        stated = [each for each in left if _compiles_in(each)]
     return ("f32", *stated)
 
 

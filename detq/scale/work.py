@@ -66,7 +66,7 @@ class Worker:
         self, graph: DetectorGraph, job: Job, options: RuntimeOptions | None = None
     ) -> None:
         self._job = job
-        self._finder: Callable[[bool], Finder] = cache(
+        self._finder: Callable[[bool | None], Finder] = cache(
             lambda rect: strategy_of(graph.spec).finder(
                 graph,
                 confidence=job.origin.confidence,
@@ -115,13 +115,9 @@ class Worker:
         return open_pictures(self._job.directory, entry, names, every=every)
 
     def _finder_for(self, entry: Entry) -> Finder:
-        """By its shape unless told otherwise; a graph that is bound to its size keeps it."""
-        if self._job.rect is not None or entry.kind not in FILMED:
-            return self._finder(bool(self._job.rect))
-        try:
-            return self._finder(True)
-        except DetqError:
-            return self._finder(False)
+        """Of what is filmed by its shape, where the graph can, unless told otherwise."""
+        rect = self._job.rect
+        return self._finder(False if rect is None and entry.kind not in FILMED else rect)
 
     def _tracked(self, entry: Entry) -> Generator[tuple[*Finding, list[int]]]:
         """What is found in each frame; of what is filmed, with ids and in every frame if asked."""

@@ -131,7 +131,7 @@ def finder(
     *,
     confidence: float,
     iou: float,
-    rect: bool,
+    rect: bool | None,
     options: RuntimeOptions | None,
 ) -> Finder:
     """The best classes of every image, however small their scores are."""

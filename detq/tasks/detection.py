@@ -140,7 +140,7 @@ def finder(
     *,
     confidence: float,
     iou: float,
-    rect: bool,
+    rect: bool | None,
     options: RuntimeOptions | None,
 ) -> Finder:
     """A detector with prediction's rules."""
@@ -148,7 +148,7 @@ def finder(
         graph,
         postprocess=replace(PREDICTION, confidence=confidence, iou=iou),
         options=options,
-        rect=Rect() if rect else None,
+        rect=Rect.of(rect),
     )
 
     def find(images_bgr: Iterable[ImageBGR]) -> Generator[tuple[ImageBGR, Detections]]:

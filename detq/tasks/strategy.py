@@ -123,10 +123,12 @@ class Strategy(Protocol[Network, Seen]):
         *,
         confidence: float,
         iou: float,
-        rect: bool,
+        rect: bool | None,
         options: RuntimeOptions | None,
     ) -> Finder:
-        """The graph at work on images of any source; with ``rect`` its inputs have their shapes."""
+        """The graph at work on images of any source; with ``rect`` its inputs have their shapes,
+        None: where the graph can.
+        """
 
     def blind(self, graph: DetectorGraph, paths: Sequence[Path], /) -> str | None:
         """Why a model that finds nothing in these images may be read wrongly, if it may."""

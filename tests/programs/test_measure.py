@@ -113,6 +113,8 @@ def test_frames_have_their_own_shape_where_the_graph_can(shared: Path, pictures:
     assert (own.end_to_end_per_s or 0) > 0
     with pytest.raises(CheckpointError, match=r"bound to inputs of 416x416 .* leave out --rect"):
         check_programs(models, str(pictures), (), rect=True)
+    with pytest.raises(CheckpointError, match="bound to inputs of 416x416"):
+        api.detector(models["colours"][1].graph, rect=True)
 
 
 def test_float_models_are_measured_in_the_fastest_precision(
@@ -136,7 +138,7 @@ def test_float_models_are_measured_in_the_fastest_precision(
 
 def test_missing_source_is_an_error(colour_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such image or folder"):
-        measure_programs(_models(colour_model), tmp_path / "none")
+        check_programs(_models(colour_model), str(tmp_path / "none"), (), rect=None)
 
 
 def test_program_that_fails_says_why(colour_model: Path, pictures: Path) -> None:

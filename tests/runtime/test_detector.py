@@ -169,6 +169,7 @@ def test_a_stream_may_change_its_shape(bccd_graph: DetectorGraph) -> None:
 
 
 def test_a_graph_that_is_bound_to_its_size_says_so(colour_graph: DetectorGraph) -> None:
-    """Its decode is in numbers of the input's two halves."""
+    """Its decode is in numbers of the input's two halves. A wish leaves it its size."""
     with pytest.raises(DetqError, match="colours"):
         Detector(colour_graph, rect=Rect())
+    assert not Detector(colour_graph, rect=Rect.of(None)).is_rect
