@@ -149,6 +149,8 @@ def as_shown(stage: Stage, view: View) -> Iterator[ImageBGR]:
         due_s += 1 / FRAMES_PER_S
         time.sleep(max(0.0, due_s - time.monotonic()))
     stage.follow(view)  # raises what ended it
+    if stage.has_picture:
+        yield stage.picture()  # a short clip can be over before it was shown once
 
 
 def _is_whole(path: Path) -> bool:

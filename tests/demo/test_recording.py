@@ -46,6 +46,17 @@ def test_two_models_are_recorded_side_by_side(
         assert boxes_drawn(last, known, left, top, (640, 480)) == len(known.truth)
 
 
+def test_a_clip_that_is_over_at_once_is_recorded_all_the_same(
+    detq: Command, known: Known, tmp_path: Path
+) -> None:
+    """It ends before the models have looked at it, as longer ones do on a slow machine."""
+    clip = write_clip(tmp_path / "one.avi", [known.image])
+    done = detq("demo", MODEL, "--compare", MODEL, "--source", clip, "--save", "out.avi")
+    assert done.status == 0, done.err
+    last = list(read_frames(tmp_path / "out.avi"))[-1]
+    assert boxes_drawn(last, known, 640, heading_height(last), (640, 480)) == len(known.truth)
+
+
 def test_several_sources_are_recorded_in_a_grid(
     detq: Command, clip: Path, known: Known, tmp_path: Path
 ) -> None:
