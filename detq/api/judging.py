@@ -18,12 +18,12 @@ LEAST_AGREEMENT = 20.0
 EXPECTED_LOSSES = (
     (98.0, -0.1, 1.3),
     (95.0, -0.5, 2.0),
-    (90.0, -0.7, 2.2),
+    (90.0, -0.7, 2.0),
     (80.0, -0.7, 7.4),
 )
 """Agreement from which on, and between which points of mAP 95 of 100 losses were that were measured
-with it: of other detectors, on other images (docs/results.md, `tools/zoo.py`). The test images'
-own noise is part of it."""
+with it: of other detectors, on other images (docs/results.md, `tools/zoo.py`). Of a model that is
+new to them, 88 to 90 of 100 lie inside. The test images' own noise is part of it."""
 LEAST_JUDGES = 64
 """With fewer images agreement itself is too noisy to say that."""
 
