@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -59,8 +61,10 @@ class Browser:
             flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
             flags += [f"--use-file-for-fake-video-capture={camera}"]
         with ExitStack() as stack:
+            scratch = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
             process = subprocess.Popen(
                 [chromium(), *flags, "about:blank"],
+                env={**os.environ, "TMPDIR": scratch},  # it leaves a folder there
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _HEARD = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -64,15 +66,17 @@ class Outcome:
 
 Command = Callable[..., Outcome]
 
+EVAL_KEYS = [
+    *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
+    *("mar1", "mar10", "mar100", "mar_small", "mar_medium", "mar_large"),
+    *("images", "seconds", "precision", "size_mb"),
+]
+"""What ``--json`` writes of every model that was measured, in this order."""
 
-@dataclass(frozen=True)
-class Exported:
-    """What ``detq quantize`` did with a real checkpoint: in ``folder``, and on the screen."""
 
-    folder: Path
-    out: str
-    err: str
-
-    @property
-    def directory(self) -> Path:
-        return self.folder / "bccd_yolov6n_int8_openvino_model"
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``--json`` wrote, without the number of its schema."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(document, dict)
+    assert document.pop("schema") == 1
+    return document

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 import openvino as ov
 import pytest
-from command_line import COMMAND, Command, Exported, Outcome
+from command_line import Command, Outcome
 from hypothesis import settings
 from openvino import opset15 as ops
 
@@ -159,26 +158,3 @@ def bccd_float(bccd_graph: DetectorGraph, tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp("float") / "bccd_yolov6n_openvino_model"
     write_artifact(bccd_graph, directory)
     return directory
-
-
-@pytest.fixture(scope="session")
-def exported(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A YOLOv6-N for blood cells, quantized by the default recipe and by two others beside it.
-
-    It takes a minute or more: one run is shared by every test that looks at its results.
-    """
-    folder = tmp_path_factory.mktemp("bccd")
-    model, data = shared / "checkpoints/bccd_yolov6n.pt", shared / "data/bccd/data.yaml"
-    done = subprocess.run(
-        (
-            *(*COMMAND, "quantize", model, "--data", data, "--split", "test"),
-            *("--imgsz", "320", "--calib-images", "100", "--json", "results.json"),
-            *("--compare", "minmax", "--compare", "nncf"),
-        ),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return Exported(folder, done.stdout, done.stderr)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from command_line import Exported
 
 import detq
 from detq import api
@@ -193,31 +191,6 @@ def test_overlap_is_by_content(
     result = detq.quantize(colour_graph, data=config)
     assert api.calibration_overlap(result, config, "val") == 1
     assert api.calibration_overlap(result, config, "train") == 2
-
-
-def test_real_model_keeps_its_accuracy(exported: Exported) -> None:
-    """The figures of the README, within what other threads and machines move them."""
-    rows = {row["model"]: row["map"] for row in _results(exported)["models"]}
-    assert rows["float"] == pytest.approx(46.98, abs=0.1)
-    assert rows["measured"] >= rows["float"] - 0.6
-    assert rows["measured"] > rows["nncf"]
-    assert _results(exported)["agreement"] > 92
-    assert _results(exported)["int8_share"] >= 0.95
-
-
-def test_what_was_exported_scores_as_measured(exported: Exported, shared: Path) -> None:
-    result = detq.evaluate(exported.directory, data=shared / "data/bccd/data.yaml", split="test")
-    row = next(row for row in _results(exported)["models"] if row["model"] == "measured")
-    assert (result.map, result.map50) == (
-        pytest.approx(row["map"], abs=0.05),
-        pytest.approx(row["map50"], abs=0.05),
-    )
-    assert (result.precision, result.images) == ("int8", 72)
-
-
-def _results(exported: Exported) -> dict[str, object]:
-    document: dict[str, object] = json.loads((exported.folder / "results.json").read_text())
-    return document
 
 
 # Evaluation

@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from command_line import COMMAND, Command, Exported
+from command_line import COMMAND, EVAL_KEYS, Command, read_json
 from PIL import Image
 
 from detq import __version__, artifact
 from detq.api import builtin_recipes
 from detq.cli.arguments import image_size
-from detq.cli.quantize import LATENCY_ROUNDS
 from detq.console.classes import print_classes
 from detq.data.images import read_image_bgr, write_image
 from detq.graph.detector_graph import DetectorGraph
 from detq.records import ClassScores, Confusion, EvalResult, ModelSpec
-from detq.runtime.machine import float_precisions
 
 COMMANDS = (
     *("quantize", "eval", "bench", "predict", "inspect", "convert", "export", "digits"),
     *("quickstart", "demo"),
 )
-EVAL_KEYS = [
-    *("model", "map", "map50", "map75", "map_small", "map_medium", "map_large"),
-    *("mar1", "mar10", "mar100", "mar_small", "mar_medium", "mar_large"),
-    *("images", "seconds", "precision", "size_mb"),
-]
-
-
 CLASS_KEYS = [
     *("map", "map50", "mar100", "objects", "best_f1", "best_confidence"),
     *("precision_by_recall", "f1_by_confidence"),
 ]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(document, dict)
-    assert document.pop("schema") == 1
-    return document
 
 
 # Help
@@ -120,148 +101,7 @@ def _plain() -> dict[str, str]:
     return {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
 
 
-# The main job, on a real model
-
-
-def test_table_has_a_row_for_the_float_model_and_every_recipe(exported: Exported) -> None:
-    heading, *rows, latency, decisions, summary = exported.out.splitlines()
-    assert heading.split()[:4] == ["model", "mAP", "AP50", "AP75"]
-    floats = len(float_precisions())
-    names = [row.split()[0] for row in rows]
-    assert names == [*["float"] * floats, "minmax", "nncf", "measured"]
-    assert rows[0].split()[1:4] == ["46.98", "78.61", "51.12"]
-    assert [row.split()[-2] for row in rows][floats:] == ["int8"] * 3
-    assert (
-        f"of f32 (medians of {LATENCY_ROUNDS} inferences in turns, and of their ratios)" in latency
-    )
-    assert re.match(r"\d+ convolutions split, \d+ tensors left in float, (9[5-9]|100)", decisions)
-    assert re.match(r"agreement with float \d\d\.\d% on \d+ other images \(expected loss ", summary)
-    assert summary.endswith(f"written to {exported.directory.name}")
-    assert re.match(r"latency \d+\.\d\d ms in INT8, \d+\.\d\d ms in the fastest float, ", latency)
-
-
-def test_log_says_what_is_being_done_and_nothing_alarming(exported: Exported) -> None:
-    """On a pipe a stage is one line: no bars, no control characters. A busy machine is told."""
-    lines = [line for line in exported.err.splitlines() if "processes were busy on" not in line]
-    assert "measured: observing (100)" in lines
-    assert len(lines) == len(set(lines))
-    for word in ("warning", "error", "Warning", "\x1b", "\r"):
-        assert not any(word in line for line in lines)
-
-
-def test_results_as_json(exported: Exported) -> None:
-    document = _json(exported.folder / "results.json")
-    keys = "agreement data doubts fastest_float int8_share latency_ms load models nearly_as_fast"
-    assert sorted(document) == [*keys.split(), "of_f32", "output", "speedup"]
-    assert document["fastest_float"] in float_precisions()
-    latency = document["latency_ms"]
-    assert 0 < latency["fastest_float"] <= latency["float"]
-    data = {"split": "test", "images": 72, "damaged_images": 0, "damaged_files": []}
-    assert data.items() <= document["data"].items()
-    calibration = {"calibration_split": "train", "calibration_images": 100}
-    assert calibration.items() <= document["data"].items()
-    assert document["output"] == exported.directory.name
-    count = len(float_precisions()) + 3
-    assert [list(row) for row in document["models"]] == [EVAL_KEYS] * count
-    assert [row["images"] for row in document["models"]] == [72] * count
-    float_mb, *_, int8_mb = (row["size_mb"] for row in document["models"])
-    assert int8_mb < float_mb / 3
-    assert 80 < document["agreement"] <= 100
-
-
-def test_directory_is_complete_and_alone(exported: Exported) -> None:
-    """The default name is the checkpoint's, in the working directory."""
-    files = {path.name for path in exported.directory.iterdir()}
-    assert files == {"bccd_yolov6n.xml", "bccd_yolov6n.bin", "metadata.yaml", "report.html"}
-    beside = {path.name for path in exported.folder.iterdir()}
-    assert beside == {exported.directory.name, "results.json"}
-
-
-def test_metadata_tells_how_the_model_came_to_be(exported: Exported) -> None:
-    metadata = yaml.safe_load((exported.directory / "metadata.yaml").read_text())
-    assert metadata["names"] == {0: "RBC", 1: "WBC", 2: "Platelets"}
-    assert (metadata["task"], metadata["stride"], metadata["imgsz"]) == ("detect", 32, [320, 320])
-    details = metadata["detq"]
-    assert details["recipe"]["name"] == "measured"
-    assert details["recipe"]["calibration_images"] == details["calibration"]["images"] == 100
-    assert details["calibration"]["skipped"] == []
-    assert len(details["calibration"]["fingerprint"]) == 64
-    assert {"detq", "openvino", "nncf"} <= set(details["versions"])
-    assert details["split_layers"] == []
-    # Zero points that were given up may take some of what float won.
-    mixed = details["mixed_precision"]
-    assert mixed["output_error"] < 1.05 * mixed["output_error_in_int8"]
-    assert details["agreement_images_held_back"] is True
-    assert set(details["split_layers"]) <= set(details["reparameterized"])
-    assert details["int8_share_of_convolution_macs"] >= 0.95
-    for decision in details["activations"]:
-        if decision["method"] == "float":
-            assert (decision["low"], decision["high"]) == ([], [])
-        else:
-            assert max(decision["low"]) <= 0 < min(decision["high"])
-    rows = _json(exported.folder / "results.json")["models"]
-    for scores in details["measured"]["models"].values():
-        assert scores.pop("latency_ms") > 0
-        assert min(scores.pop("speedup"), scores.pop("of_f32")) > 0
-        assert 4 < scores.pop("size_mb") < 19
-    measured = dict(details["measured"])
-    assert measured.pop("cores") >= 1
-    assert measured.pop("load") is None or details["measured"]["load"] >= 0
-    assert measured == {
-        "split": "test",
-        "preset": "yolov6",
-        "calibration_images_in_split": 0,
-        "nearly_as_fast": None,
-        "models": {
-            row["model"]: {key: row[key] for key in ("map", "map50", "map75")} for row in rows
-        },
-    }
-
-
-def test_report_is_one_page_with_the_figures(exported: Exported) -> None:
-    page = (exported.directory / "report.html").read_text(encoding="utf-8")
-    assert "46.98" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
-
-
-def test_exported_model_predicts(
-    detq: Command, exported: Exported, shared: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "photos").mkdir()
-    for path in sorted((shared / "data/bccd/images/test").iterdir())[:3]:
-        (tmp_path / "photos" / path.name).symlink_to(path)
-    outcome = detq("predict", exported.directory, "photos", "--draw", "--json", "found.json")
-    assert outcome.status == 0
-    images = _json(tmp_path / "found.json")["images"]
-    assert [image["file"] for image in images] == [
-        line.split(":")[0] for line in _lines(outcome.out)
-    ]
-    for image in images:
-        assert {detection["label"] for detection in image["detections"]} <= {
-            "RBC",
-            "WBC",
-            "Platelets",
-        }
-        scores = [detection["score"] for detection in image["detections"]]
-        assert scores == sorted(scores, reverse=True)
-        assert len(scores) >= 5
-        assert min(scores) > 0.25
-        picture = tmp_path / "predictions" / Path(image["file"]).name
-        assert read_image_bgr(picture).shape == read_image_bgr(tmp_path / image["file"]).shape
-
-
-def test_report_says_what_was_lost_and_where(exported: Exported) -> None:
-    page = (exported.directory / "report.html").read_text(encoding="utf-8")
-    headings = re.findall(r"<h2>(.*?)</h2>", page)
-    assert headings == [
-        *("Which class pays", "Precision, recall and F1", "What is taken for what"),
-        *("What was found differently", "Where it is lost", "How", "Weights", "Activation ranges"),
-    ]
-    assert page.count("data:image/") == 3
-    assert page.count('<rect class="mark truth"') > 10
-    assert "http" not in re.sub(r"base64,[^\"]*", "", page)  # self-contained
-    assert re.search(r"on \d+ images that calibration did not see", page)
-    assert "only in float" in page
+# Smaller things
 
 
 def test_guard_holds_a_drop_or_writes_nothing(
@@ -278,7 +118,7 @@ def test_guard_holds_a_drop_or_writes_nothing(
     )
     outcome = detq("quantize", bccd_float, *options, "--max-drop", "0.5")
     assert outcome.status == 0
-    float_row, *_, int8_row = _json(tmp_path / "r.json")["models"]
+    float_row, *_, int8_row = read_json(tmp_path / "r.json")["models"]
     assert float_row["map"] - int8_row["map"] <= 0.5
     assert re.search(r"--max-drop: \d+ tensors given back to float", outcome.out)
     metadata = yaml.safe_load((tmp_path / "out/metadata.yaml").read_text())["detq"]
@@ -292,75 +132,13 @@ def test_guard_holds_a_drop_or_writes_nothing(
     assert not (tmp_path / "late").exists()
 
 
-def test_float_model_is_inspected_and_the_exported_one_refused(
-    detq: Command, exported: Exported, bccd_float: Path, tmp_path: Path
-) -> None:
-    outcome = detq("inspect", bccd_float, "--json", "reports/layers.json")
-    assert outcome.status == 0
-    layers = _json(tmp_path / "reports/layers.json")["layers"]
-    marked = [layer for layer in layers if layer["reparameterized"]]
-    assert len(marked) == 35
-    assert np.median([layer["center_to_surround"] for layer in marked]) > 5
-    assert all(layer["cfws_db"] > layer["plain_db"] for layer in marked)
-    assert len(_lines(outcome.out)) == 1 + len(layers)
-    assert detq("inspect", exported.directory).failed_well
-
-
-def test_bench_of_float_and_int8(
-    detq: Command, exported: Exported, bccd_float: Path, tmp_path: Path
-) -> None:
-    pictures = exported.directory.parent / "bench_pictures"
-    write_image(pictures / "grey.png", np.full((240, 320, 3), 128, np.uint8))
-    options = ("--rounds", "2", "--bursts", "1", "--layers", "--json", "b.json")
-    options += ("--source", pictures, "--streams", "1", "--no-pin")
-    outcome = detq("bench", bccd_float, exported.directory, *options)
-    assert outcome.status == 0
-    document = _json(tmp_path / "b.json")
-    first, *others = document["models"]
-    floats = len(float_precisions())
-    assert [row["model"] for row in document["models"]] == [
-        *[str(bccd_float)] * floats,
-        str(exported.directory),
-    ]
-    assert list(first) == [
-        *("model", "latency_ms", "latency_p90_ms", "latency_p99_ms", "speedup", "of_f32"),
-        *("float_precision", "precision", "int8_share", "macs_per_s", "size_mb"),
-        *("images_per_s", "requests", "device"),
-    ]
-    assert first["of_f32"] == 1
-    assert 1 in [row["speedup"] for row in document["models"][:floats]]
-    assert others[-1]["precision"] == "int8"
-    assert first["images_per_s"] > 0
-    exact, int8 = document["programs"]
-    assert (exact["program"], int8["model"]) == ("detq", str(exported.directory))
-    assert int8["end_to_end_per_s"] > 0
-    assert document["machine"]["int8_macs_per_s"] > first["macs_per_s"] > 0
-    times = document["layers"][str(exported.directory)]
-    assert sum(layer["share"] for layer in times) == pytest.approx(1)
-    convolutions = [layer for layer in times if layer["kind"] == "Convolution"]
-    precisions = Counter(layer["precision"] for layer in convolutions)
-    assert precisions.most_common(1)[0][0] == "int8"
-    assert first["precision"] == "fp32"
-    assert first["int8_share"] == 0
-    assert others[-1]["int8_share"] >= 0.95
-    assert _lines(outcome.out)[0].endswith("GMAC/s")
-    assert "slowest" in outcome.out
-
-
-def _lines(text: str) -> list[str]:
-    return text.splitlines()
-
-
-# Smaller things, on a small model
-
-
 def test_eval_writes_percent_and_null(
     detq: Command, tmp_path: Path, colour_model: Path, colour_data: Path
 ) -> None:
     arguments = (colour_model, colour_model / "colours.xml", "--data", colour_data)
     outcome = detq("eval", *arguments, "--json", "eval.json")
     assert outcome.status == 0
-    document = _json(tmp_path / "eval.json")
+    document = read_json(tmp_path / "eval.json")
     assert sorted(document) == ["data", "doubts", "models"]
     assert (document["data"]["split"], document["data"]["images"]) == ("val", 2)
     for row, model in zip(document["models"], arguments[:2], strict=True):
@@ -370,7 +148,7 @@ def test_eval_writes_percent_and_null(
         assert row["map_small"] is None
         assert (row["images"], row["precision"]) == (2, "fp32")
         assert row["seconds"] > 0
-    assert len(_lines(outcome.out)) == 3
+    assert len(outcome.out.splitlines()) == 3
     assert " - " in outcome.out
 
 
@@ -381,7 +159,7 @@ def test_eval_of_each_class(
     arguments = ("--data", colour_data, "--per-class", "--json", "eval.json")
     outcome = detq("eval", colour_model, colour_model, *arguments)
     assert outcome.status == 0
-    model = _json(tmp_path / "eval.json")["models"][1]
+    model = read_json(tmp_path / "eval.json")["models"][1]
     assert list(model) == [
         *EVAL_KEYS,
         *("per_class", "all_classes", "confusion", "float_precision"),
@@ -394,7 +172,7 @@ def test_eval_of_each_class(
     assert np.mean([one["map"] for one in classes.values()]) == pytest.approx(200 / 3)
     assert sum(one["objects"] for one in classes.values()) == model["all_classes"]["objects"]
     assert {pair["object"] for pair in model["confusion"]["pairs"]} >= {*classes}
-    rows = [line.split() for line in _lines(outcome.out) if line.strip()]
+    rows = [line.split() for line in outcome.out.splitlines() if line.strip()]
     shown = [row for row in rows if row[0] in classes]  # long names of models fold the heading
     assert [row[0] for row in shown[:3]] == list(classes)
     assert all(row[-3:] == ["+0.00"] * 3 for row in shown[:3])
@@ -410,7 +188,7 @@ def test_classes_that_lose_most_are_on_top(capsys: pytest.CaptureFixture[str]) -
     last = _result("int8", ant=49.0, bee=None, cat=25.0, dog=60.0)
     for results, names in (([first, last], "dog ant cat bee"), ([last], "cat ant dog bee")):
         print_classes(results)
-        lines = _lines(capsys.readouterr().out)
+        lines = capsys.readouterr().out.splitlines()
         start = next(n for n, line in enumerate(lines) if line.startswith("all classes"))
         shown = [line.split() for line in lines[start + 1 : start + 5]]
         assert [row[0] for row in shown] == names.split()
@@ -423,7 +201,7 @@ def test_mistakes_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {(0, 1): 3, (0, 2): 5, (2, 1): 7, (1, 1): 9}
     confusion = Confusion(names, counts, iou=0.5, confidence=0.25)
     print_classes([replace(_result("m", **dict.fromkeys(names, 1.0)), confusion=confusion)])
-    shown = [line.split() for line in _lines(capsys.readouterr().out)[-3:]]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
     assert shown == [
         ["(background)", "bee", "7"],
         ["[red]ant", "(background:", "missed)", "5"],
@@ -458,7 +236,7 @@ def test_without_ground_truth_the_model_is_written_all_the_same(
         "warning: split val has no ground truth: mAP was not measured" in outcome.err.splitlines()
     )
     assert outcome.out.endswith("written to colours_openvino_model_int8_openvino_model\n")
-    document = _json(tmp_path / "r.json")
+    document = read_json(tmp_path / "r.json")
     assert document["models"] == []
     assert document["agreement"] == pytest.approx(100)
     assert "measured" not in artifact.read_details(tmp_path / document["output"])
@@ -470,7 +248,7 @@ def test_results_may_lie_in_the_exported_directory(
     for _ in range(2):
         options = ("--data", colour_data, "--output", "runs/a", "--json", "runs/a/results.json")
         assert detq("quantize", colour_model, *options).status == 0
-        assert _json(tmp_path / "runs/a/results.json")["output"] == "runs/a"
+        assert read_json(tmp_path / "runs/a/results.json")["output"] == "runs/a"
         assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a"]
 
 
@@ -484,12 +262,12 @@ def test_names_with_spaces_brackets_and_foreign_letters(
     colour_data.write_text(yaml.safe_dump(document, allow_unicode=True))
     options = ("--data", colour_data, "--output", "aus gabe/ü [b]", "--json", "é/r é.json")
     assert detq("quantize", "mein modell", *options).status == 0
-    assert _json(tmp_path / "é/r é.json")["output"] == "aus gabe/ü [b]"
+    assert read_json(tmp_path / "é/r é.json")["output"] == "aus gabe/ü [b]"
     found = detq(
         *("predict", "aus gabe/ü [b]", "images", "--draw", "--output", "[p]"),
         *("--json", "p.json"),
     )
-    assert _lines(found.out) == [
+    assert found.out.splitlines() == [
         "images/val/a.png: 1 czerwony ł, 1 [red] x: y",
         "images/val/b.png: 1 緑",
     ]
@@ -511,7 +289,7 @@ def test_terminal_without_the_letters_of_a_class_name(
         check=True,
     )
     assert b"1 \\u0142, 1 b" in done.stdout
-    assert _json(tmp_path / "p.json")["images"][0]["detections"]
+    assert read_json(tmp_path / "p.json")["images"][0]["detections"]
 
 
 def test_file_name_that_is_no_unicode(
@@ -520,7 +298,7 @@ def test_file_name_that_is_no_unicode(
     name = os.fsdecode(b"caf\xe9.png")
     (colour_images / "a.png").rename(colour_images / name)
     assert detq("predict", colour_model, colour_images, "--json", "p.json").status == 0
-    assert _json(tmp_path / "p.json")["images"][1]["file"].endswith(name)
+    assert read_json(tmp_path / "p.json")["images"][1]["file"].endswith(name)
     (colour_images / name).write_bytes(b"torn")
     colour_data.write_text(colour_data.read_text().replace("\nval: images/val", ""))
     assert detq("quantize", colour_model, "--data", colour_data, "--output", "o").status == 0
@@ -543,7 +321,7 @@ def test_one_class_and_absolute_paths_and_every_kind_of_png(
     options = ("--data", "elsewhere/d.yaml", "--preset", "coco", "--json", "r.json")
     outcome = detq("quantize", "model", *options, "--output", "out")
     assert outcome.status == 0
-    float_row, *_, int8_row = _json(tmp_path / "r.json")["models"]
+    float_row, *_, int8_row = read_json(tmp_path / "r.json")["models"]
     assert (float_row["images"], float_row["map"]) == (6, pytest.approx(100))
     assert int8_row["map"] == pytest.approx(100)
 

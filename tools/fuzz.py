@@ -24,7 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,18 +47,26 @@ LIMIT_S, LIMIT_BYTES = 10, 2 << 30
 SHARED = Path(os.environ.get("DETQ_SHARED", Path(__file__).parents[2] / "shared"))
 
 
+Seed = tuple[str, bytes]
+"""Name and content of a healthy file."""
+
+
 @dataclass(frozen=True)
 class Format:
     """Healthy files, how they are edited, and what detq does with the result."""
 
-    seeds: Callable[[], list[Path]]
+    seeds: Callable[[], list[Seed]]
     read: Callable[[Path], object]
     kinds: Sequence[str] = BINARY
     edit: Callable[[bytes, list[Edit]], bytes] = plainly
 
 
-def _seeds(*patterns: str) -> Callable[[], list[Path]]:
-    return lambda: sorted(path for pattern in patterns for path in SHARED.glob(pattern))
+def _seeds(*patterns: str) -> Callable[[], list[Seed]]:
+    return lambda: _read(path for pattern in patterns for path in SHARED.glob(pattern))
+
+
+def _read(paths: Iterable[Path]) -> list[Seed]:
+    return [(path.name, path.read_bytes()) for path in sorted(paths)]
 
 
 def _read_checkpoint(path: Path) -> None:
@@ -132,15 +140,6 @@ def _read_ir(path: Path) -> None:
     api.load(folder)
 
 
-def _made(name: str, content: Callable[[], bytes]) -> Callable[[], list[Path]]:
-    def write() -> list[Path]:
-        path = Path(tempfile.mkdtemp(prefix="fuzz-seed-")) / name
-        path.write_bytes(content())
-        return [path]
-
-    return write
-
-
 def _healthy_json() -> bytes:
     objects = [
         {"id": n, "image_id": 1, "category_id": n % 2 + 1, "bbox": [1, 2, 10, 12], "area": 120}
@@ -163,12 +162,12 @@ def _healthy_zip() -> bytes:
     return made.getvalue()
 
 
-def _healthy_images() -> list[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-seed-"))
+def _healthy_images() -> list[Seed]:
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    for ending in (".bmp", ".jpg", ".png", ".tif", ".webp"):
-        api.write_image(folder / f"a{ending}", picture)
-    return sorted(folder.iterdir())
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in (".bmp", ".jpg", ".png", ".tif", ".webp"):
+            api.write_image(Path(folder) / f"a{ending}", picture)
+        return _read(Path(folder).iterdir())
 
 
 FORMATS = {
@@ -176,17 +175,19 @@ FORMATS = {
         _seeds("goldens/yolov6/*.pt", "goldens/repvgg/*.pth"), _read_checkpoint, edit=in_pickle
     ),
     "safetensors": Format(
-        lambda: sorted(api.EMBEDDED.glob("*.safetensors")), _read_checkpoint, TEXT
+        lambda: _read(api.EMBEDDED.glob("*.safetensors")), _read_checkpoint, TEXT
     ),
     "onnx": Format(_seeds("checkpoints/yolov6lite_s_det.onnx", "models/*.onnx"), api.load, TEXT),
     "ir": Format(_seeds("cases/hostile/meta_inf_imgsz/*.xml"), _read_ir, TEXT),
     "yaml": Format(
-        lambda: [*api.builtin_recipes(), *SHARED.glob("data/*/data.yaml")], _read_yaml, TEXT
+        lambda: _read([*api.builtin_recipes(), *SHARED.glob("data/*/data.yaml")]),
+        _read_yaml,
+        TEXT,
     ),
-    "json": Format(_made("file.json", _healthy_json), _read_json, TEXT),
+    "json": Format(lambda: [("file.json", _healthy_json())], _read_json, TEXT),
     "image": Format(_healthy_images, read_image_bgr),
-    "zip": Format(_made("file.zip", _healthy_zip), _read_zip),
-    "cache": Format(_made("file.npz", _healthy_cache), _read_cache),
+    "zip": Format(lambda: [("file.zip", _healthy_zip())], _read_zip),
+    "cache": Format(lambda: [("file.npz", _healthy_cache())], _read_cache),
 }
 
 
@@ -232,7 +233,7 @@ def _in_child(read: Callable[[Path], object], path: Path, note: Path) -> None:
 def fuzz(name: str, *, examples: int, seed: int, keep: Path | None) -> Counter[str]:
     """Read that many edited files. Raises AssertionError for one that did not end well."""
     kind = FORMATS[name]
-    seeds = [(path.name, path.read_bytes()) for path in kind.seeds()]
+    seeds = kind.seeds()
     if not seeds:
         raise SystemExit(f"{name}: no healthy files in {SHARED}")
     counts: Counter[str] = Counter()
