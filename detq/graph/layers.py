@@ -96,8 +96,18 @@ class ConvLayer:
 
     @property
     def kernels(self) -> Array:
-        """(G * O, I, kH, kW) float32: groups join the output channels."""
-        return np.array(self.weight, np.float32).reshape(-1, *self.weight.shape[-3:])
+        """(G * O, I, kH, kW) float32: groups join the output channels; 1x1 of a MatMul.
+
+        What meets in one sum is one row, also of operations that keep inputs before outputs.
+        """
+        weight = np.array(self.weight, np.float32)
+        kind = self.convolution.get_type_name()
+        if kind == "MatMul":
+            has_outputs_first = self.convolution.get_attributes()["transpose_b"]
+            weight = (weight if has_outputs_first else weight.swapaxes(-2, -1))[..., None, None]
+        elif kind.endswith("BackpropData"):
+            weight = weight.swapaxes(-4, -3)
+        return weight.reshape(-1, *weight.shape[-3:])
 
     @property
     def quantizer(self) -> ov.Node | None:

@@ -17,7 +17,7 @@ from small_graphs import Layers, Source, detector, images, relative_error, repvg
 from detq.artifact import write_artifact
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.surgery import CONVOLUTIONS, nodes_of_type, producer
+from detq.graph.surgery import WEIGHTED, nodes_of_type, producer
 from detq.numerics.cfws import PAIR_LIMIT
 from detq.quant.quantizer import quantize_graph
 
@@ -26,15 +26,20 @@ IMAGES = images(6)
 
 
 def _integers(model: ov.Model) -> dict[str, np.ndarray]:
-    """The stored INT8 weights of every convolution, (O, I, kH, kW)."""
+    """The stored INT8 weights of every operation that has such, (O, I, kH, kW)."""
     found = {}
-    for convolution in nodes_of_type(model, *CONVOLUTIONS):
-        node = producer(convolution, 1)
+    for operation in nodes_of_type(model, *WEIGHTED):
+        node = producer(operation, 1)
         while node.get_type_name() != "Constant":
             node = producer(node)
         assert node.get_element_type() == ov.Type.i8
         weight = node.get_data().astype(int)
-        found[convolution.get_friendly_name()] = weight.reshape(-1, *weight.shape[-3:])
+        if operation.get_type_name() == "MatMul":
+            rows = weight if operation.get_attributes()["transpose_b"] else weight.T
+            weight = rows[..., None, None]
+        elif operation.get_type_name() == "ConvolutionBackpropData":
+            weight = weight.transpose(1, 0, 2, 3)
+        found[operation.get_friendly_name()] = weight.reshape(-1, *weight.shape[-3:])
     return found
 
 
@@ -83,6 +88,47 @@ def test_no_stored_pair_of_a_real_network_overflows(
     assert max(map(_worst_pair, _integers(result.graph.model).values())) <= PAIR_LIMIT
 
 
+OTHERS = ("transposed", "product", "product of rows")
+
+
+def _other(features: ov.Node, kind: str, weight: np.ndarray) -> ov.Node:
+    """What multiplies by ``weight`` (I, O) and is no convolution, behind [1, I, H, W]."""
+    inputs, outputs = weight.shape
+    if kind == "transposed":
+        kernel = np.repeat(weight[:, :, None], 4, axis=2).reshape(inputs, outputs, 2, 2)
+        node = ops.convolution_backprop_data(features, ops.constant(kernel), strides=[2, 2])
+        node.set_friendly_name("neck.other")
+        return node
+    height, width = features.get_output_shape(0)[2:]
+    rows = ops.transpose(
+        ops.reshape(features, np.array([1, inputs, height * width]), False), [0, 2, 1]
+    )
+    is_turned = kind == "product of rows"
+    node = ops.matmul(rows, ops.constant(weight.T if is_turned else weight), False, is_turned)
+    node.set_friendly_name("neck.other")
+    return ops.reshape(ops.transpose(node, [0, 2, 1]), np.array([1, outputs, height, width]), False)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    ("overflow_fix", "rounding", "fits"),
+    [("pairs", "nearest", True), ("pairs", "gptq", True), ("disable", "nearest", False)],
+)
+def test_no_stored_pair_of_another_operation_overflows(
+    kind: str, overflow_fix: str, rounding: str, fits: bool
+) -> None:
+    make = Layers(outlier=20)
+    image = make.image()
+    features = ops.relu(make.convolution(image, 16, "backbone.stem", stride=2))
+    weight = np.random.default_rng(1).standard_t(3, (16, 12)).astype(np.float32)
+    head = make.convolution(ops.relu(_other(features, kind, weight)), 6, "head", kernel=1)
+    recipe = _recipe(overflow_fix, split="none", rounding=rounding)
+    result = quantize_graph(detector(image, head), recipe, Source(IMAGES))
+    integers = _integers(result.graph.model)["neck.other"]
+    assert integers.shape[:2] == (12, 16)
+    assert (_worst_pair(integers) <= PAIR_LIMIT) == fits
+
+
 def _worst_case(red: float = 1.0) -> DetectorGraph:
     """A convolution whose weights are all alike, on a white image: every pair is at its limit."""
     image = Layers().image()
@@ -101,6 +147,17 @@ def test_equal_weights_on_white_are_exact_on_every_cpu() -> None:
     graph = _worst_case()
     result = quantize_graph(graph, _recipe("pairs", split="none"), Source(white))
     assert relative_error(run(result.graph.model, white), run(graph.model, white)) < 0.02
+
+
+def _worst_other(kind: str) -> DetectorGraph:
+    """The same of another operation, whose inputs are all alike."""
+    make = Layers()
+    image = make.image()
+    mean = np.full((8, 3, 1, 1), 1 / 3, np.float32)
+    stem = ops.convolution(image, ops.constant(mean), [1, 1], [0, 0], [0, 0], [1, 1])
+    stem.set_friendly_name("backbone.stem")
+    other = _other(ops.relu(stem), kind, np.full((8, 8), 0.125, np.float32))
+    return detector(image, make.convolution(ops.relu(other), 6, "head", kernel=1))
 
 
 _INFER_WHITE = """
@@ -126,15 +183,28 @@ def test_pixels_in_bgr_are_exact_without_vnni(
 
     Another process, for oneDNN chooses its instructions once; ``disable`` shows that it obeys.
     """
-    white = [np.ones((1, 3, 32, 32), np.float32)]
     graph = _worst_case(red=0.0)
     recipe = _recipe(overflow_fix, split="none", rounding=rounding)
-    write_artifact(quantize_graph(graph, recipe, Source(white)).graph, tmp_path / "model")
-    found = tmp_path / "found.npy"
+    assert (_error_without_vnni(graph, recipe, tmp_path) < 0.02) == exact
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(("overflow_fix", "exact"), [("pairs", True), ("disable", False)])
+def test_other_operations_are_exact_without_vnni(
+    kind: str, overflow_fix: str, exact: bool, tmp_path: Path
+) -> None:
+    """Transposed convolutions were not, and took half of YOLOv6's upsampled features."""
+    recipe = _recipe(overflow_fix, split="none")
+    assert (_error_without_vnni(_worst_other(kind), recipe, tmp_path) < 0.02) == exact
+
+
+def _error_without_vnni(graph: DetectorGraph, recipe: Recipe, folder: Path) -> float:
+    white = [np.ones((1, 3, 32, 32), np.float32)]
+    write_artifact(quantize_graph(graph, recipe, Source(white)).graph, folder / "model")
+    found = folder / "found.npy"
     subprocess.run(
-        [sys.executable, "-c", _INFER_WHITE, tmp_path / "model", found],
+        [sys.executable, "-c", _INFER_WHITE, folder / "model", found],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
         check=True,
     )
-    error = relative_error([np.load(found)], run(graph.model, white))
-    assert (error < 0.02) == exact, error
+    return relative_error([np.load(found)], run(graph.model, white))
