@@ -64,6 +64,19 @@ class ConvLayer:
         return any((*attributes["pads_begin"], *attributes["pads_end"]))
 
     @property
+    def is_tiling(self) -> bool:
+        """True for a transposed convolution whose kernels do not overlap where they are laid down.
+
+        Every tap of every output channel is then a 1x1 kernel of its own.
+        """
+        attributes = self.convolution.get_attributes()
+        return (
+            self.convolution.get_type_name() == "ConvolutionBackpropData"
+            and tuple(attributes["strides"]) == self.kernel
+            and tuple(attributes["dilations"]) == (1, 1)
+        )
+
+    @property
     def absorbs_shift(self) -> bool:
         """True if a number added to all of its input is the same as another bias.
 

@@ -66,8 +66,13 @@ class KernelBlocks:
 
 
 def blocks_of(layer: ConvLayer) -> KernelBlocks:
-    """How a (Group)Convolution is rounded: its kernels in blocks of inputs that belong together."""
+    """How a layer is rounded: its kernels in blocks of inputs that belong together.
+
+    Those of a (Group)Convolution, or of a transposed one that tiles.
+    """
     shape = list(layer.convolution.get_input_shape(1))
+    if layer.is_tiling:
+        return _blocks_of_tiles(layer.name, shape)
     attributes = layer.convolution.get_attributes()
     groups, outputs, per_group = shape[:3] if layer.is_grouped else (1, shape[0], shape[1])
     width = per_group
@@ -88,6 +93,19 @@ def blocks_of(layer: ConvLayer) -> KernelBlocks:
         outputs=outputs,
         channels=tuple(channels),
         grouped=layer.is_grouped,
+    )
+
+
+def _blocks_of_tiles(name: str, shape: Sequence[int]) -> KernelBlocks:
+    """Of kernels (I, O, kH, kW): as many 1x1 kernels as there are taps, of the same input."""
+    inputs, *outputs = shape
+    channels = [
+        (start, min(start + BLOCK_INPUTS, inputs)) for start in range(0, inputs, BLOCK_INPUTS)
+    ]
+    none = (0, 0)
+    rows = int(np.prod(outputs))
+    return KernelBlocks(
+        name, (1, 1), (1, 1), (none, none), (1, 1), rows, tuple(channels), grouped=False
     )
 
 

@@ -12,7 +12,7 @@ from detq.api import load_recipe
 from detq.config import RangesConfig, Recipe, WeightsConfig
 from detq.errors import CalibrationError
 from detq.graph.detector_graph import DetectorGraph
-from detq.graph.layers import grid_of, layer_of, quantized_layers
+from detq.graph.layers import ConvLayer, grid_of, layer_of, quantized_layers
 from detq.graph.surgery import (
     CONVOLUTIONS,
     bypass,
@@ -175,3 +175,41 @@ def test_fewer_bits_are_smaller_integers(bits: int) -> None:
 
 def test_default_recipe_rounds_by_gptq() -> None:
     assert load_recipe("measured").weights.rounding == "gptq"
+
+
+def _upsampling(stride: int) -> DetectorGraph:
+    """A transposed convolution of 2x2 kernels, which overlap with a ``stride`` of 1."""
+    make = Layers(seed=3)
+    image = make.image()
+    above = ops.relu(make.convolution(image, 16, "backbone.a", stride=2))
+    kernel = np.random.default_rng(3).standard_normal((16, 12, 2, 2)).astype(np.float32)
+    above = ops.convolution_backprop_data(above, ops.constant(kernel), strides=[stride] * 2)
+    above.set_friendly_name("neck.up")
+    return detector(image, make.convolution(ops.relu(above), 7, "detect.pred", kernel=1))
+
+
+def _transposed(network: Network) -> ConvLayer:
+    return layer_of(find_node(network.model, "neck.up"))
+
+
+def test_kernels_that_tile_are_rounded_as_kernels_of_one_tap() -> None:
+    placed = _placed(_upsampling(2))
+    rounded = _transposed(through(placed, GPTQ, given=IMAGES))
+    assert rounded.grid is not None
+    integers = rounded.weight / rounded.grid.step
+    np.testing.assert_allclose(integers, np.rint(integers), atol=1e-3)
+    exact = _transposed(placed)
+    source = exact.convolution.input_value(0).get_node()
+    seen = run(ov.Model([ops.result(producer(source))], _parameters(source), "tap"), IMAGES)
+    nearest = np.rint(exact.weight / rounded.grid.step) * rounded.grid.step
+    errors = [
+        np.square(np.einsum("ioab,nihw->noahbw", weight - exact.weight, seen)).mean()
+        for weight in (nearest, rounded.weight)
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_kernels_that_overlap_are_left_to_their_quantizer() -> None:
+    placed = _placed(_upsampling(1))
+    rounded = through(placed, GPTQ, given=IMAGES)
+    np.testing.assert_array_equal(_transposed(rounded).weight, _transposed(placed).weight)

@@ -12,7 +12,7 @@ import openvino as ov
 
 from detq.errors import GraphError
 from detq.graph.layers import ConvLayer, Grid, quantized_layers
-from detq.graph.surgery import replace_constant_input
+from detq.graph.surgery import CONVOLUTIONS, replace_constant_input
 from detq.quant.hessians import (
     Hessian,
     Hessians,
@@ -74,19 +74,30 @@ class RoundWeights:
 
     def _layers(self, network: Network, model: ov.Model) -> list[ConvLayer]:
         coarse = {split.coarse for split in network.splits}
-        return [layer for layer in quantized_layers(model) if layer.name not in coarse]
+        layers = quantized_layers(model, "ConvolutionBackpropData")
+        return [
+            layer
+            for layer in layers
+            if layer.name not in coarse
+            and (layer.convolution.get_type_name() in CONVOLUTIONS or layer.is_tiling)
+        ]
 
     def _rounded(self, layer: ConvLayer, blocks: KernelBlocks, hessian: list[Hessian]) -> _Rounded:
         quantizer, grid = _quantizer_and_grid(layer)
         stored, step = layer.weight, grid.step
+        if layer.is_tiling:
+            stored, step = _as_rows(stored), _as_rows(np.broadcast_to(step, (1, *stored.shape[1:])))
+        bits = 8 if layer.is_tiling else self.bits  # as its grid
         rounded = gptq_weight(
-            blocks, stored, step, hessian, bits=self.bits, limit_pairs=self.limit_pairs
+            blocks, stored, step, hessian, bits=bits, limit_pairs=self.limit_pairs
         )
         nearest = np.rint(stored / step) * step
         before = output_noise(blocks, stored - nearest, hessian).sum()
         after = output_noise(blocks, stored - rounded, hessian).sum()
         gain = float(after / before) if before > 0 else 1.0
-        return _Rounded(quantizer, np.asarray(rounded, np.float32), gain)
+        if layer.is_tiling:
+            rounded = rounded.reshape(*layer.weight.shape[1:], -1).transpose(3, 0, 1, 2)
+        return _Rounded(quantizer, np.ascontiguousarray(rounded, np.float32), gain)
 
 
 class _Rounded(NamedTuple):
@@ -95,6 +106,11 @@ class _Rounded(NamedTuple):
     quantizer: ov.Node
     weight: npt.NDArray[np.float32]
     gain: float
+
+
+def _as_rows(kernels: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """(I, O, kH, kW) -> (O * kH * kW, I, 1, 1)."""
+    return kernels.transpose(1, 2, 3, 0).reshape(-1, len(kernels), 1, 1)
 
 
 def _round_to_nearest(layer: ConvLayer) -> None:
