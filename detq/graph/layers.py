@@ -64,6 +64,11 @@ class ConvLayer:
         return any((*attributes["pads_begin"], *attributes["pads_end"]))
 
     @property
+    def is_convolution(self) -> bool:
+        """False for a transposed one and for a MatMul."""
+        return self.convolution.get_type_name() in CONVOLUTIONS
+
+    @property
     def is_tiling(self) -> bool:
         """True for a transposed convolution whose kernels do not overlap where they are laid down.
 
@@ -116,8 +121,8 @@ class ConvLayer:
         weight = np.array(self.weight, np.float32)
         kind = self.convolution.get_type_name()
         if kind == "MatMul":
-            has_outputs_first = self.convolution.get_attributes()["transpose_b"]
-            weight = (weight if has_outputs_first else weight.swapaxes(-2, -1))[..., None, None]
+            is_row_by_row = weight.ndim == 1 or self.convolution.get_attributes()["transpose_b"]
+            weight = (weight if is_row_by_row else weight.swapaxes(-2, -1))[..., None, None]
         elif kind.endswith("BackpropData"):
             weight = weight.swapaxes(-4, -3)
         return weight.reshape(-1, *weight.shape[-3:])

@@ -12,7 +12,7 @@ import openvino as ov
 
 from detq.errors import GraphError
 from detq.graph.layers import ConvLayer, Grid, quantized_layers
-from detq.graph.surgery import CONVOLUTIONS, replace_constant_input
+from detq.graph.surgery import replace_constant_input
 from detq.quant.hessians import (
     Hessian,
     Hessians,
@@ -74,12 +74,10 @@ class RoundWeights:
 
     def _layers(self, network: Network, model: ov.Model) -> list[ConvLayer]:
         coarse = {split.coarse for split in network.splits}
-        layers = quantized_layers(model, "ConvolutionBackpropData")
         return [
             layer
-            for layer in layers
-            if layer.name not in coarse
-            and (layer.convolution.get_type_name() in CONVOLUTIONS or layer.is_tiling)
+            for layer in quantized_layers(model, "ConvolutionBackpropData")
+            if layer.name not in coarse and (layer.is_convolution or layer.is_tiling)
         ]
 
     def _rounded(self, layer: ConvLayer, blocks: KernelBlocks, hessian: list[Hessian]) -> _Rounded:
@@ -87,7 +85,7 @@ class RoundWeights:
         stored, step = layer.weight, grid.step
         if layer.is_tiling:
             stored, step = _as_rows(stored), _as_rows(np.broadcast_to(step, (1, *stored.shape[1:])))
-        bits = 8 if layer.is_tiling else self.bits  # as its grid
+        bits = self.bits if layer.is_convolution else 8  # as its grid
         rounded = gptq_weight(
             blocks, stored, step, hessian, bits=bits, limit_pairs=self.limit_pairs
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from detq.graph.layers import quantized_layers, symmetric_grid, write_grid
-from detq.graph.surgery import CONVOLUTIONS, WEIGHTED
+from detq.graph.surgery import WEIGHTED
 from detq.numerics.cfws import Granularity, weight_step
 from detq.quant.network import Network, Stage
 from detq.quant.pipeline import Seen, WantsNothing
@@ -44,7 +44,7 @@ class SetWeightGrids(WantsNothing):
             step = coarse.get(layer.name)
             if step is None:
                 granularity: Granularity = "tensor" if before.low.size == 1 else "channel"
-                bits = self.bits if layer.convolution.get_type_name() in CONVOLUTIONS else 8
+                bits = self.bits if layer.is_convolution else 8
                 step = weight_step(
                     layer.kernels, granularity=granularity, bits=bits, limit_pairs=True
                 )
