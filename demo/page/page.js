@@ -99,7 +99,8 @@ function sendSettings() {
 // ---- sending ----------------------------------------------------------------------------------
 
 function picture() {
-  if (state.kind === "picture") return still.naturalWidth ? still : null;
+  // It has its size as soon as its first bytes are there, and is drawn as far as it has come.
+  if (state.kind === "picture") return still.complete && still.naturalWidth ? still : null;
   const plays = state.kind === "camera" || state.kind === "video";
   return plays && video.readyState >= 2 && video.videoWidth ? video : null;
 }

@@ -144,6 +144,17 @@ def test_sample_for_a_visitor_without_a_camera(page: Browser) -> None:
     page.wait_for("shownBoxes().length > 5")
 
 
+def test_picture_that_comes_slowly_is_sent_once_it_is_whole(page: Browser) -> None:
+    """A browser shows the part that has come, which is not what is to be looked at."""
+    slow = {"offline": False, "latency": 0, "downloadThroughput": 20_000, "uploadThroughput": -1}
+    page.call("Network.emulateNetworkConditions", **slow)
+    try:
+        click(page, "#sample")
+        page.wait_for("shownBoxes().length > 5")
+    finally:
+        page.call("Network.emulateNetworkConditions", **slow | {"downloadThroughput": -1})
+
+
 def test_picture_that_got_lost_on_the_way_is_sent_again(page: Browser) -> None:
     """By a browser that had no time to encode it, or a server that left it out."""
     page.value(
