@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import openvino as ov
 import pytest
-from pairing import worst_px
+from pairing import ROUNDING_APART, worst_px
 
 import detq
 from detq.graph.detector_graph import DetectorGraph
@@ -75,7 +75,7 @@ def test_model_api_finds_the_same_boxes(
         }
         expected = detq.detector(graph, confidence=0.25, iou=0.45).detect(image).columns()
         # ONNX's quantizers round what lies between two steps otherwise
-        assert worst_px(found, expected, confidence=0.25, apart=0.06) < 1.5
+        assert worst_px(found, expected, confidence=0.25, apart=ROUNDING_APART) < 1.5
     assert set(seen.label_names) <= set(graph.spec.class_names)
 
 
