@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import openvino as ov
 import pytest
+import yaml
 from command_line import Command, Outcome
 from hypothesis import settings
 from openvino import opset15 as ops
@@ -150,6 +151,20 @@ def bccd_graph(shared: Path) -> DetectorGraph:
     size_hw = (320, 320)
     model = fuse_model(load_checkpoint(shared / "checkpoints/bccd_yolov6n.pt", size_hw=size_hw))
     return from_torch(model.module, model.spec)
+
+
+@pytest.fixture(scope="session")
+def few_blood_cells(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``data.yaml`` of 16 images of each split, for what does not depend on how many."""
+    folder = tmp_path_factory.mktemp("cells")
+    data = shared / "data/bccd"
+    for split in ("train", "val", "test"):
+        images = sorted((data / "images" / split).iterdir())[:16]
+        (folder / f"{split}.txt").write_text("".join(f"{image}\n" for image in images))
+    document = yaml.safe_load((data / "data.yaml").read_text())
+    splits = {split: f"{split}.txt" for split in ("train", "val", "test")}
+    (folder / "data.yaml").write_text(yaml.safe_dump(document | splits))
+    return folder / "data.yaml"
 
 
 @pytest.fixture(scope="session")

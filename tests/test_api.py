@@ -154,14 +154,16 @@ def test_a_second_recipe_finds_what_the_first_one_observed(
     assert others[-1][0] == first
 
 
-def test_broken_int8_model_is_not_handed_out(bccd_graph: DetectorGraph, shared: Path) -> None:
+def test_broken_int8_model_is_not_handed_out(
+    bccd_graph: DetectorGraph, few_blood_cells: Path
+) -> None:
     """Ranges that keep half of the activations: everything large is clipped away."""
     ranges = {"backbone": "percentile", "neck": "percentile", "head": "percentile"}
     absurd = Recipe.model_validate({"name": "absurd", "ranges": {**ranges, "percentile": 51}})
     with pytest.raises(CalibrationError, match=r"agrees with float to .*% only: it is broken"):
         detq.quantize(
             bccd_graph,
-            data=shared / "data/bccd/data.yaml",
+            data=few_blood_cells,
             recipe=absurd,
             calibration_images=8,
         )

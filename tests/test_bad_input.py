@@ -473,12 +473,12 @@ def test_killed_run_leaves_the_old_directory(
 
 
 def test_recipe_to_compare_with_that_breaks_the_model_is_left_out(
-    detq: Command, shared: Path, bccd_float: Path, tmp_path: Path
+    detq: Command, few_blood_cells: Path, bccd_float: Path, tmp_path: Path
 ) -> None:
     ranges = "{backbone: percentile, neck: percentile, head: percentile, percentile: 51}"
     (tmp_path / "absurd.yaml").write_text(f"name: absurd\nranges: {ranges}\n")
     outcome = detq(
-        *("quantize", bccd_float, "--data", shared / "data/bccd/data.yaml", "--split", "test"),
+        *("quantize", bccd_float, "--data", few_blood_cells, "--split", "test"),
         *("--calib-images", "8", "--recipe", "minmax", "--compare", "absurd.yaml"),
     )
     assert outcome.status == 0

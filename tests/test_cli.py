@@ -105,7 +105,7 @@ def _plain() -> dict[str, str]:
 
 
 def test_guard_holds_a_drop_or_writes_nothing(
-    detq: Command, bccd_float: Path, shared: Path, tmp_path: Path
+    detq: Command, bccd_float: Path, few_blood_cells: Path, tmp_path: Path
 ) -> None:
     """Of a head that is clipped, which costs as much on every CPU."""
     (tmp_path / "clipped.yaml").write_text(
@@ -113,7 +113,7 @@ def test_guard_holds_a_drop_or_writes_nothing(
         "ranges: {backbone: minmax, neck: minmax, head: percentile, percentile: 98}\n"
     )
     options = (
-        *("--data", shared / "data/bccd/data.yaml", "--split", "test", "--calib-images", "20"),
+        *("--data", few_blood_cells, "--split", "test", "--calib-images", "20"),
         *("--recipe", "clipped.yaml", "--json", "r.json", "--output", "out"),
     )
     outcome = detq("quantize", bccd_float, *options, "--max-drop", "0.5")
