@@ -17,10 +17,12 @@ from detq.runtime.machine import float_precisions
 
 sys.path.insert(0, str(ROOT / "tools"))
 import zoo
+import zoo_error
 import zoo_expected
 import zoo_plan
 import zoo_results
 import zoo_table
+from zoo_measuring import Quantizer, Subject
 from zoo_results import FLOAT, LATENCY, Key, Results, Row
 
 RECIPES = ("nncf", "minmax")
@@ -145,6 +147,21 @@ def test_figures_are_those_of_evaluate_and_quantize(
         name: one.map for name, one in result.per_class.items()
     }
     assert row["int8_share"] == made.int8_share
+
+
+def test_errors_and_losses_of_parts_are_those_of_the_network(
+    plan: zoo_plan.Plan, tmp_path: Path
+) -> None:
+    """Float against itself is 0; of the INT8 network the loss is that of its row in the table."""
+    subject = Subject(plan.models[0], plan, tmp_path, tmp_path)
+    quantizer = Quantizer(subject, seed=0)
+    judges = zoo_error.error_of(subject, quantizer), zoo_error.loss_of(subject)
+    assert [judge(subject.graph.model) for judge in judges] == ["0.000", "+0.00 [0.00, 0.00]"]
+    networks = list(zoo_error.Networks(quantizer))
+    assert len(networks) == len(zoo_error.HEADINGS)
+    row, _ = quantizer.quantize("measured", None)
+    exact = subject.score(subject.graph, is_float=True).row["score"]
+    assert judges[1](networks[0]).startswith(f"{exact - row['score']:+.2f} [")
 
 
 def test_loss_is_paired_and_names_the_worst_class(tmp_path: Path) -> None:
