@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino as ov
 
 from detq.contract import INPUT, OUTPUT
@@ -26,8 +25,10 @@ def from_torch(module: Any, spec: ModelSpec) -> DetectorGraph:
     ``module`` is a ``torch.nn.Module`` in eval mode, not changed. Convolutions in the graph are
     named by their module path (``backbone.stem.conv``).
     """
+    from detq.models.scripting import scripted  # noqa: PLC0415 - torch takes seconds
+
     shape = [1, 3, *spec.size_hw]
-    model = ov.convert_model(module, example_input=np.zeros(shape, np.float32), input=shape)
+    model = ov.convert_model(scripted(module, shape), input=shape)
     for node in nodes_of_type(model, *_CONVOLUTION_TYPES):
         if match := _TORCH_NAME.match(node.get_friendly_name()):
             node.set_friendly_name(match["path"])

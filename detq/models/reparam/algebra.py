@@ -162,6 +162,8 @@ def _enlarged(branch: Branch, widest: Branch, groups: int) -> Kernel | None:
             return None
         taps.append([place for place, _ in places])
     narrow = _regrouped(branch.kernel.weight, branch.groups, groups)
+    if taps == [list(range(side)) for side in widest.kernel_hw]:
+        return Kernel(narrow, branch.kernel.bias)
     weight = narrow.new_zeros(*narrow.shape[:2], *widest.kernel_hw)
     weight[:, :, torch.tensor(taps[0])[:, None], torch.tensor(taps[1])] = narrow
     return Kernel(weight, branch.kernel.bias)
