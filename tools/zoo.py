@@ -104,7 +104,10 @@ def zoo_parser(about: str) -> argparse.ArgumentParser:
 
 def results_of(given: argparse.Namespace) -> Results:
     """Where what is measured is kept."""
-    return Results(given.results or Path("runs") / f"{given.config.stem}.jsonl")
+    path = given.results or Path("runs") / f"{given.config.stem}.jsonl"
+    if path.is_dir():
+        sys.exit(f"error: {path}: is a folder; --results takes a file, {path / 'results.jsonl'}")
+    return Results(path)
 
 
 class Zoo:
