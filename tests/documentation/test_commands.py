@@ -34,7 +34,7 @@ OF_OTHERS = {
 """Options in the running text that are not detq's -> whose they are."""
 _OTHER_PROGRAMS = {"pip", "docker", "python", "pytest", "make", "apt-get", "cmake"}
 _TOOLS = "".join(path.read_text() for path in (ROOT / "tools").glob("*.py"))
-ANY = OF_DETQ.union(*OPTIONS.values(), OF_OTHERS, re.findall(r'"(--[a-z-]+)"', _TOOLS))
+ANY = OF_DETQ.union(*OPTIONS.values(), OF_OTHERS, re.findall(r'"(--[a-z][a-z0-9-]*)"', _TOOLS))
 _OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 ALL = [command for page in PAGES for command in commands(page)]
 
