@@ -10,11 +10,6 @@ import numpy as np
 Row = Mapping[str, Any]
 """``boxes`` (x1, y1, x2, y2), ``scores`` and ``class_ids``, as ``detq predict`` writes them."""
 
-ROUNDING_APART = 0.12
-"""Scores of the INT8 model are at most half of this apart, where one program rounds a value up that
-another rounds down: no more than INT8 and float are.
-"""
-
 
 def worst_px(found: Row, expected: Row, *, confidence: float, apart: float) -> float:
     """The greatest distance between an edge of one and the same edge of the other, in pixels.

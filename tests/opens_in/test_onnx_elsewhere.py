@@ -10,13 +10,17 @@ import onnx
 import onnxruntime
 import openvino as ov
 import pytest
-from pairing import ROUNDING_APART, worst_px
+from pairing import worst_px
 
 import detq
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.execute import compile_exact
 
 SIDE = 160
+APART = {"float": 0.06, "int8": 0.12}
+"""How far scores may be. ONNX's quantizers round what lies between two steps otherwise, which moves
+scores of INT8 by half of that: no more than INT8 is from float.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +78,7 @@ def test_model_api_finds_the_same_boxes(
             "class_ids": seen.labels.tolist(),
         }
         expected = detq.detector(graph, confidence=0.25, iou=0.45).detect(image).columns()
-        # ONNX's quantizers round what lies between two steps otherwise
-        assert worst_px(found, expected, confidence=0.25, apart=ROUNDING_APART) < 1.5
+        assert worst_px(found, expected, confidence=0.25, apart=APART[kind]) < 1.5
     assert set(seen.label_names) <= set(graph.spec.class_names)
 
 

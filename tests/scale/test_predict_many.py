@@ -590,14 +590,14 @@ def apart(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 def test_ray_evaluates_with_the_same_figures(
-    tmp_path: Path, few_blood_cells: Path, bccd_float: Path, bccd_graph: DetectorGraph
+    tmp_path: Path, shared: Path, bccd_float: Path, bccd_graph: DetectorGraph
 ) -> None:
     """Also of a model that was tuned to compute in 16 bits."""
     pytest.importorskip("ray")
     write_artifact(bccd_graph, tmp_path / "tuned")
     write_tuned(tmp_path / "tuned", RuntimeOptions(float_precision="bf16"))
     for engine in ("local", "ray"):
-        options = ("--data", few_blood_cells, "--imgsz", "160", "--engine", engine)
+        options = ("--data", shared / "data/bccd/data.yaml", "--imgsz", "160", "--engine", engine)
         wanted = ("--per-class", "--json", f"{engine}.json")
         done = apart(tmp_path, "eval", bccd_float, "tuned", *options, *wanted)
         assert done.returncode == 0, done.stderr
