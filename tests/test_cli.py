@@ -113,7 +113,7 @@ def test_guard_holds_a_drop_or_writes_nothing(
         "ranges: {backbone: minmax, neck: minmax, head: percentile, percentile: 98}\n"
     )
     options = (
-        *("--data", few_blood_cells, "--split", "test", "--calib-images", "20"),
+        *("--data", few_blood_cells, "--split", "test", "--calib-images", "8"),
         *("--recipe", "clipped.yaml", "--json", "r.json", "--output", "out"),
     )
     outcome = detq("quantize", bccd_float, *options, "--max-drop", "0.5")
