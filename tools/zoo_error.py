@@ -21,6 +21,7 @@ import openvino as ov
 from zoo import results_of, zoo_parser
 from zoo_measuring import Quantizer, Subject
 from zoo_plan import read_plan
+from zoo_table import points_lost
 
 from detq.api import DetectorGraph
 from detq.errors import DetqError
@@ -91,10 +92,10 @@ def loss_of(subject: Subject) -> Judge:
 
     def loss(model: ov.Model) -> str:
         found = subject.score(DetectorGraph(model, subject.graph.spec), is_float=False)
-        lost = exact.row["score"] - found.row["score"]
-        resampled = exact.arrays["resampled"] - found.arrays["resampled"]
-        low, high = np.nanpercentile(resampled, (2.5, 97.5))
-        return f"{lost:+.2f} [{low:.2f}, {high:.2f}]"
+        return points_lost(
+            exact.row["score"] - found.row["score"],
+            exact.arrays["resampled"] - found.arrays["resampled"],
+        )
 
     return loss
 
@@ -113,8 +114,7 @@ class Networks:
         yield self._weights_alone(self._passes)
         yield self._weights_alone(_without_pair_limit(self._passes))
         for part in PARTS:
-            own = [q.name for q in network.quantizers if q.part == part]
-            yield _model(fall_back(network, [n for n in own if n not in network.in_float]))
+            yield _model(fall_back(network, [q.name for q in network.quantizers if q.part == part]))
         for budget in BUDGETS:
             yield _model(
                 self._behind(

@@ -95,6 +95,12 @@ def loss_of(results: Results, exact: Row, rows: Sequence[Row]) -> Loss:
     )
 
 
+def points_lost(points: float, resampled: Floats, *, digits: int = 2) -> str:
+    """A loss and its interval, as every cell has them."""
+    low, high = interval(resampled)
+    return f"{points:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
     """One table of all models, then the means over them of each recipe."""
     yield _line(HEADINGS)
@@ -138,7 +144,7 @@ def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) ->
     return [
         _named(recipe),
         _spread([row["score"] for row in rows]),
-        f"{loss.points:+.2f} {_interval(loss.resampled)}",
+        points_lost(loss.points, loss.resampled),
         _worst(loss.classes),
         _frequent(loss.frequent),
         _worst(loss.frequent),
@@ -160,7 +166,7 @@ def _means(losses: Mapping[str, list[tuple[Loss, list[Row]]]]) -> Iterator[str]:
         known = [value for value in seen if value is not None]
         agreement = [f"{_mean(known):.1f}", f"{min(known):.1f}"] if known else ["", ""]
         mean = np.mean([loss.resampled for loss, _ in some], axis=0)
-        figures = [f"{_mean(points):+.2f} {_interval(mean)}", f"{max(points):+.2f}"]
+        figures = [points_lost(_mean(points), mean), f"{max(points):+.2f}"]
         yield _line([f"`{recipe}`", str(len(some)), *figures, *agreement])
 
 
@@ -204,16 +210,16 @@ def _worst(classes: Sequence[ClassLoss]) -> str:
     if not classes:
         return ""
     one = classes[0]
-    return (
-        f"{one.points:+.1f} {_interval(one.resampled, digits=1)} {_cell(one.name)} ({one.objects})"
-    )
+    lost = points_lost(one.points, one.resampled, digits=1)
+    return f"{lost} {_cell(one.name)} ({one.objects})"
 
 
 def _frequent(classes: Sequence[ClassLoss]) -> str:
     if not classes:
         return ""
     resampled = mean_over_classes(np.stack([one.resampled for one in classes], axis=1))
-    return f"{_mean(one.points for one in classes):+.2f} {_interval(resampled)} ({len(classes)})"
+    lost = points_lost(_mean(one.points for one in classes), resampled)
+    return f"{lost} ({len(classes)})"
 
 
 def _reason(recipe: str, row: Row) -> str:
@@ -237,11 +243,6 @@ def _named(recipe: str) -> str:
 
 def _ratio(ms: Mapping[str, float], recipe: str, reference: float | None) -> str:
     return f"{ms[recipe] / reference:.2f}" if recipe in ms and reference else ""
-
-
-def _interval(values: Floats, *, digits: int = 2) -> str:
-    low, high = interval(values)
-    return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _spread(values: Sequence[float]) -> str:
