@@ -14,13 +14,11 @@ networks of YOLOv6's families are trained by ``tools/train_embedded.py``.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from train_embedded import overrides, ultralytics_yaml
+from train_embedded import overrides, train, ultralytics_yaml
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
@@ -109,9 +107,7 @@ def main() -> None:
             **of_body(given),
         )
     )
-    torch.set_num_threads(os.cpu_count() or 1)  # Ultralytics leaves one core out
-    with torch.autocast("cpu", torch.bfloat16, enabled=given.bf16):
-        trainer.train()
+    train(trainer, bf16=given.bf16)
     strip_optimizer(trainer.last, given.output)
     print(f"wrote {given.output}")
 
