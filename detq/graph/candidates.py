@@ -54,14 +54,15 @@ def cut_before_selection(model: ov.Model, counts: set[int]) -> bool:
     shape = model.outputs[0].get_partial_shape()
     if len(model.outputs) != 1 or shape.is_dynamic or len(shape) != 3:
         return False
-    if shape[2].get_length() != 6 or shape[1].get_length() in counts:
+    if shape[2].get_length() != 6:
         return False
     if not nodes_of_type(model, "TopK"):
         return False
     end = producer(model.get_results()[0])
     if end.get_type_name() != "Concat":
         return False
-    table = _common_table(model, producer(end, 0), producer(end, 1), counts)
+    others = counts - {shape[1].get_length()}  # a table of as many is the choice itself
+    table = _common_table(model, producer(end, 0), producer(end, 1), others)
     if table is None:
         return False
     model.remove_result(model.get_results()[0])

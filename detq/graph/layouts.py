@@ -21,7 +21,13 @@ distances [1, h w, 4 bins]; ``queries`` boxes [1, N, 4] and scores [1, N, nc] of
 (:mod:`detq.graph.queries`); ``faces`` scores, boxes and, perhaps, landmarks per stride, of each
 [1, A h w, columns]."""
 
-STRIDES = ((8, 16, 32), (8, 16, 32, 64))
+STRIDES = (
+    *((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128)),
+    *((4, 8, 16, 32), (16, 32), (8, 16)),
+)
+"""Of published networks, the usual ones first; then for small objects, and for large ones alone."""
+QUERY_COUNTS = frozenset({100, 300})
+"""So many queries most networks have that predict by them, so many cells hardly one."""
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -275,7 +281,7 @@ def _faces(shapes: list[tuple[int, ...]], size_hw: SizeHW) -> Outputs | None:
     groups = [*rows[4], *rows[10], *rows[1]]
     if sorted(groups) != sorted(counts * (len(groups) // len(counts))):
         return None
-    for strides, per_cell in ((STRIDES[0], 1), (STRIDES[0], 2), ((*STRIDES[1], 128), 1)):
+    for strides, per_cell in ((STRIDES[0], 1), (STRIDES[0], 2), (STRIDES[2], 1)):
         expected = [per_cell * cell_count(size_hw, stride) for stride in strides]
         if sorted(counts) == sorted(expected) and len(set(counts)) == len(counts):
             return Outputs("faces", strides, per_cell, 1, has_objectness=scores == 2)
@@ -287,9 +293,9 @@ DISTANCE_COLUMNS = 32
 
 
 def prediction_counts(size_hw: SizeHW) -> set[int]:
-    """The numbers of predictions that a network of that input size may make."""
+    """The numbers of predictions of cells that a network of that input size may make."""
     cells = [sum(cell_count(size_hw, stride) for stride in strides) for strides in STRIDES]
-    return {per_cell * count for per_cell in (1, 3) for count in cells}
+    return {per_cell * count for per_cell in (1, 3) for count in cells} - QUERY_COUNTS
 
 
 def _fit(count: int, size_hw: SizeHW) -> tuple[tuple[int, ...], int] | None:

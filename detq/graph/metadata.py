@@ -12,6 +12,14 @@ import openvino as ov
 from detq.errors import DetqError
 from detq.records import ModelSpec
 
+_OTHER_TASKS = {
+    "segment": "segmentation",
+    "pose": "poses",
+    "obb": "oriented boxes",
+    "classify": "classification",
+    "semantic": "semantic segmentation",
+}
+
 
 def stored_spec(metadata: Mapping[str, str], name: str) -> ModelSpec | None:
     """What detq wrote of a model, which is now called ``name``; None if it did not write it all.
@@ -45,6 +53,11 @@ def stored_names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     return tuple(names)
+
+
+def other_task(metadata: Mapping[str, str]) -> str | None:
+    """What else than detection Ultralytics' exporter says that a network is for."""
+    return _OTHER_TASKS.get(metadata.get("task", ""))
 
 
 def embedded_metadata(model: ov.Model) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -58,6 +59,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         if external_data_helper.uses_external_data(tensor):
             _load_external(tensor, path)
         _check_tensor(tensor, path)
+    _sort_nodes(proto.graph, path)
     return proto
 
 
@@ -115,10 +117,37 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph and of those inside its nodes (If, Loop)."""
     for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+        yield from _with_inner(node)
+
+
+def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    yield node
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _nodes(inner)
+
+
+def _sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
+    """Nodes behind those whose outputs they read; changes a graph that is otherwise.
+
+    ONNX asks for this order, ONNX Runtime does not, and its conversion to half precision writes
+    casts of the input to the end.
+    """
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = {
+        index: [makers[name] for each in _with_inner(node) for name in each.input if name in makers]
+        for index, node in enumerate(graph.node)
+    }
+    if all(before < index for index, several in needs.items() for before in several):
+        return
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        names = [shown(graph.node[index].name) for index in error.args[1]]
+        raise _unreadable(path, f"{names[0]} reads its own output") from None
+    nodes = [graph.node[index] for index in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

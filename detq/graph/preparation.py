@@ -13,6 +13,7 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as ops
 
+from detq.errors import DetqError
 from detq.graph.execute import compile_exact
 from detq.graph.float32 import in_float32
 from detq.graph.layouts import Pixels
@@ -71,36 +72,40 @@ def preparation(model: ov.Model) -> Preparation:
     shape = images[0].get_partial_shape()
     sides = [_SIDE if side.is_dynamic else side.get_length() for side in list(shape)[2:]]
     try:
+        # Alone, for the rest of the graph may insist on a batch of several images.
+        through = ov.Model([ops.result(_preparing(images[0])[-1].output(0))], images, "all")
         images[0].set_partial_shape(ov.PartialShape([1, 3, *sides]))
-        in_float32(own, "")
-        last = _last_preparing(images[0])
-        if last is None:
+        in_float32(through, "")
+        given, *prepared = filter(_is_image, _preparing(images[0]))
+        if not prepared:
             return Preparation()
-        alone = ov.Model([ops.result(last.output(0))], images, "preparation")
-        compiled = compile_exact(alone)
+        ends = [ops.result(prepared[-1].output(0))]
+        compiled = compile_exact(ov.Model(ends, [given], "preparation"))
         colours = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32)
         answers = [
             np.asarray(compiled(np.broadcast_to(c[None, :, None, None], (1, 3, *sides)).copy())[0])
             for c in colours
         ]
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, DetqError):
         return Preparation()
     return _told(answers)
 
 
-def _last_preparing(node: ov.Node) -> ov.Node | None:
-    """The last operation that the image goes through alone, None if there is none."""
-    found = None
+def _preparing(image: ov.Node) -> list[ov.Node]:
+    """The image and the operations that it goes through alone."""
+    found = [image]
     while True:
-        users = {user.get_name(): user for user in consumers(node)}
+        users = {user.get_name(): user for user in consumers(found[-1])}
         if len(users) != 1:
-            break
+            return found
         node = next(iter(users.values()))
         if node.get_type_name() not in _PREPARING:
-            break
-        if len(node.outputs()) == 1 and list(node.get_output_partial_shape(0))[1:2] == [3]:
-            found = node
-    return found
+            return found
+        found.append(node)
+
+
+def _is_image(node: ov.Node) -> bool:
+    return len(node.outputs()) == 1 and list(node.get_output_partial_shape(0))[1:2] == [3]
 
 
 def _told(answers: list[npt.NDArray[np.float32]]) -> Preparation:

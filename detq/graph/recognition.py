@@ -99,7 +99,8 @@ def _suits(layout: Layout, outputs: Outputs, clues: Clues) -> bool:
         return own and outputs.has_objectness == layout.has_objectness
     if layout.decode == "anchors":
         undecoded = outputs.form == "levels" or clues.activated
-        return undecoded and len(layout.anchors) == len(outputs.strides) and outputs.per_cell == 3
+        own_strides = STRIDES[1][: len(layout.anchors)]
+        return undecoded and outputs.strides == own_strides and outputs.per_cell == 3
     if layout.name == "yolov8" and outputs.form == "rows" and clues.class_count is None:
         return outputs.cut  # at the end of a file no exporter writes its table in rows
     return outputs.per_cell == layout.per_cell

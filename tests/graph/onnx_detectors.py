@@ -39,6 +39,7 @@ class Builder:
 
     named: bool
     size_hw: tuple[int, int] = SIZE_HW
+    strides: Sequence[int] = STRIDES
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -108,12 +109,11 @@ def network(
     columns: int,
     head: str,
     focus: bool,
-    p6: bool = False,
     pixels: float = 1.0,
 ) -> list[str]:
     """[1, columns, h, w] per stride; ``head`` names the branches (``reg``, ``cls``).
 
-    ``p6`` adds stride 64. The first layer answers to ``pixels`` as training makes it.
+    The first layer answers to ``pixels`` as training makes it.
     """
 
     def block(value: str, i: int, o: int, path: str, *, stride: int = 1) -> str:
@@ -144,8 +144,12 @@ def network(
     p4 = block(joined(up(c5), c4), 24, 12, "neck/fuse")
     p3 = block(joined(up(p4), c3), 24, 12, "neck/up3")
     raw = []
-    features = [p3, p4, c5, *([block(c5, 12, 12, "neck/down6", stride=2)] if p6 else [])]
-    for index, feature in enumerate(features):
+    features = {8: p3, 16: p4, 32: c5}
+    if 4 in build.strides:
+        features[4] = block(joined(up(p3), second), 20, 12, "neck/up2")
+    for stride in (64, 128)[: max(build.strides) // 64]:
+        features[stride] = block(features[stride // 2], 12, 12, f"neck/down{stride}", stride=2)
+    for index, feature in enumerate(features[stride] for stride in build.strides):
         stem = block(feature, 12, 12, f"{head}/stems.{index}")
         if columns > 5 + CLASSES:  # coupled: three anchors
             raw.append(
@@ -238,9 +242,11 @@ def rows(maps: Sequence[Array], per_cell: int = 1) -> Array:
     return np.concatenate(tables)
 
 
-def exponential(table: Array, size_hw: tuple[int, int] = SIZE_HW) -> Array:
+def exponential(
+    table: Array, size_hw: tuple[int, int] = SIZE_HW, strides: Sequence[int] = STRIDES
+) -> Array:
     """[N, 4] -> centre and size in pixels, as anchor-free YOLOs do."""
-    cells, steps = grid(size_hw)
+    cells, steps = grid(size_hw, strides=strides)
     return np.concatenate([(table[:, :2] + cells) * steps, np.exp(table[:, 2:4]) * steps], 1)
 
 
@@ -273,14 +279,14 @@ def table_of(build: Builder, raw: Sequence[str]) -> str:
     """[1, 5 + nc, N] of all levels."""
     flat = [
         build.reshape(value, [1, 5 + CLASSES, build.size_hw[0] // s * (build.size_hw[1] // s)])
-        for value, s in zip(raw, STRIDES, strict=True)
+        for value, s in zip(raw, build.strides, strict=True)
     ]
     return str(build.add("Concat", flat, axis=2))
 
 
 def decoded(build: Builder, boxes: str) -> str:
     """[1, 4, N] raw -> centre and size, with the grid as constants."""
-    cells, steps = grid(build.size_hw)
+    cells, steps = grid(build.size_hw, strides=build.strides)
     centre, size = build.split(boxes, [2, 2], 1)
     step = build.constant(steps.T[None])
     moved = build.add("Add", [centre, build.constant(cells.T[None])])
@@ -299,7 +305,7 @@ def dense(build: Builder, raw: Sequence[str], *, objectness: bool, decode: bool 
     """[1, N, 5 + nc] as YOLOv6 and YOLOX write it."""
     reg, obj, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
     boxes = decoded(build, reg) if decode else reg
-    count = len(grid(build.size_hw)[0])
+    count = len(grid(build.size_hw, strides=build.strides)[0])
     sure = build.add("Sigmoid", [obj]) if objectness else build.constant(np.ones((1, 1, count)))
     parts = [boxes, sure, build.add("Sigmoid", [cls])]
     return build.transpose(build.add("Concat", parts, axis=1), [0, 2, 1])

@@ -113,9 +113,9 @@ def _yolov5_rows(build: Builder, raw: Sequence[str]) -> list[str]:
     return [build.add("Concat", tables, axis=1)]
 
 
-def _levels(build: Builder, raw: Sequence[str], strides: Sequence[int] = STRIDES) -> list[str]:
+def _levels(build: Builder, raw: Sequence[str]) -> list[str]:
     made = []
-    for value, stride in zip(raw, strides, strict=True):
+    for value, stride in zip(raw, build.strides, strict=True):
         shape = [1, 3, 5 + CLASSES, build.size_hw[0] // stride, build.size_hw[1] // stride]
         made.append(build.transpose(build.reshape(value, shape), [0, 1, 3, 4, 2]))
     return made
@@ -356,11 +356,9 @@ def test_fourth_stride_has_anchors_of_its_own(tmp_path: Path) -> None:
     size_hw, strides = (128, 192), (8, 16, 32, 64)
     files = []
     for name in ("tiny.onnx", "raw.onnx"):
-        build = Builder(named=True, size_hw=size_hw)
-        raw = network(
-            build, "images", columns=3 * (5 + CLASSES), head="detect", focus=False, p6=True
-        )
-        outputs = raw if name == "raw.onnx" else _levels(build, raw, strides)
+        build = Builder(named=True, size_hw=size_hw, strides=strides)
+        raw = network(build, "images", columns=3 * (5 + CLASSES), head="detect", focus=False)
+        outputs = raw if name == "raw.onnx" else _levels(build, raw)
         files.append(save(build, tmp_path / name, outputs))
     image = np.random.default_rng(1).random((1, 3, *size_hw), np.float32)
     table = sigmoid(rows(raw_maps(files[1], image), 3))
@@ -376,10 +374,8 @@ def test_four_levels_of_distributions_may_be_picodet(tmp_path: Path) -> None:
     size_hw, strides = (128, 192), (8, 16, 32, 64)
     files = []
     for name in ("tiny.onnx", "raw.onnx"):
-        build = Builder(named=True, size_hw=size_hw)
-        raw = network(
-            build, "images", columns=CLASSES + 4 * BINS, head="head", focus=False, p6=True
-        )
+        build = Builder(named=True, size_hw=size_hw, strides=strides)
+        raw = network(build, "images", columns=CLASSES + 4 * BINS, head="head", focus=False)
         outputs = raw if name == "raw.onnx" else _distributions(build, raw)
         files.append(save(build, tmp_path / name, outputs))
     with pytest.raises(CheckpointError, match="pass --layout with one of nanodet, picodet"):

@@ -1,0 +1,216 @@
+"""What exporters make of one network: other levels, batches and orders of nodes, other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from onnx_detectors import (
+    CLASSES,
+    Array,
+    Builder,
+    contract,
+    corners,
+    decoded,
+    dense,
+    exponential,
+    network,
+    raw_maps,
+    rows,
+    save,
+    sigmoid,
+    table_of,
+)
+
+from detq.errors import CheckpointError
+from detq.graph.detector_graph import DetectorGraph
+from detq.graph.foreign import from_onnx
+from detq.graph.layouts import STRIDES
+from detq.graph.onnx_reading import read_onnx
+
+SIZE_HW = (128, 256)
+IMAGE = np.random.default_rng(1).random((1, 3, *SIZE_HW), np.float32)
+
+
+def _network(build: Builder) -> list[str]:
+    return network(build, "images", columns=5 + CLASSES, head="detect", focus=False)
+
+
+def _columns(build: Builder, raw: Sequence[str]) -> str:
+    """[1, 4 + nc, N], decoded, as Ultralytics' exporter ends."""
+    reg, _, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
+    return str(build.add("Concat", [decoded(build, reg), build.add("Sigmoid", [cls])], axis=1))
+
+
+def _file(path: Path, strides: Sequence[int] = STRIDES[0]) -> Path:
+    build = Builder(named=True, size_hw=SIZE_HW, strides=strides)
+    return save(build, path, [_columns(build, _network(build))])
+
+
+def _expected(path: Path, strides: Sequence[int]) -> Array:
+    """What the network of :func:`_network` means, worked out by ONNX Runtime and numpy."""
+    build = Builder(named=True, size_hw=SIZE_HW, strides=strides)
+    table = rows(raw_maps(save(build, path, _network(build)), IMAGE))
+    return contract(exponential(table, SIZE_HW, strides), sigmoid(table[:, 5:]))
+
+
+def _run(graph: DetectorGraph, image: Array) -> Array:
+    compiled = ov.Core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.asarray(compiled(image)[0])
+
+
+@pytest.mark.parametrize("strides", STRIDES, ids=str)
+@pytest.mark.parametrize("layout", ["yolov8", "yolox-raw"])
+def test_levels_are_told_by_their_cells(
+    tmp_path: Path, strides: tuple[int, ...], layout: str
+) -> None:
+    """For small objects (from stride 4 on), two levels (YOLOv3-tiny), five of them."""
+    build = Builder(named=True, size_hw=SIZE_HW, strides=strides)
+    raw = _network(build)
+    if layout == "yolov8":
+        end = _columns(build, raw)
+    else:
+        end = dense(build, raw, objectness=False, decode=False)
+    path = save(build, tmp_path / "tiny.onnx", [end])
+    graph = from_onnx(path, layout=layout)
+    assert graph.spec.strides == strides
+    image = IMAGE if layout == "yolov8" else IMAGE[:, ::-1].copy() / 255
+    expected = _expected(tmp_path / "raw.onnx", strides)
+    np.testing.assert_allclose(_run(graph, image), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_anchors_are_of_their_own_strides(tmp_path: Path) -> None:
+    """Four levels from stride 4 on have not the anchors of four from 8 on."""
+    build = Builder(named=True, size_hw=SIZE_HW, strides=(4, 8, 16, 32))
+    raw = network(build, "images", columns=3 * (5 + CLASSES), head="detect", focus=False)
+    levels = [
+        build.transpose(
+            build.reshape(level, [1, 3, 5 + CLASSES, SIZE_HW[0] // s, SIZE_HW[1] // s]),
+            [0, 1, 3, 4, 2],
+        )
+        for level, s in zip(raw, build.strides, strict=True)
+    ]
+    path = save(build, tmp_path / "tiny.onnx", levels)
+    with pytest.raises(CheckpointError, match="of no known layout"):
+        from_onnx(path)
+
+
+@pytest.mark.parametrize("count", [160, 100])  # as many as two levels have cells here, and not
+def test_number_of_the_best_is_not_taken_for_cells(tmp_path: Path, count: int) -> None:
+    build = Builder(named=True, size_hw=SIZE_HW)
+    boxes, scores = build.split(_columns(build, _network(build)), [4, CLASSES], 1)
+    columns = build.add("Concat", [corners(build, boxes), scores], axis=1)
+    boxes, scores = build.split(build.transpose(columns, [0, 2, 1]), [4, CLASSES], 2)
+    best = build.add("ReduceMax", [scores], axes=[2], keepdims=1)
+    which = build.add("Cast", [build.add("ArgMax", [scores], axis=2, keepdims=1)], to=1)
+    values, places = build.add("TopK", [best, build.constant([count], np.int64)], count=2, axis=1)
+    four = build.add("Expand", [places, build.constant([1, count, 4], np.int64)])
+    picked = build.add("GatherElements", [boxes, four], axis=1)
+    classes = build.add("GatherElements", [which, places], axis=1)
+    end = build.add("Concat", [picked, values, classes], axis=2)
+    graph = from_onnx(save(build, tmp_path / "tiny.onnx", [end]), layout="yolov10")
+    assert graph.model.outputs[0].get_shape()[2] == 16 * 32 + 8 * 16 + 4 * 8
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_batch_in_every_reshape_becomes_one(tmp_path: Path, batch: int) -> None:
+    """A size that is worked out from the batch, as exporters write it for several images."""
+    one = _file(tmp_path / "one.onnx")
+    proto = onnx.load(one)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    shapes = {
+        node.input[1] for node in proto.graph.node if node.op_type == "Reshape"
+    }  # all are [1, …]
+    assert shapes
+    for tensor in proto.graph.initializer:
+        if tensor.name in shapes:
+            entries = onnx.numpy_helper.to_array(tensor).copy()
+            entries[0] = batch
+            tensor.CopyFrom(onnx.numpy_helper.from_array(entries, tensor.name))
+    several = tmp_path / "several.onnx"
+    onnx.save(proto, several)
+    np.testing.assert_allclose(
+        _run(from_onnx(several), IMAGE), _run(from_onnx(one), IMAGE), rtol=1e-4, atol=1e-4
+    )
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_nodes_come_behind_what_they_read(tmp_path: Path, data: st.DataObject) -> None:
+    """ONNX asks for it; its conversion to half precision does not heed that."""
+    path = _file(tmp_path / "tiny.onnx")
+    proto = onnx.load(path)
+    sorted_already = list(proto.graph.node)
+    assert list(read_onnx(path).graph.node) == sorted_already
+    _reorder(path, data.draw(st.permutations(sorted_already)))
+    nodes = list(read_onnx(path).graph.node)
+    assert sorted(node.name for node in nodes) == sorted(node.name for node in sorted_already)
+    made = {"images", "", *(tensor.name for tensor in proto.graph.initializer)}
+    for node in nodes:
+        assert made >= set(node.input)
+        made |= set(node.output)
+
+
+def test_nodes_may_be_in_any_order(tmp_path: Path) -> None:
+    path = _file(tmp_path / "tiny.onnx")
+    expected = _run(from_onnx(path), IMAGE)
+    _reorder(path, list(onnx.load(path).graph.node)[::-1])
+    np.testing.assert_array_equal(_run(from_onnx(path), IMAGE), expected)
+
+
+def _reorder(path: Path, nodes: Sequence[onnx.NodeProto]) -> None:
+    proto = onnx.load(path)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, path)
+
+
+def test_order_goes_by_what_branches_read(tmp_path: Path) -> None:
+    """A node inside another may read what is made outside of it."""
+    path = _file(tmp_path / "tiny.onnx")
+    expected = _run(from_onnx(path), IMAGE)
+    proto = onnx.load(path)
+    end = proto.graph.output[0].name
+    open_ended = [helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, None)]
+    inner = helper.make_graph(
+        [helper.make_node("Identity", [end], ["kept"])], "branch", [], open_ended
+    )
+    yes = helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
+    proto.graph.initializer.append(yes)
+    chosen = helper.make_node(
+        "If", ["yes"], ["chosen"], "which", then_branch=inner, else_branch=inner
+    )
+    proto.graph.node.insert(0, chosen)
+    proto.graph.output[0].name = "chosen"
+    onnx.save(proto, path)
+    np.testing.assert_allclose(_run(from_onnx(path), IMAGE), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_circle_is_an_error(tmp_path: Path) -> None:
+    path = _file(tmp_path / "tiny.onnx")
+    proto = onnx.load(path)
+    first = proto.graph.node[0]
+    last = next(node for node in proto.graph.node if node.op_type == "Concat")
+    first.input[0] = last.output[0]
+    onnx.save(proto, path)
+    with pytest.raises(CheckpointError, match="reads its own output"):
+        from_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [("segment", "segmentation"), ("pose", "poses"), ("obb", "oriented boxes")],
+)
+def test_other_tasks_are_told_as_such(tmp_path: Path, task: str, told: str) -> None:
+    build = Builder(named=True, size_hw=SIZE_HW)
+    end = _columns(build, _network(build))
+    path = save(build, tmp_path / "tiny.onnx", [end], metadata={"task": task})
+    with pytest.raises(CheckpointError, match=f"a network for {told}, as it says itself"):
+        from_onnx(path)
