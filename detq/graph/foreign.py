@@ -150,8 +150,8 @@ def _examined(
     where = str(path)
     if task := other_task(metadata):
         raise CheckpointError(
-            f"{where}: a network for {task}, as it says itself; of such files detq reads detectors: "
-            "export one"
+            f"{where}: a network for {task}, as it says itself; of such files detq reads "
+            "detectors: export one"
         )
     image = _image_input(model, path)
     in_float32(model, where)
