@@ -112,10 +112,11 @@ def _examined_onnx(proto: onnx.ModelProto, path: Path, size_hw: SizeHW | None) -
     from detq.graph.onnx_nms import cut_before_suppression  # noqa: PLC0415 - onnx may be missing
     from detq.graph.onnx_reading import check_onnx, converted, metadata_of  # noqa: PLC0415
 
+    metadata = metadata_of(proto)
+    _check_task(metadata, path)
     cut = cut_before_suppression(proto, str(path))
     kept = proto if cut is None else cut.proto
     check_onnx(kept, path)
-    metadata = metadata_of(proto)
     model, built_in = converted(kept, path)
     return _examined(
         model,
@@ -132,7 +133,16 @@ def _read_bare_ir(
 ) -> _Foreign:
     model = read_ir(path)
     known = metadata or embedded_metadata(model)
+    _check_task(known, path)
     return _examined(model, preparation(model), path, known, size_hw, suppressed=None)
+
+
+def _check_task(metadata: Mapping[str, str], path: Path) -> None:
+    if task := other_task(metadata):
+        raise CheckpointError(
+            f"{path}: a network for {task}, as it says itself; of such files detq reads "
+            "detectors: export one"
+        )
 
 
 def _examined(
@@ -148,11 +158,6 @@ def _examined(
     size; None if there was none.
     """
     where = str(path)
-    if task := other_task(metadata):
-        raise CheckpointError(
-            f"{where}: a network for {task}, as it says itself; of such files detq reads "
-            "detectors: export one"
-        )
     image = _image_input(model, path)
     in_float32(model, where)
     fixed = _fixed_size(image)

@@ -117,14 +117,10 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph and of those inside its nodes (If, Loop)."""
     for node in graph.node:
-        yield from _with_inner(node)
-
-
-def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    yield node
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            yield from _nodes(inner)
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
@@ -135,7 +131,7 @@ def _sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
     """
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     needs = {
-        index: [makers[name] for each in _with_inner(node) for name in each.input if name in makers]
+        index: sorted(makers[name] for name in _reads(node) if name in makers)
         for index, node in enumerate(graph.node)
     }
     if all(before < index for index, several in needs.items() for before in several):
@@ -148,6 +144,17 @@ def _sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
     nodes = [graph.node[index] for index in order]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """What a node reads, and what those inside it read from outside."""
+    inside = [inner for attribute in node.attribute for inner in (attribute.g, *attribute.graphs)]
+    found = set(node.input)
+    for graph in inside:
+        own = {entry.name for entry in (*graph.input, *graph.initializer)}
+        own.update(name for each in graph.node for name in each.output)
+        found.update(*(_reads(each) - own for each in graph.node))
+    return found
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

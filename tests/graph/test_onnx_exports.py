@@ -79,8 +79,8 @@ def test_levels_are_told_by_their_cells(
     else:
         end = dense(build, raw, objectness=False, decode=False)
     path = save(build, tmp_path / "tiny.onnx", [end])
-    graph = from_onnx(path, layout=layout)
-    assert graph.spec.strides == strides
+    graph = from_onnx(path, layout=None if layout == "yolov8" else layout)
+    assert (graph.spec.family, graph.spec.strides) == (layout, strides)
     image = IMAGE if layout == "yolov8" else IMAGE[:, ::-1].copy() / 255
     expected = _expected(tmp_path / "raw.onnx", strides)
     np.testing.assert_allclose(_run(graph, image), expected, rtol=2e-4, atol=2e-4)
@@ -193,6 +193,40 @@ def test_order_goes_by_what_branches_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(_run(from_onnx(path), IMAGE), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_names_inside_branches_are_their_own(tmp_path: Path) -> None:
+    """A later node may make outside what a branch has made for itself."""
+    path = _file(tmp_path / "tiny.onnx")
+    proto = onnx.load(path)
+    end = proto.graph.output[0].name
+    made = helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, None)
+    inner = helper.make_graph(
+        [
+            helper.make_node("Identity", [end], ["again"]),
+            helper.make_node("Identity", ["again"], ["kept"]),
+        ],
+        "branch",
+        [],
+        [made],
+    )
+    yes = helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
+    proto.graph.initializer.append(yes)
+    both = {"then_branch": inner, "else_branch": inner}
+    proto.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], "which", **both))
+    proto.graph.node.append(helper.make_node("Identity", ["chosen"], ["again"], "last"))
+    proto.graph.output[0].name = "again"
+    onnx.save(proto, path)
+    order = [node.name for node in proto.graph.node]
+    assert [node.name for node in read_onnx(path).graph.node] == order
+
+
+def test_as_many_cells_as_there_are_queries(tmp_path: Path) -> None:
+    """Two levels of 192x320 have 300 cells."""
+    build = Builder(named=True, size_hw=(192, 320), strides=(16, 32))
+    graph = from_onnx(save(build, tmp_path / "tiny.onnx", [_columns(build, _network(build))]))
+    assert (graph.spec.family, graph.spec.strides) == ("yolov8", (16, 32))
+    assert graph.model.outputs[0].get_shape()[2] == 300
+
+
 def test_circle_is_an_error(tmp_path: Path) -> None:
     path = _file(tmp_path / "tiny.onnx")
     proto = onnx.load(path)
@@ -206,7 +240,12 @@ def test_circle_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "told"),
-    [("segment", "segmentation"), ("pose", "poses"), ("obb", "oriented boxes")],
+    [
+        ("segment", "segmentation"),
+        ("pose", "poses"),
+        ("obb", "oriented boxes"),
+        ("classify", "classification"),
+    ],
 )
 def test_other_tasks_are_told_as_such(tmp_path: Path, task: str, told: str) -> None:
     build = Builder(named=True, size_hw=SIZE_HW)
@@ -214,3 +253,10 @@ def test_other_tasks_are_told_as_such(tmp_path: Path, task: str, told: str) -> N
     path = save(build, tmp_path / "tiny.onnx", [end], metadata={"task": task})
     with pytest.raises(CheckpointError, match=f"a network for {told}, as it says itself"):
         from_onnx(path)
+
+
+def test_detectors_may_say_what_they_are(tmp_path: Path) -> None:
+    build = Builder(named=True, size_hw=SIZE_HW)
+    end = _columns(build, _network(build))
+    path = save(build, tmp_path / "tiny.onnx", [end], metadata={"task": "detect"})
+    assert from_onnx(path).spec.family == "yolov8"
