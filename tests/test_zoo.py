@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,22 @@ def test_page_says_what_failed_and_what_is_missing(
     assert "Latency not measured" not in "\n".join(zoo.page(plan, results, timed))
     more = plan.model_copy(update={"seeds": (0, 1, 2)})
     assert "Rows not measured yet: 2" in "\n".join(zoo.page(more, results, timed))
+
+
+def test_two_runs_do_not_measure_into_one_file(tmp_path: Path) -> None:
+    """They would measure latencies at one time, each while the other computes."""
+    results = Results(tmp_path / "zoo.jsonl")
+    with results.alone():
+        command = (
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from pathlib import Path; from zoo_results import Results\n"
+            "with Results(Path(sys.argv[2])).alone(): pass"
+        )
+        arguments = [sys.executable, "-c", command, str(ROOT / "tools"), str(results.path)]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert "zoo.jsonl: another run measures into it" in done.stderr
+    with results.alone():
+        pass
 
 
 def test_rows_of_another_plan_do_not_count(plan: zoo_plan.Plan, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -74,19 +74,27 @@ def main() -> None:
     given = parser.parse_args()
     try:
         plan = read_plan(given.config)
+        results = results_of(given)
+        zoo = Zoo(plan, results, root=given.root, retry=given.retry)
+        if not given.table and not given.passes:
+            chosen = [each for each in plan.models if not given.only or each.label in given.only]
+            with results.alone():
+                _fill(zoo, chosen, wait_s=60 * given.wait)
     except DetqError as error:
         sys.exit(f"error: {error}")
-    results = results_of(given)
-    zoo = Zoo(plan, results, root=given.root, retry=given.retry)
-    chosen = [entry for entry in plan.models if not given.only or entry.label in given.only]
-    if not given.table and not given.passes:
-        for entry in chosen:
-            zoo.measure(entry)
-        for entry in chosen:
-            if not zoo.time(entry, wait_s=60 * given.wait):
-                break
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
     rows = zoo.rows()
     print("\n".join(passes(rows) if given.passes else page(plan, results, rows)))
+
+
+def _fill(zoo: Zoo, chosen: Sequence[Entry], *, wait_s: float) -> None:
+    for entry in chosen:
+        zoo.measure(entry)
+    for entry in chosen:
+        if not zoo.time(entry, wait_s=wait_s):
+            break
 
 
 def zoo_parser(about: str) -> argparse.ArgumentParser:
@@ -268,8 +276,16 @@ def _said(row: Mapping[str, Any]) -> list[str]:
 
 def _idle_load(wait_s: float) -> float | None:
     """The load average once the machine is idle, or when the time is up."""
-    until = time.monotonic() + wait_s
+    until, told = time.monotonic() + wait_s, False
     while is_busy(load := load_average(), core_count()) and time.monotonic() < until:
+        if not told:
+            print(
+                f"latencies wait {wait_s / 60:.0f} minutes at most for the machine to be idle "
+                f"(load average {load:.1f}); --wait 0 leaves them out",
+                file=sys.stderr,
+                flush=True,
+            )
+        told = True
         time.sleep(POLL_S)
     return load
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detq.files import read_text, staged
+from detq.errors import DetqError
+from detq.files import read_text, staged, try_lock
 
 Key = tuple[str, str, int]
 """(model, recipe, seed)"""
@@ -31,6 +33,19 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.with_suffix("")
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Raises DetqError while another run does this: two would measure latencies at one time."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            if not try_lock(descriptor):
+                raise DetqError(
+                    f"{self.path}: another run measures into it; wait for it, or pass --results"
+                )
+            yield
+        finally:
+            os.close(descriptor)
 
     def rows(self) -> dict[Key, Row]:
         """By their keys, in the order in which they were first written."""
