@@ -286,6 +286,8 @@ def test_variants_are_recipes_with_one_thing_changed() -> None:
         ("models: [{model: a.pt, data: d}, {model: b/a.pt, data: d}]", "two models are called a"),
         ("models: [{model: a.pt, data: d, imgsize: 3}]", "known keys: model, data"),
         ("models: [{model: a.pt, data: d}]\nseed: 3", "known keys: models, seeds"),
+        ("models: [{model: a.pt, data: d}]\nrecipes: [minimax]", "minimax"),
+        ("models: [{model: a.pt, data: d}]\nvariants: [minmax/weight.bits=4]", "no such section"),
     ],
 )
 def test_wrong_plan_is_one_line(tmp_path: Path, text: str, words: str) -> None:

@@ -79,9 +79,9 @@ class Plan(BaseModel):
 
 
 def read_plan(path: Path) -> Plan:
-    """Raises ConfigError for a missing file, broken YAML, an unknown key or a bad value."""
+    """Raises ConfigError for a missing file, broken YAML, an unknown key, recipe or bad value."""
     try:
-        return Plan.model_validate(read_yaml(path))
+        plan = Plan.model_validate(read_yaml(path))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(step) for step in problem["loc"]) or "file"
@@ -91,6 +91,12 @@ def read_plan(path: Path) -> Plan:
             raise ConfigError(f"{path}: unknown key {where!r}; known keys: {keys}") from None
         message = problem["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}: {where}: {message}; correct it") from None
+    for name in (*plan.recipes, *_written_out(plan.variants)):  # before hours of measuring
+        try:
+            recipe_of(name, seed=0, images=plan.images)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return plan
 
 
 def located(written: str, root: Path) -> str:
