@@ -276,16 +276,15 @@ def _said(row: Mapping[str, Any]) -> list[str]:
 
 def _idle_load(wait_s: float) -> float | None:
     """The load average once the machine is idle, or when the time is up."""
-    until, told = time.monotonic() + wait_s, False
+    until = time.monotonic() + wait_s
+    if wait_s > 0 and is_busy(load := load_average(), core_count()):
+        print(
+            f"latencies wait {wait_s / 60:.0f} minutes at most for the machine to be idle "
+            f"(load average {load:.1f}); --wait 0 leaves them out",
+            file=sys.stderr,
+            flush=True,
+        )
     while is_busy(load := load_average(), core_count()) and time.monotonic() < until:
-        if not told:
-            print(
-                f"latencies wait {wait_s / 60:.0f} minutes at most for the machine to be idle "
-                f"(load average {load:.1f}); --wait 0 leaves them out",
-                file=sys.stderr,
-                flush=True,
-            )
-        told = True
         time.sleep(POLL_S)
     return load
 

@@ -19,12 +19,7 @@ from detq.graph.decode import boxes_and_scores
 from detq.graph.detector_graph import DetectorGraph
 from detq.graph.float32 import in_float32, one_image_at_a_time
 from detq.graph.layouts import Layout, Outputs, Pixels, prediction_counts, read_outputs
-from detq.graph.metadata import (
-    embedded_metadata,
-    other_task,
-    stored_details,
-    stored_names,
-)
+from detq.graph.metadata import embedded_metadata, other_task, stored_details, stored_names
 from detq.graph.parts import name_parts, reparameterized_convolutions
 from detq.graph.preparation import Preparation, preparation
 from detq.graph.probing import ProbedNetwork

@@ -22,10 +22,14 @@ distances [1, h w, 4 bins]; ``queries`` boxes [1, N, 4] and scores [1, N, nc] of
 [1, A h w, columns]."""
 
 STRIDES = (
-    *((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128)),
-    *((4, 8, 16, 32), (16, 32), (8, 16)),
+    (8, 16, 32),
+    (8, 16, 32, 64),
+    (8, 16, 32, 64, 128),
+    (4, 8, 16, 32),
+    (16, 32),
+    (8, 16),
 )
-"""Of published networks, the usual ones first; then for small objects, and for large ones alone."""
+"""Of published networks; where several give one number of cells, the first counts."""
 QUERY_COUNTS = frozenset({100, 300})
 """So many queries most networks have that predict by them, so many cells hardly one."""
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -118,9 +118,14 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph and of those inside its nodes (If, Loop)."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+        for inner in _inner_graphs(node):
+            yield from _nodes(inner)
+
+
+def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Its branches or its body."""
+    for attribute in node.attribute:
+        yield from (attribute.g, *attribute.graphs)
 
 
 def _sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
@@ -148,9 +153,8 @@ def _sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
 
 def _reads(node: onnx.NodeProto) -> set[str]:
     """What a node reads, and what those inside it read from outside."""
-    inside = [inner for attribute in node.attribute for inner in (attribute.g, *attribute.graphs)]
     found = set(node.input)
-    for graph in inside:
+    for graph in _inner_graphs(node):
         own = {entry.name for entry in (*graph.input, *graph.initializer)}
         own.update(name for each in graph.node for name in each.output)
         found.update(*(_reads(each) - own for each in graph.node))
@@ -165,8 +169,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for node in graph.node:
         for attribute in node.attribute:
             yield from chain([attribute.t] if attribute.HasField("t") else [], attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+        for inner in _inner_graphs(node):
+            yield from _tensors(inner)
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[np.float32]
@@ -228,6 +229,12 @@ def raw_maps(path: Path, images: Array) -> list[Array]:
     return [np.asarray(value) for value in session.run(None, {"images": images})]
 
 
+def run(model: ov.Model, image: Array) -> Array:
+    """The first output, in float32."""
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.array(compiled(image)[0])
+
+
 def sigmoid(values: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-values)), np.float32)
 
@@ -309,3 +316,41 @@ def dense(build: Builder, raw: Sequence[str], *, objectness: bool, decode: bool 
     sure = build.add("Sigmoid", [obj]) if objectness else build.constant(np.ones((1, 1, count)))
     parts = [boxes, sure, build.add("Sigmoid", [cls])]
     return build.transpose(build.add("Concat", parts, axis=1), [0, 2, 1])
+
+
+def levels(build: Builder, raw: Sequence[str]) -> list[str]:
+    """[1, 3, h, w, 5 + nc] per stride, not decoded."""
+    made = []
+    for value, stride in zip(raw, build.strides, strict=True):
+        shape = [1, 3, 5 + CLASSES, build.size_hw[0] // stride, build.size_hw[1] // stride]
+        made.append(build.transpose(build.reshape(value, shape), [0, 1, 3, 4, 2]))
+    return made
+
+
+def boxes_and_scores(build: Builder, raw: Sequence[str]) -> tuple[str, str]:
+    """Corners [1, N, 4] and scores [1, nc, N]."""
+    reg, _, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
+    boxes = build.transpose(corners(build, decoded(build, reg)), [0, 2, 1])
+    return boxes, str(build.add("Sigmoid", [cls]))
+
+
+def decoded_columns(build: Builder, raw: Sequence[str]) -> list[str]:
+    """[1, 4 + nc, N], decoded: as YOLOv8 ends."""
+    reg, _, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
+    return [build.add("Concat", [decoded(build, reg), build.add("Sigmoid", [cls])], axis=1)]
+
+
+def selected(build: Builder, raw: Sequence[str], best_count: int = 10) -> list[str]:
+    """The best of all candidates, [1, best_count, 6]: as YOLOv10 and YOLO26 end."""
+    boxes, scores = boxes_and_scores(build, raw)
+    scores = build.transpose(scores, [0, 2, 1])
+    table = build.add("Concat", [boxes, scores], axis=2)
+    boxes, scores = build.split(table, [4, CLASSES], 2)
+    best = build.add("ReduceMax", [scores], axes=[2], keepdims=1)
+    which = build.add("Cast", [build.add("ArgMax", [scores], axis=2, keepdims=1)], to=1)
+    count = build.constant([best_count], np.int64)
+    values, places = build.add("TopK", [best, count], count=2, axis=1)
+    four = build.add("Expand", [places, build.constant([1, best_count, 4], np.int64)])
+    picked = build.add("GatherElements", [boxes, four], axis=1)
+    classes = build.add("GatherElements", [which, places], axis=1)
+    return [build.add("Concat", [picked, values, classes], axis=2)]

@@ -10,6 +10,7 @@ import onnx
 import openvino as ov
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_detectors import run
 
 from detq.adapters import fuse_model, load_checkpoint
 from detq.data.images import read_image_bgr
@@ -43,11 +44,6 @@ GOLDENS = (
     "yolov6_lite_s",
 )
 LITE = "checkpoints/yolov6lite_s_det.onnx"
-
-
-def _run(model: ov.Model, image: Array) -> Array:
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.array(compiled(image)[0])
 
 
 def _contract(output: Array) -> Array:
@@ -92,8 +88,8 @@ def test_traced_graph_of_another_size_is_what_tracing_it_there_gives(
     traced = fuse_model(load_checkpoint(path, size_hw=size_hw))
     expected = from_torch(traced.module, traced.spec)
     image = _image(*size_hw)
-    actual = _run(resized(graph, size_hw).model, image)
-    np.testing.assert_allclose(actual, _run(expected.model, image), rtol=1e-5, atol=1e-4)
+    actual = run(resized(graph, size_hw).model, image)
+    np.testing.assert_allclose(actual, run(expected.model, image), rtol=1e-5, atol=1e-4)
 
 
 # ONNX
@@ -177,8 +173,8 @@ def test_published_onnx_keeps_its_output(shared: Path) -> None:
     path = shared / LITE
     graph = from_onnx(path)
     image = _image(320, 320)
-    raw = _run(ov.Core().read_model(path), image)
-    np.testing.assert_allclose(_run(graph.model, image), _contract(raw), rtol=1e-4, atol=1e-4)
+    raw = run(ov.Core().read_model(path), image)
+    np.testing.assert_allclose(run(graph.model, image), _contract(raw), rtol=1e-4, atol=1e-4)
     assert graph.spec.class_count == 80
     assert graph.spec.has_placeholder_names
     assert graph.spec.strides == (8, 16, 32, 64)
@@ -191,12 +187,12 @@ def test_published_onnx_keeps_its_output(shared: Path) -> None:
 def test_scores_are_class_times_objectness(tmp_path: Path, objectness: float) -> None:
     path = _onnx(tmp_path / "tiny.onnx", objectness=objectness)
     image = _image(32, 64)
-    raw = _run(ov.Core().read_model(path), image)
+    raw = run(ov.Core().read_model(path), image)
     np.testing.assert_allclose(raw[..., 4], objectness, rtol=1e-6)
     expected = _contract(raw)
     expected[:, 4:] *= objectness
     graph = from_onnx(path)
-    np.testing.assert_allclose(_run(graph.model, image), expected, rtol=1e-5)
+    np.testing.assert_allclose(run(graph.model, image), expected, rtol=1e-5)
     assert [conv.part for conv in graph.spec.reparameterized] == ["head"]
 
 
@@ -293,7 +289,7 @@ def test_resized_network_computes_the_same_and_the_given_one_stays(tmp_path: Pat
     assert (graph.spec.size_hw, graph.model.inputs[0].get_shape()) == ((32, 64), [1, 3, 32, 64])
     expected = from_onnx(path, size_hw=(96, 32))
     image = _image(96, 32)
-    np.testing.assert_allclose(_run(wide.model, image), _run(expected.model, image), rtol=1e-6)
+    np.testing.assert_allclose(run(wide.model, image), run(expected.model, image), rtol=1e-6)
 
 
 def test_resizing_to_the_own_size_changes_nothing(colour_graph: DetectorGraph) -> None:
@@ -310,7 +306,7 @@ def test_saved_graph_is_read_back(tmp_path: Path, colour_graph: DetectorGraph) -
     ov.save_model(colour_graph.model, tmp_path / "colours.xml", compress_to_fp16=False)
     graph = from_ir(tmp_path / "colours.xml", colour_graph.spec)
     image = _image(32, 64)
-    np.testing.assert_array_equal(_run(graph.model, image), _run(colour_graph.model, image))
+    np.testing.assert_array_equal(run(graph.model, image), run(colour_graph.model, image))
 
 
 @pytest.mark.parametrize("content", ["", "<net></net>", "not xml"], ids=["empty", "bare", "text"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,20 +16,20 @@ from onnx_detectors import (
     Array,
     Builder,
     contract,
-    corners,
-    decoded,
+    decoded_columns,
     dense,
     exponential,
+    levels,
     network,
     raw_maps,
     rows,
+    run,
     save,
+    selected,
     sigmoid,
-    table_of,
 )
 
 from detq.errors import CheckpointError
-from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.graph.layouts import STRIDES
 from detq.graph.onnx_reading import read_onnx
@@ -43,15 +42,9 @@ def _network(build: Builder) -> list[str]:
     return network(build, "images", columns=5 + CLASSES, head="detect", focus=False)
 
 
-def _columns(build: Builder, raw: Sequence[str]) -> str:
-    """[1, 4 + nc, N], decoded, as Ultralytics' exporter ends."""
-    reg, _, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
-    return str(build.add("Concat", [decoded(build, reg), build.add("Sigmoid", [cls])], axis=1))
-
-
-def _file(path: Path, strides: Sequence[int] = STRIDES[0]) -> Path:
-    build = Builder(named=True, size_hw=SIZE_HW, strides=strides)
-    return save(build, path, [_columns(build, _network(build))])
+def _file(path: Path, metadata: Mapping[str, str] | None = None) -> Path:
+    build = Builder(named=True, size_hw=SIZE_HW)
+    return save(build, path, decoded_columns(build, _network(build)), metadata=metadata)
 
 
 def _expected(path: Path, strides: Sequence[int]) -> Array:
@@ -59,11 +52,6 @@ def _expected(path: Path, strides: Sequence[int]) -> Array:
     build = Builder(named=True, size_hw=SIZE_HW, strides=strides)
     table = rows(raw_maps(save(build, path, _network(build)), IMAGE))
     return contract(exponential(table, SIZE_HW, strides), sigmoid(table[:, 5:]))
-
-
-def _run(graph: DetectorGraph, image: Array) -> Array:
-    compiled = ov.Core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.asarray(compiled(image)[0])
 
 
 @pytest.mark.parametrize("strides", STRIDES, ids=str)
@@ -75,29 +63,22 @@ def test_levels_are_told_by_their_cells(
     build = Builder(named=True, size_hw=SIZE_HW, strides=strides)
     raw = _network(build)
     if layout == "yolov8":
-        end = _columns(build, raw)
+        end = decoded_columns(build, raw)
     else:
-        end = dense(build, raw, objectness=False, decode=False)
-    path = save(build, tmp_path / "tiny.onnx", [end])
+        end = [dense(build, raw, objectness=False, decode=False)]
+    path = save(build, tmp_path / "tiny.onnx", end)
     graph = from_onnx(path, layout=None if layout == "yolov8" else layout)
     assert (graph.spec.family, graph.spec.strides) == (layout, strides)
     image = IMAGE if layout == "yolov8" else IMAGE[:, ::-1].copy() / 255
     expected = _expected(tmp_path / "raw.onnx", strides)
-    np.testing.assert_allclose(_run(graph, image), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(run(graph.model, image), expected, rtol=2e-4, atol=2e-4)
 
 
 def test_anchors_are_of_their_own_strides(tmp_path: Path) -> None:
     """Four levels from stride 4 on have not the anchors of four from 8 on."""
     build = Builder(named=True, size_hw=SIZE_HW, strides=(4, 8, 16, 32))
     raw = network(build, "images", columns=3 * (5 + CLASSES), head="detect", focus=False)
-    levels = [
-        build.transpose(
-            build.reshape(level, [1, 3, 5 + CLASSES, SIZE_HW[0] // s, SIZE_HW[1] // s]),
-            [0, 1, 3, 4, 2],
-        )
-        for level, s in zip(raw, build.strides, strict=True)
-    ]
-    path = save(build, tmp_path / "tiny.onnx", levels)
+    path = save(build, tmp_path / "tiny.onnx", levels(build, raw))
     with pytest.raises(CheckpointError, match="of no known layout"):
         from_onnx(path)
 
@@ -105,17 +86,8 @@ def test_anchors_are_of_their_own_strides(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [160, 100])  # as many as two levels have cells here, and not
 def test_number_of_the_best_is_not_taken_for_cells(tmp_path: Path, count: int) -> None:
     build = Builder(named=True, size_hw=SIZE_HW)
-    boxes, scores = build.split(_columns(build, _network(build)), [4, CLASSES], 1)
-    columns = build.add("Concat", [corners(build, boxes), scores], axis=1)
-    boxes, scores = build.split(build.transpose(columns, [0, 2, 1]), [4, CLASSES], 2)
-    best = build.add("ReduceMax", [scores], axes=[2], keepdims=1)
-    which = build.add("Cast", [build.add("ArgMax", [scores], axis=2, keepdims=1)], to=1)
-    values, places = build.add("TopK", [best, build.constant([count], np.int64)], count=2, axis=1)
-    four = build.add("Expand", [places, build.constant([1, count, 4], np.int64)])
-    picked = build.add("GatherElements", [boxes, four], axis=1)
-    classes = build.add("GatherElements", [which, places], axis=1)
-    end = build.add("Concat", [picked, values, classes], axis=2)
-    graph = from_onnx(save(build, tmp_path / "tiny.onnx", [end]), layout="yolov10")
+    end = selected(build, _network(build), count)
+    graph = from_onnx(save(build, tmp_path / "tiny.onnx", end), layout="yolov10")
     assert graph.model.outputs[0].get_shape()[2] == 16 * 32 + 8 * 16 + 4 * 8
 
 
@@ -125,9 +97,7 @@ def test_batch_in_every_reshape_becomes_one(tmp_path: Path, batch: int) -> None:
     one = _file(tmp_path / "one.onnx")
     proto = onnx.load(one)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
-    shapes = {
-        node.input[1] for node in proto.graph.node if node.op_type == "Reshape"
-    }  # all are [1, …]
+    shapes = {node.input[1] for node in proto.graph.node if node.op_type == "Reshape"}  # [1, …]
     assert shapes
     for tensor in proto.graph.initializer:
         if tensor.name in shapes:
@@ -137,7 +107,7 @@ def test_batch_in_every_reshape_becomes_one(tmp_path: Path, batch: int) -> None:
     several = tmp_path / "several.onnx"
     onnx.save(proto, several)
     np.testing.assert_allclose(
-        _run(from_onnx(several), IMAGE), _run(from_onnx(one), IMAGE), rtol=1e-4, atol=1e-4
+        run(from_onnx(several).model, IMAGE), run(from_onnx(one).model, IMAGE), rtol=1e-4, atol=1e-4
     )
 
 
@@ -160,9 +130,9 @@ def test_nodes_come_behind_what_they_read(tmp_path: Path, data: st.DataObject) -
 
 def test_nodes_may_be_in_any_order(tmp_path: Path) -> None:
     path = _file(tmp_path / "tiny.onnx")
-    expected = _run(from_onnx(path), IMAGE)
+    expected = run(from_onnx(path).model, IMAGE)
     _reorder(path, list(onnx.load(path).graph.node)[::-1])
-    np.testing.assert_array_equal(_run(from_onnx(path), IMAGE), expected)
+    np.testing.assert_array_equal(run(from_onnx(path).model, IMAGE), expected)
 
 
 def _reorder(path: Path, nodes: Sequence[onnx.NodeProto]) -> None:
@@ -175,22 +145,14 @@ def _reorder(path: Path, nodes: Sequence[onnx.NodeProto]) -> None:
 def test_order_goes_by_what_branches_read(tmp_path: Path) -> None:
     """A node inside another may read what is made outside of it."""
     path = _file(tmp_path / "tiny.onnx")
-    expected = _run(from_onnx(path), IMAGE)
+    expected = run(from_onnx(path).model, IMAGE)
     proto = onnx.load(path)
     end = proto.graph.output[0].name
-    open_ended = [helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, None)]
-    inner = helper.make_graph(
-        [helper.make_node("Identity", [end], ["kept"])], "branch", [], open_ended
-    )
-    yes = helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
-    proto.graph.initializer.append(yes)
-    chosen = helper.make_node(
-        "If", ["yes"], ["chosen"], "which", then_branch=inner, else_branch=inner
-    )
+    chosen = _branching(proto, [helper.make_node("Identity", [end], ["kept"])])
     proto.graph.node.insert(0, chosen)
-    proto.graph.output[0].name = "chosen"
+    proto.graph.output[0].name = chosen.output[0]
     onnx.save(proto, path)
-    np.testing.assert_allclose(_run(from_onnx(path), IMAGE), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(from_onnx(path).model, IMAGE), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_names_inside_branches_are_their_own(tmp_path: Path) -> None:
@@ -198,31 +160,29 @@ def test_names_inside_branches_are_their_own(tmp_path: Path) -> None:
     path = _file(tmp_path / "tiny.onnx")
     proto = onnx.load(path)
     end = proto.graph.output[0].name
-    made = helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, None)
-    inner = helper.make_graph(
-        [
-            helper.make_node("Identity", [end], ["again"]),
-            helper.make_node("Identity", ["again"], ["kept"]),
-        ],
-        "branch",
-        [],
-        [made],
-    )
-    yes = helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])
-    proto.graph.initializer.append(yes)
-    both = {"then_branch": inner, "else_branch": inner}
-    proto.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], "which", **both))
-    proto.graph.node.append(helper.make_node("Identity", ["chosen"], ["again"], "last"))
+    first = helper.make_node("Identity", [end], ["again"])
+    chosen = _branching(proto, [first, helper.make_node("Identity", ["again"], ["kept"])])
+    proto.graph.node.append(chosen)
+    proto.graph.node.append(helper.make_node("Identity", chosen.output, ["again"], "last"))
     proto.graph.output[0].name = "again"
     onnx.save(proto, path)
     order = [node.name for node in proto.graph.node]
     assert [node.name for node in read_onnx(path).graph.node] == order
 
 
+def _branching(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnx.NodeProto:
+    """An If with ``nodes``, which make ``kept``, in both branches; changes the constants."""
+    proto.graph.initializer.append(helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True]))
+    made = helper.make_tensor_value_info("kept", onnx.TensorProto.FLOAT, None)
+    inner = helper.make_graph(nodes, "branch", [], [made])
+    both = {"then_branch": inner, "else_branch": inner}
+    return helper.make_node("If", ["yes"], ["chosen"], "which", **both)
+
+
 def test_as_many_cells_as_there_are_queries(tmp_path: Path) -> None:
     """Two levels of 192x320 have 300 cells."""
     build = Builder(named=True, size_hw=(192, 320), strides=(16, 32))
-    graph = from_onnx(save(build, tmp_path / "tiny.onnx", [_columns(build, _network(build))]))
+    graph = from_onnx(save(build, tmp_path / "tiny.onnx", decoded_columns(build, _network(build))))
     assert (graph.spec.family, graph.spec.strides) == ("yolov8", (16, 32))
     assert graph.model.outputs[0].get_shape()[2] == 300
 
@@ -248,15 +208,11 @@ def test_circle_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_other_tasks_are_told_as_such(tmp_path: Path, task: str, told: str) -> None:
-    build = Builder(named=True, size_hw=SIZE_HW)
-    end = _columns(build, _network(build))
-    path = save(build, tmp_path / "tiny.onnx", [end], metadata={"task": task})
+    path = _file(tmp_path / "tiny.onnx", metadata={"task": task})
     with pytest.raises(CheckpointError, match=f"a network for {told}, as it says itself"):
         from_onnx(path)
 
 
 def test_detectors_may_say_what_they_are(tmp_path: Path) -> None:
-    build = Builder(named=True, size_hw=SIZE_HW)
-    end = _columns(build, _network(build))
-    path = save(build, tmp_path / "tiny.onnx", [end], metadata={"task": "detect"})
+    path = _file(tmp_path / "tiny.onnx", metadata={"task": "detect"})
     assert from_onnx(path).spec.family == "yolov8"

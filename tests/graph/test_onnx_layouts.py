@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 from onnx_detectors import (
     ANCHORS,
@@ -19,22 +18,25 @@ from onnx_detectors import (
     Array,
     Builder,
     anchored,
+    boxes_and_scores,
     contract,
-    corners,
     decoded,
+    decoded_columns,
     dense,
     exponential,
     grid,
+    levels,
     network,
     raw_maps,
     rows,
+    run,
     save,
+    selected,
     sigmoid,
     table_of,
 )
 
 from detq.errors import CheckpointError
-from detq.graph.detector_graph import DetectorGraph
 from detq.graph.foreign import from_onnx
 from detq.graph.layouts import LAYOUTS
 from detq.quant.passes.place_quantizers import decode_nodes
@@ -113,28 +115,8 @@ def _yolov5_rows(build: Builder, raw: Sequence[str]) -> list[str]:
     return [build.add("Concat", tables, axis=1)]
 
 
-def _levels(build: Builder, raw: Sequence[str]) -> list[str]:
-    made = []
-    for value, stride in zip(raw, build.strides, strict=True):
-        shape = [1, 3, 5 + CLASSES, build.size_hw[0] // stride, build.size_hw[1] // stride]
-        made.append(build.transpose(build.reshape(value, shape), [0, 1, 3, 4, 2]))
-    return made
-
-
-def _boxes_and_scores(build: Builder, raw: Sequence[str]) -> tuple[str, str]:
-    """Corners [1, N, 4] and scores [1, nc, N]."""
-    reg, _, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
-    boxes = build.transpose(corners(build, decoded(build, reg)), [0, 2, 1])
-    return boxes, str(build.add("Sigmoid", [cls]))
-
-
-def _yolov8(build: Builder, raw: Sequence[str]) -> list[str]:
-    reg, _, cls = build.split(table_of(build, raw), [4, 1, CLASSES], 1)
-    return [build.add("Concat", [decoded(build, reg), build.add("Sigmoid", [cls])], axis=1)]
-
-
 def _paddle(build: Builder, raw: Sequence[str]) -> list[str]:
-    boxes, scores = _boxes_and_scores(build, raw)
+    boxes, scores = boxes_and_scores(build, raw)
     y, x = build.split("scale_factor", [1, 1], 1)
     factor = build.reshape(build.add("Concat", [x, y, x, y], axis=1), [-1, 1, 4])
     return [build.add("Div", [boxes, factor]), scores]
@@ -146,7 +128,7 @@ def _paddle_rows(build: Builder, raw: Sequence[str]) -> list[str]:
 
 
 def _damo(build: Builder, raw: Sequence[str]) -> list[str]:
-    boxes, scores = _boxes_and_scores(build, raw)
+    boxes, scores = boxes_and_scores(build, raw)
     return [build.transpose(scores, [0, 2, 1]), boxes]
 
 
@@ -201,25 +183,9 @@ def _joined_levels(build: Builder, raw: Sequence[str]) -> list[str]:
     """As YOLOv5-Lite ends: maps through a sigmoid, not decoded, in one table."""
     tables = [
         build.reshape(build.add("Sigmoid", [level]), [1, -1, 5 + CLASSES])
-        for level in _levels(build, raw)
+        for level in levels(build, raw)
     ]
     return [build.add("Concat", tables, axis=1)]
-
-
-def _selected(build: Builder, raw: Sequence[str]) -> list[str]:
-    """The ten best of all candidates, [1, 10, 6]: as YOLOv10 and YOLO26 end."""
-    boxes, scores = _boxes_and_scores(build, raw)
-    scores = build.transpose(scores, [0, 2, 1])
-    table = build.add("Concat", [boxes, scores], axis=2)
-    boxes, scores = build.split(table, [4, CLASSES], 2)
-    best = build.add("ReduceMax", [scores], axes=[2], keepdims=1)
-    which = build.add("Cast", [build.add("ArgMax", [scores], axis=2, keepdims=1)], to=1)
-    count = build.constant([10], np.int64)
-    values, places = build.add("TopK", [best, count], count=2, axis=1)
-    four = build.add("Expand", [places, build.constant([1, 10, 4], np.int64)])
-    picked = build.add("GatherElements", [boxes, four], axis=1)
-    classes = build.add("GatherElements", [which, places], axis=1)
-    return [build.add("Concat", [picked, values, classes], axis=2)]
 
 
 BINS = 8
@@ -283,19 +249,19 @@ CASES = {
     ),
     "yolov5": Case(_yolov5_rows, _anchor_based("yolov5"), "yolov5", head="model.24", **RAW),
     "yolov5 with levels": Case(
-        lambda b, raw: [*_yolov5_rows(b, raw), *_levels(b, raw)],
+        lambda b, raw: [*_yolov5_rows(b, raw), *levels(b, raw)],
         _anchor_based("yolov5"), "yolov5", **RAW,
     ),
-    "yolov5-levels": Case(_levels, _anchor_based("yolov5"), None, "yolov5-levels", **RAW),
-    "yolov7-levels": Case(_levels, _anchor_based("yolov7"), None, "yolov7-levels", **RAW),
+    "yolov5-levels": Case(levels, _anchor_based("yolov5"), None, "yolov5-levels", **RAW),
+    "yolov7-levels": Case(levels, _anchor_based("yolov7"), None, "yolov7-levels", **RAW),
     "yolov5-levels, one table": Case(
         _joined_levels, _anchor_based("yolov5"), None, "yolov5-levels", **RAW
     ),
     "nanodet": Case(
         _distributions, _by_distances, "nanodet", None, _bgr_imagenet, columns=CLASSES + 4 * BINS
     ),
-    "yolov10": Case(_selected, _anchor_free(False), "yolov10", fit="ultralytics"),
-    "yolov8": Case(_yolov8, _anchor_free(False), "yolov8", head="model.22"),
+    "yolov10": Case(selected, _anchor_free(False), "yolov10", fit="ultralytics"),
+    "yolov8": Case(decoded_columns, _anchor_free(False), "yolov8", head="model.22"),
     "ppyoloe": Case(_paddle, _anchor_free(False), None, "ppyoloe", _imagenet, **PADDLE),
     "ppyoloe-plus": Case(_paddle, _anchor_free(False), None, "ppyoloe-plus", **PADDLE),
     "ppyoloe-plus, one table": Case(
@@ -334,17 +300,12 @@ def _build(
     return files[0], files[1]
 
 
-def _run(graph: DetectorGraph, image: Array) -> Array:
-    compiled = ov.Core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.asarray(compiled(image)[0])
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_predictions_are_what_the_network_means(tmp_path: Path, case: Case) -> None:
     path, raw = _build(case, tmp_path / "tiny.onnx")
     graph = from_onnx(path, layout=case.asked)
     expected = case.expected(raw_maps(raw, case.pixels(IMAGE)))
-    np.testing.assert_allclose(_run(graph, IMAGE), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(run(graph.model, IMAGE), expected, rtol=2e-4, atol=2e-4)
     assert graph.spec.family == case.family
     assert graph.spec.fit == case.fit
     assert graph.spec.strides == STRIDES
@@ -358,7 +319,7 @@ def test_fourth_stride_has_anchors_of_its_own(tmp_path: Path) -> None:
     for name in ("tiny.onnx", "raw.onnx"):
         build = Builder(named=True, size_hw=size_hw, strides=strides)
         raw = network(build, "images", columns=3 * (5 + CLASSES), head="detect", focus=False)
-        outputs = raw if name == "raw.onnx" else _levels(build, raw)
+        outputs = raw if name == "raw.onnx" else levels(build, raw)
         files.append(save(build, tmp_path / name, outputs))
     image = np.random.default_rng(1).random((1, 3, *size_hw), np.float32)
     table = sigmoid(rows(raw_maps(files[1], image), 3))
@@ -367,7 +328,7 @@ def test_fourth_stride_has_anchors_of_its_own(tmp_path: Path) -> None:
     assert graph.spec.family == "p6-levels"
     assert graph.spec.strides == strides
     expected = contract(boxes, table[:, 5:] * table[:, 4:5])
-    np.testing.assert_allclose(_run(graph, image), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(run(graph.model, image), expected, rtol=2e-4, atol=2e-4)
 
 
 def test_four_levels_of_distributions_may_be_picodet(tmp_path: Path) -> None:
@@ -383,7 +344,7 @@ def test_four_levels_of_distributions_may_be_picodet(tmp_path: Path) -> None:
     image = np.random.default_rng(1).random((1, 3, *size_hw), np.float32)
     graph = from_onnx(files[0], layout="picodet")
     expected = _by_distances(raw_maps(files[1], _imagenet(image)), strides)
-    np.testing.assert_allclose(_run(graph, image), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(run(graph.model, image), expected, rtol=2e-4, atol=2e-4)
     assert (graph.spec.strides, graph.spec.fit) == (strides, "stretch-cubic")
 
 
@@ -449,7 +410,7 @@ def test_preparation_inside_the_file_is_not_done_twice(tmp_path: Path) -> None:
     path = save(build, tmp_path / "tiny.onnx", [dense(build, raw, objectness=False)])
     _, plain = _build(CASES["yolov6"], tmp_path / "plain.onnx")
     expected = _anchor_free(False)(raw_maps(plain, IMAGE))
-    np.testing.assert_allclose(_run(from_onnx(path), IMAGE), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(run(from_onnx(path).model, IMAGE), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", ["batch", 4], ids=["free batch", "batch of four"])
@@ -459,7 +420,7 @@ def test_batch_becomes_one(tmp_path: Path, batch: int | str) -> None:
     path, _ = _build(case, tmp_path / "tiny.onnx", batch=batch)
     _, raw = _build(case, tmp_path / "one.onnx")
     expected = _anchor_free(False)(raw_maps(raw, IMAGE))
-    np.testing.assert_allclose(_run(from_onnx(path), IMAGE), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(run(from_onnx(path).model, IMAGE), expected, rtol=2e-4, atol=2e-4)
 
 
 def _batch_free(build: Builder, raw: Sequence[str]) -> list[str]:
@@ -481,7 +442,9 @@ def test_constants_of_the_old_size_are_made_anew(
     exported, _ = _build(case, tmp_path / "other.onnx", size_hw=size_hw)
     expected = from_onnx(exported, layout=case.asked)
     image = np.random.default_rng(2).random((1, 3, *size_hw), np.float32)
-    np.testing.assert_allclose(_run(small, image), _run(expected, image), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        run(small.model, image), run(expected.model, image), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_grid_that_depends_on_the_size_itself_is_an_error(tmp_path: Path) -> None:
