@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 from installs import ROOT
 
 import detq
@@ -20,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import zoo
 import zoo_error
 import zoo_expected
+import zoo_folds
 import zoo_plan
 import zoo_results
 import zoo_table
@@ -208,6 +211,66 @@ def test_loss_is_paired_and_names_the_worst_class(tmp_path: Path) -> None:
     ]
     np.testing.assert_allclose(loss.classes[0].resampled, 5.0)
     assert [one.name for one in loss.frequent] == ["ant"]
+
+
+def test_both_halves_together_score_as_one_split(
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, coco = shared / "models/yolox_nano.onnx", shared / "data/coco256"
+    halves = [sorted((coco / "images" / half).iterdir())[:12] for half in ("calib", "val")]
+    splits = {"train": halves[0], "val": halves[1], "both": [*halves[0], *halves[1]]}
+    for split, images in splits.items():
+        (tmp_path / f"{split}.txt").write_text("".join(f"{image}\n" for image in images))
+    names = yaml.safe_load((coco / "data.yaml").read_text())["names"]
+    for split in ("val", "both"):
+        document = {"train": "train.txt", "val": f"{split}.txt", "names": names}
+        (tmp_path / f"{split}.yaml").write_text(yaml.safe_dump(document))
+    expected = detq.evaluate(model, data=tmp_path / "both.yaml")
+
+    config = tmp_path / "zoo.yaml"
+    config.write_text(
+        f"models: [{{name: nano, model: {model}, data: {tmp_path}/val.yaml}}]\n"
+        "seeds: [0]\nimages: 4\nheld_back: 4\nrecipes: [minmax]\n"
+    )
+    monkeypatch.setattr(zoo, "float_precisions", lambda: ("f32",))
+    arguments = [str(config), "--results", str(tmp_path / "rows.jsonl")]
+    with pytest.raises(SystemExit, match=r"measured in both halves; run tools/zoo\.py"):
+        _tool(zoo_folds, arguments, monkeypatch)
+    for more in ([], ["--swap"]):
+        _tool(zoo, [*arguments, "--wait", "0", *more], monkeypatch)
+    capsys.readouterr()
+    _tool(zoo_folds, arguments, monkeypatch)
+    rows = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
+    assert cells[:3] == ["nano", "`minmax`", f"{expected.scores['map']:.2f}"]
+    assert rows[0].count("|") == rows[2].count("|") == len(zoo_folds.HEADINGS) + 1
+    assert cells[3] in rows[-1]  # the mean over the detectors is that of this one
+    assert cells[-3].startswith("person ")
+
+    (tmp_path / "rows_swapped" / "nano_minmax_0.npz").unlink()
+    with pytest.raises(SystemExit, match=r"nano_minmax_0.npz: is missing, and belongs to .*jsonl"):
+        _tool(zoo_folds, arguments, monkeypatch)
+
+
+def test_zoo_of_which_nothing_is_there_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "zoo.yaml"
+    config.write_text(f"models: [{{model: {tmp_path}/absent.onnx, data: {tmp_path}/data.yaml}}]\n")
+    arguments = [str(config), "--results", str(tmp_path / "rows.jsonl"), "--wait", "0"]
+    with pytest.raises(SystemExit, match=r"zoo.yaml: nothing of it is measured"):
+        _tool(zoo, arguments, monkeypatch)
+    page = capsys.readouterr().out
+    assert "| absent | float | not measured: " in page
+    assert "CPU:" not in page
+
+
+def _tool(module: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
+    module.main()
 
 
 def _rows_of(

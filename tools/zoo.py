@@ -69,24 +69,29 @@ def main() -> None:
     parser.add_argument("--passes", action="store_true", help="the same: what each pass brings")
     parser.add_argument("--retry", action="store_true", help="try again what failed")
     parser.add_argument(
+        "--swap", action="store_true", help="calibrate on the test split, judge by the other"
+    )
+    parser.add_argument(
         "--wait", type=float, default=5.0, help="minutes for the machine to be idle"
     )
     given = parser.parse_args()
     try:
-        plan = read_plan(given.config)
-        results = results_of(given)
+        plan, results = read_plan(given.config), results_of(given, swapped=given.swap)
+        plan = plan.swapped() if given.swap else plan
         zoo = Zoo(plan, results, root=given.root, retry=given.retry)
         if not given.table and not given.passes:
             chosen = [each for each in plan.models if not given.only or each.label in given.only]
             with results.alone():
                 _fill(zoo, chosen, wait_s=60 * given.wait)
+        rows = zoo.rows()
+        print("\n".join(passes(rows) if given.passes else page(plan, results, rows)))
     except DetqError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
-    rows = zoo.rows()
-    print("\n".join(passes(rows) if given.passes else page(plan, results, rows)))
+    if not any("measure" in row for row in rows.values()):
+        sys.exit(f"error: {given.config}: nothing of it is measured; the table says what failed")
 
 
 def _fill(zoo: Zoo, chosen: Sequence[Entry], *, wait_s: float) -> None:
@@ -110,12 +115,12 @@ def zoo_parser(about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def results_of(given: argparse.Namespace) -> Results:
-    """Where what is measured is kept."""
+def results_of(given: argparse.Namespace, *, swapped: bool = False) -> Results:
+    """Where what is measured is kept; with swapped splits in a file beside it."""
     path = given.results or Path("runs") / f"{given.config.stem}.jsonl"
     if path.is_dir():
         sys.exit(f"error: {path}: is a folder; --results takes a file, {path / 'results.jsonl'}")
-    return Results(path)
+    return Results(path.with_stem(f"{path.stem}_swapped") if swapped else path)
 
 
 class Zoo:
@@ -218,7 +223,7 @@ def page(plan: Plan, results: Results, rows: Mapping[Key, Row]) -> list[str]:
     measured = {key: row for key, row in rows.items() if "measure" in row}
     for what, key in (("CPU", "cpu"), ("Version", "detq")):
         found = sorted({str(row[key]) for row in measured.values()})
-        lines.append(f"{what}: {'; '.join(found)}.")
+        lines += [f"{what}: {'; '.join(found)}."] if found else []
     untimed = {key[0] for key in measured} - {key[0] for key in rows if key[1] == LATENCY}
     if untimed:
         lines.append(f"Latency not measured: {', '.join(sorted(untimed))}.")

@@ -68,6 +68,14 @@ class Plan(BaseModel):
             return some
         return some + [each for each in _written_out(self.variants) if splits or _plain(each)]
 
+    def swapped(self) -> Plan:
+        """Every model calibrated on what it is judged by here, and the other way round."""
+        models = (
+            one.model_copy(update={"calibrate": one.split, "split": one.calibrate})
+            for one in self.models
+        )
+        return self.model_copy(update={"models": tuple(models)})
+
     def images_of(self, entry: Entry) -> int:
         """How many images a model is calibrated on."""
         return entry.images or self.images

@@ -72,8 +72,14 @@ class Results:
             os.fsync(file.fileno())
 
     def arrays(self, key: Key) -> dict[str, npt.NDArray[Any]]:
-        """What was kept of a row."""
-        with np.load(self.arrays_file(key), allow_pickle=False) as stored:
+        """What was kept of a row. Raises DetqError if that is gone."""
+        path = self.arrays_file(key)
+        if not path.exists():
+            raise DetqError(
+                f"{path}: is missing, and belongs to {self.path}; bring its folder back, or delete "
+                f"both and measure again"
+            )
+        with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
 
     def arrays_file(self, key: Key) -> Path:

@@ -95,6 +95,12 @@ def loss_of(results: Results, exact: Row, rows: Sequence[Row]) -> Loss:
     )
 
 
+def mean_loss(classes: Sequence[ClassLoss]) -> tuple[float, Floats]:
+    """Of some classes, and the same on resampled images; of those that have objects there."""
+    resampled = mean_over_classes(np.stack([one.resampled for one in classes], axis=1))
+    return _mean(one.points for one in classes), resampled
+
+
 def points_lost(points: float, resampled: Floats, *, digits: int = 2) -> str:
     """A loss and its interval, as every cell has them."""
     low, high = interval(resampled)
@@ -103,8 +109,8 @@ def points_lost(points: float, resampled: Floats, *, digits: int = 2) -> str:
 
 def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
     """One table of all models, then the means over them of each recipe."""
-    yield _line(HEADINGS)
-    yield _line(["---"] * len(HEADINGS))
+    yield markdown_row(HEADINGS)
+    yield markdown_row(["---"] * len(HEADINGS))
     losses: dict[str, list[tuple[Loss, list[Row]]]] = {}
     for model in dict.fromkeys(model for model, _, _ in rows):
         own = [row for row in rows.values() if row["model"] == model]
@@ -116,11 +122,11 @@ def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
             for row in of_recipe:
                 if "error" in row:
                     reason = _reason(recipe, row)
-                    yield _line([model, _named(recipe), reason, *[""] * (len(HEADINGS) - 3)])
+                    yield markdown_row([model, named(recipe), reason, *[""] * (len(HEADINGS) - 3)])
             if not some or exact is None or "error" in exact:
                 continue
             loss = loss_of(results, exact, some)
-            yield _line([model, *_cells(recipe, some, loss, ms)])
+            yield markdown_row([model, *_cells(recipe, some, loss, ms)])
             if "int8_share" in some[0] and some[0]["measure"] == "mAP":
                 losses.setdefault(recipe, []).append((loss, some))
     if losses:
@@ -142,12 +148,12 @@ def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) ->
             "",
         ]
     return [
-        _named(recipe),
+        named(recipe),
         _spread([row["score"] for row in rows]),
         points_lost(loss.points, loss.resampled),
-        _worst(loss.classes),
-        _frequent(loss.frequent),
-        _worst(loss.frequent),
+        worst_cell(loss.classes),
+        frequent_cell(loss.frequent),
+        worst_cell(loss.frequent),
         _agreement([row["held_back"] for row in rows]) if "held_back" in rows[0] else "",
         f"{100 * _mean(row['int8_share'] for row in rows):.1f}%" if is_int8 else "",
         *ratios,
@@ -158,8 +164,8 @@ def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) ->
 def _means(losses: Mapping[str, list[tuple[Loss, list[Row]]]]) -> Iterator[str]:
     """Of detectors; recipes on different numbers of models are not to be compared."""
     headings = ("recipe", "detectors", "mean loss", "greatest", "mean agreement", "least")
-    yield _line(headings)
-    yield _line(["---"] * len(headings))
+    yield markdown_row(headings)
+    yield markdown_row(["---"] * len(headings))
     for recipe, some in losses.items():
         points = [loss.points for loss, _ in some]
         seen = [row["held_back"] for _, rows in some for row in rows]
@@ -167,7 +173,7 @@ def _means(losses: Mapping[str, list[tuple[Loss, list[Row]]]]) -> Iterator[str]:
         agreement = [f"{_mean(known):.1f}", f"{min(known):.1f}"] if known else ["", ""]
         mean = np.mean([loss.resampled for loss, _ in some], axis=0)
         figures = [points_lost(_mean(points), mean), f"{max(points):+.2f}"]
-        yield _line([f"`{recipe}`", str(len(some)), *figures, *agreement])
+        yield markdown_row([f"`{recipe}`", str(len(some)), *figures, *agreement])
 
 
 def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
@@ -179,12 +185,12 @@ def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
     whole = {(m, seed): row for (m, recipe, seed), row in sound.items() if recipe == "measured"}
     names = dict.fromkeys(recipe for _, recipe, _ in sound if WITHOUT in recipe)
     models = list(dict.fromkeys(model for model, _ in whole))
-    yield _line(["left out", "agreement", "held back", "mAP or top-1", *models])
-    yield _line(["---"] * (4 + len(models)))
+    yield markdown_row(["left out", "agreement", "held back", "mAP or top-1", *models])
+    yield markdown_row(["---"] * (4 + len(models)))
     cells = [
         f"{_mean(whole[key]['agreement'] for key in whole if key[0] == m):.1f}" for m in models
     ]
-    yield _line(["nothing", "", "", "", *cells])
+    yield markdown_row(["nothing", "", "", "", *cells])
     for name in names:
         changes: dict[str, dict[str, float]] = {key: {} for key in CHANGES}
         for model in models:
@@ -199,14 +205,15 @@ def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
         means = [f"{_mean(changes[key].values()):+.2f}" if changes[key] else "" for key in CHANGES]
         own = changes["agreement"]
         cells = [f"{own[model]:+.1f}" if model in own else "" for model in models]
-        yield _line([name.partition(WITHOUT)[2], *means, *cells])
+        yield markdown_row([name.partition(WITHOUT)[2], *means, *cells])
 
 
 def _arrays(results: Results, row: Row) -> dict[str, Floats]:
     return results.arrays((row["model"], row["recipe"], row["seed"]))
 
 
-def _worst(classes: Sequence[ClassLoss]) -> str:
+def worst_cell(classes: Sequence[ClassLoss]) -> str:
+    """The first of classes that are in order of their losses."""
     if not classes:
         return ""
     one = classes[0]
@@ -214,12 +221,11 @@ def _worst(classes: Sequence[ClassLoss]) -> str:
     return f"{lost} {_cell(one.name)} ({one.objects})"
 
 
-def _frequent(classes: Sequence[ClassLoss]) -> str:
+def frequent_cell(classes: Sequence[ClassLoss]) -> str:
+    """The mean loss of classes, and how many they are."""
     if not classes:
         return ""
-    resampled = mean_over_classes(np.stack([one.resampled for one in classes], axis=1))
-    lost = points_lost(_mean(one.points for one in classes), resampled)
-    return f"{lost} ({len(classes)})"
+    return f"{points_lost(*mean_loss(classes))} ({len(classes)})"
 
 
 def _reason(recipe: str, row: Row) -> str:
@@ -237,7 +243,7 @@ def _agreement(values: Sequence[float | None]) -> str:
     return spread + refused
 
 
-def _named(recipe: str) -> str:
+def named(recipe: str) -> str:
     return recipe if recipe.startswith(FLOAT) else f"`{recipe}`"
 
 
@@ -258,5 +264,5 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _line(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

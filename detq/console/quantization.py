@@ -97,9 +97,9 @@ def _warn_of_speed(comparison: Comparison) -> None:
     if comparison.nearly_as_fast is not None:
         exact, int8 = comparison.fastest_float.speed, comparison.rows[-1].speed
         warn(
-            f"{comparison.nearly_as_fast} is nearly as fast here ({exact.latency_ms:.2f} ms, INT8 "
-            f"{int8.latency_ms:.2f} ms, {int8.speedup:.2f}x): keep it, and INT8 for machines "
-            "without it"
+            f"INT8 gains little or nothing over {comparison.nearly_as_fast} here "
+            f"({int8.latency_ms:.2f} and {exact.latency_ms:.2f} ms, {int8.speedup:.2f}x): keep "
+            f"the float model in {comparison.nearly_as_fast}, and INT8 for machines without it"
         )
 
 

@@ -1,0 +1,226 @@
+"""What is lost on twice the images, and whether the classes that lose most are the same ones.
+
+    python tools/zoo.py tools/zoo.yaml --root ../shared
+    python tools/zoo.py tools/zoo.yaml --root ../shared --swap
+    python tools/zoo_folds.py tools/zoo.yaml --root ../shared
+
+Reads what the two runs kept: each half of the images judged by networks that were calibrated on the
+other. Prints a row for each detector and recipe that both have: the loss over all images, with the
+95% interval of the bootstrap over them, paired with float, and that of each half; in classes of ten
+objects and more; the worst class of each half, with what it loses in the other; and the rank
+correlation of the classes' losses in the halves (Spearman): none if it is chance which class loses.
+By YOLOv6's protocol the first object of each half counts as missed, as it does in every split.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+from scipy.stats import spearmanr
+from zoo import Zoo, results_of, zoo_parser
+from zoo_measuring import RESAMPLES
+from zoo_plan import read_plan
+from zoo_results import FLOAT, Key, Results, Row
+from zoo_table import (
+    ClassLoss,
+    Floats,
+    Loss,
+    frequent_cell,
+    loss_of,
+    markdown_row,
+    mean_loss,
+    named,
+    points_lost,
+    worst_cell,
+)
+
+from detq.errors import DetqError
+from detq.evaluation.resampling import ImageMatches, average_precisions, draw, mean_over_classes
+
+HEADINGS = (
+    *("model", "recipe", "mAP", "loss of all [95% interval]", "of each half"),
+    *("in classes of 10 objects and more", "the worst of these"),
+    *("worst of the first half, and in the second", "worst of the second, and in the first"),
+    "rank correlation",
+)
+MEANS = (
+    *("recipe", "detectors", "mean loss", "greatest", "in classes of 10 objects and more"),
+    *("worst classes of one half, mean", "the same in the other", "rank correlation"),
+)
+
+
+def main() -> None:
+    given = zoo_parser(__doc__).parse_args()
+    try:
+        plan = read_plan(given.config)
+        runs = ((plan, results_of(given)), (plan.swapped(), results_of(given, swapped=True)))
+        first, second = (
+            Half(results, Zoo(one, results, root=given.root).rows()) for one, results in runs
+        )
+        if not any(_in_both(first, second)):
+            raise DetqError(
+                f"{given.config}: no detector is measured in both halves; run tools/zoo.py on it, "
+                "and again with --swap"
+            )
+        for line in table(first, second):
+            print(line, flush=True)
+    except DetqError as error:
+        sys.exit(f"error: {error}")
+
+
+class Half(NamedTuple):
+    """The rows of one run of the zoo."""
+
+    results: Results
+    rows: Mapping[Key, Row]
+
+    def matches(self, key: Key) -> ImageMatches:
+        """How a row's detections match, image by image."""
+        arrays = self.results.arrays(key)
+        return ImageMatches(arrays["rows"], arrays["objects"], arrays["categories"])
+
+    def loss(self, model: str, recipe: str, seeds: Sequence[int]) -> Loss:
+        """Of this half alone."""
+        rows = [self.rows[model, recipe, seed] for seed in seeds]
+        return loss_of(self.results, self.rows[model, FLOAT, 0], rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """A recipe's loss over all images, beside that of each half, and float's mAP over all."""
+
+    score: float
+    loss: Loss
+    halves: tuple[Loss, Loss]
+
+    @property
+    def correlation(self) -> float:
+        """Of the losses of the classes that both halves have objects of."""
+        first, second = ({one.name: one.points for one in half.classes} for half in self.halves)
+        names = sorted(first.keys() & second.keys())
+        ranks = spearmanr([first[name] for name in names], [second[name] for name in names])
+        return float(ranks.statistic)
+
+
+def table(first: Half, second: Half) -> Iterator[str]:
+    """One row for each detector and recipe, then the means of the recipes."""
+    yield markdown_row(HEADINGS)
+    yield markdown_row(["---"] * len(HEADINGS))
+    found: dict[str, list[Both]] = {}
+    for model, recipe, seeds in _in_both(first, second):
+        one = both(first, second, model, recipe, seeds)
+        found.setdefault(recipe, []).append(one)
+        yield markdown_row([model, named(recipe), *_cells(one)])
+    if found:
+        yield ""
+        yield from _means(found)
+
+
+def both(first: Half, second: Half, model: str, recipe: str, seeds: Sequence[int]) -> Both:
+    """The mean of the seeds, as every loss of the zoo."""
+    exact = _average_precisions(first, second, (model, FLOAT, 0))
+    int8 = [_average_precisions(first, second, (model, recipe, seed)) for seed in seeds]
+    by_class = exact - np.mean(int8, axis=0)
+    scores = mean_over_classes(exact)
+    lost = scores - np.mean([mean_over_classes(one) for one in int8], axis=0)
+    objects = [half.matches((model, FLOAT, 0)).objects.sum(axis=0) for half in (first, second)]
+    names = first.rows[model, FLOAT, 0]["classes"]
+    classes = [
+        ClassLoss(name, float(by_class[0, place]), int(count), by_class[1:, place])
+        for place, (name, count) in enumerate(zip(names, sum(objects), strict=True))
+        if count
+    ]
+    ordered = tuple(sorted(classes, key=lambda one: -one.points))
+    halves = first.loss(model, recipe, seeds), second.loss(model, recipe, seeds)
+    return Both(float(scores[0]), Loss(float(lost[0]), lost[1:], ordered), halves)
+
+
+def _in_both(first: Half, second: Half) -> Iterator[tuple[str, str, list[int]]]:
+    """Detectors, recipes and the seeds that both halves have."""
+    common = [
+        key
+        for key, row in first.rows.items()
+        if row.get("measure") == second.rows.get(key, {}).get("measure") == "mAP"
+    ]
+    for model, recipe in dict.fromkeys(key[:2] for key in common if key[1] != FLOAT):
+        if (model, FLOAT, 0) in common:
+            yield model, recipe, [key[2] for key in common if key[:2] == (model, recipe)]
+
+
+def _average_precisions(first: Half, second: Half, key: Key) -> Floats:
+    """[1 + resamples, classes]: of all images as they are, then of resamples of them."""
+    halves = first.matches(key), second.matches(key)
+    before = len(halves[0].objects)
+    rows = halves[1].rows.copy()
+    rows["image"] += before
+    matches = ImageMatches(
+        rows=np.concatenate([halves[0].rows, rows]),
+        objects=np.concatenate([one.objects for one in halves]),
+        categories=halves[0].categories,
+    )
+    images = len(matches.objects)
+    drawn = draw(images, resamples=RESAMPLES, seed=crc32(f"{images} images".encode()))
+    return average_precisions(matches, np.concatenate([np.ones_like(drawn[:1]), drawn]))
+
+
+def _cells(one: Both) -> list[str]:
+    halves = one.halves
+    return [
+        f"{one.score:.2f}",
+        points_lost(one.loss.points, one.loss.resampled),
+        ", ".join(f"{half.points:+.2f}" for half in halves),
+        frequent_cell(one.loss.frequent),
+        worst_cell(one.loss.frequent),
+        *(_elsewhere(own, other) for own, other in (halves, halves[::-1])),
+        f"{one.correlation:+.2f}",
+    ]
+
+
+def _elsewhere(own: Loss, other: Loss) -> str:
+    if not own.frequent:
+        return ""
+    worst = own.frequent[0]
+    again = next((one for one in other.classes if one.name == worst.name), None)
+    where = "no object" if again is None else f"{again.points:+.1f} ({again.objects})"
+    return f"{worst.name} {worst.points:+.1f} ({worst.objects}), {where}"
+
+
+def _means(found: Mapping[str, Sequence[Both]]) -> Iterator[str]:
+    """Over detectors; those with as many images share their resamples."""
+    yield markdown_row(MEANS)
+    yield markdown_row(["---"] * len(MEANS))
+    for recipe, some in found.items():
+        pairs = list(_worst_pairs(some))
+        cells = [
+            _mean_cell([(one.loss.points, one.loss.resampled) for one in some]),
+            f"{max(one.loss.points for one in some):+.2f}",
+            _mean_cell([mean_loss(one.loss.frequent) for one in some if one.loss.frequent]),
+            *(f"{mean(pair[n] for pair in pairs):+.1f}" if pairs else "" for n in (0, 1)),
+            f"{mean(one.correlation for one in some):+.2f}",
+        ]
+        yield markdown_row([named(recipe), str(len(some)), *cells])
+
+
+def _mean_cell(losses: Sequence[tuple[float, Floats]]) -> str:
+    if not losses:
+        return ""
+    return points_lost(mean(lost for lost, _ in losses), np.mean([r for _, r in losses], axis=0))
+
+
+def _worst_pairs(some: Sequence[Both]) -> Iterator[tuple[float, float]]:
+    """What the worst class of one half loses there, and in the other where that has objects."""
+    for one in some:
+        for own, other in (one.halves, one.halves[::-1]):
+            again = {each.name: each.points for each in other.classes}
+            if own.frequent and own.frequent[0].name in again:
+                yield own.frequent[0].points, again[own.frequent[0].name]
+
+
+if __name__ == "__main__":
+    main()
