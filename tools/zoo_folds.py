@@ -54,6 +54,8 @@ MEANS = (
     *("worst classes of one half, mean", "the same in the other", "rank correlation"),
 )
 
+LEAST_CLASSES = 10
+
 
 def main() -> None:
     given = zoo_parser(__doc__).parse_args()
@@ -100,10 +102,12 @@ class Both:
     halves: tuple[Loss, Loss]
 
     @property
-    def correlation(self) -> float:
-        """Of the losses of the classes that both halves have objects of."""
+    def correlation(self) -> float | None:
+        """Of the losses of the classes that both halves have objects of, if they are enough."""
         first, second = ({one.name: one.points for one in half.classes} for half in self.halves)
         names = sorted(first.keys() & second.keys())
+        if len(names) < LEAST_CLASSES:
+            return None
         ranks = spearmanr([first[name] for name in names], [second[name] for name in names])
         return float(ranks.statistic)
 
@@ -178,7 +182,7 @@ def _cells(one: Both) -> list[str]:
         frequent_cell(one.loss.frequent),
         worst_cell(one.loss.frequent),
         *(_elsewhere(own, other) for own, other in (halves, halves[::-1])),
-        f"{one.correlation:+.2f}",
+        _correlation_cell([one]),
     ]
 
 
@@ -202,9 +206,14 @@ def _means(found: Mapping[str, Sequence[Both]]) -> Iterator[str]:
             f"{max(one.loss.points for one in some):+.2f}",
             _mean_cell([mean_loss(one.loss.frequent) for one in some if one.loss.frequent]),
             *(f"{mean(pair[n] for pair in pairs):+.1f}" if pairs else "" for n in (0, 1)),
-            f"{mean(one.correlation for one in some):+.2f}",
+            _correlation_cell(some),
         ]
         yield markdown_row([named(recipe), str(len(some)), *cells])
+
+
+def _correlation_cell(some: Sequence[Both]) -> str:
+    known = [one.correlation for one in some if one.correlation is not None]
+    return f"{mean(known):+.2f}" if known else ""
 
 
 def _mean_cell(losses: Sequence[tuple[float, Floats]]) -> str:
