@@ -8,7 +8,9 @@ Reads what the two runs kept: each half of the images judged by networks that we
 other. Prints a row for each detector and recipe that both have: the loss over all images, with the
 95% interval of the bootstrap over them, paired with float, and that of each half; in classes of ten
 objects and more; the worst class of each half, with what it loses in the other; and the rank
-correlation of the classes' losses in the halves (Spearman): none if it is chance which class loses.
+correlation (Spearman) of the classes' losses in the halves, which is none if it depends on the
+images alone which class loses, beside that of the seeds, which have other calibration images and
+the same test images.
 By YOLOv6's protocol the first object of each half counts as missed, as it does in every split.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import mean
 from typing import NamedTuple
 from zlib import crc32
@@ -43,15 +46,16 @@ from zoo_table import (
 from detq.errors import DetqError
 from detq.evaluation.resampling import ImageMatches, average_precisions, draw, mean_over_classes
 
+CORRELATIONS = ("rank correlation of the halves", "of the seeds")
 HEADINGS = (
     *("model", "recipe", "mAP", "loss of all [95% interval]", "of each half"),
     *("in classes of 10 objects and more", "the worst of these"),
     *("worst of the first half, and in the second", "worst of the second, and in the first"),
-    "rank correlation",
+    *CORRELATIONS,
 )
 MEANS = (
     *("recipe", "detectors", "mean loss", "greatest", "in classes of 10 objects and more"),
-    *("worst classes of one half, mean", "the same in the other", "rank correlation"),
+    *("worst classes of one half, mean", "the same in the other", *CORRELATIONS),
 )
 
 LEAST_CLASSES = 10
@@ -95,21 +99,31 @@ class Half(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Both:
-    """A recipe's loss over all images, beside that of each half, and float's mAP over all."""
+    """A recipe's loss over all images, beside that of each half, and float's mAP over all.
+
+    ``seeds`` float64 [seeds, classes] are the losses of classes with each choice of calibration
+    images; NaN for a class without objects.
+    """
 
     score: float
     loss: Loss
     halves: tuple[Loss, Loss]
+    seeds: Floats
 
     @property
-    def correlation(self) -> float | None:
-        """Of the losses of the classes that both halves have objects of, if they are enough."""
+    def of_halves(self) -> float | None:
+        """The rank correlation of the losses of the classes that both halves have objects of."""
         first, second = ({one.name: one.points for one in half.classes} for half in self.halves)
         names = sorted(first.keys() & second.keys())
-        if len(names) < LEAST_CLASSES:
-            return None
-        ranks = spearmanr([first[name] for name in names], [second[name] for name in names])
-        return float(ranks.statistic)
+        return _correlation([first[name] for name in names], [second[name] for name in names])
+
+    @property
+    def of_seeds(self) -> float | None:
+        """That of two choices of calibration images on the same test images, the mean of pairs."""
+        known = self.seeds[:, ~np.isnan(self.seeds).any(axis=0)]
+        found = [_correlation(*pair) for pair in combinations(known, 2)]
+        some = [one for one in found if one is not None]
+        return mean(some) if some else None
 
 
 def table(first: Half, second: Half) -> Iterator[str]:
@@ -142,7 +156,8 @@ def both(first: Half, second: Half, model: str, recipe: str, seeds: Sequence[int
     ]
     ordered = tuple(sorted(classes, key=lambda one: -one.points))
     halves = first.loss(model, recipe, seeds), second.loss(model, recipe, seeds)
-    return Both(float(scores[0]), Loss(float(lost[0]), lost[1:], ordered), halves)
+    each = np.array([(exact - one)[0] for one in int8])
+    return Both(float(scores[0]), Loss(float(lost[0]), lost[1:], ordered), halves, each)
 
 
 def _in_both(first: Half, second: Half) -> Iterator[tuple[str, str, list[int]]]:
@@ -182,7 +197,7 @@ def _cells(one: Both) -> list[str]:
         frequent_cell(one.loss.frequent),
         worst_cell(one.loss.frequent),
         *(_elsewhere(own, other) for own, other in (halves, halves[::-1])),
-        _correlation_cell([one]),
+        *_correlation_cells([one]),
     ]
 
 
@@ -206,14 +221,22 @@ def _means(found: Mapping[str, Sequence[Both]]) -> Iterator[str]:
             f"{max(one.loss.points for one in some):+.2f}",
             _mean_cell([mean_loss(one.loss.frequent) for one in some if one.loss.frequent]),
             *(f"{mean(pair[n] for pair in pairs):+.1f}" if pairs else "" for n in (0, 1)),
-            _correlation_cell(some),
+            *_correlation_cells(some),
         ]
         yield markdown_row([named(recipe), str(len(some)), *cells])
 
 
-def _correlation_cell(some: Sequence[Both]) -> str:
-    known = [one.correlation for one in some if one.correlation is not None]
-    return f"{mean(known):+.2f}" if known else ""
+def _correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Of ranks; None of a handful of classes, or where all lose the same."""
+    if len(one) < LEAST_CLASSES or min(np.ptp(one), np.ptp(other)) == 0:
+        return None
+    return float(spearmanr(one, other).statistic)
+
+
+def _correlation_cells(some: Sequence[Both]) -> Iterator[str]:
+    for each in ([one.of_halves for one in some], [one.of_seeds for one in some]):
+        known = [value for value in each if value is not None]
+        yield f"{mean(known):+.2f}" if known else ""
 
 
 def _mean_cell(losses: Sequence[tuple[float, Floats]]) -> str:
