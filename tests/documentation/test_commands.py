@@ -87,7 +87,11 @@ def test_tool_has_its_options(command: Command) -> None:
     if not script.endswith(".py"):
         assert command.words[1] in ("-m", "-c"), command
         return
-    source = (ROOT / script).read_text()
+    path = ROOT / script
+    own = path.read_text()
+    shared = re.findall(r"^from (\w+) import", own, re.MULTILINE)  # of tools, as zoo_parser
+    others = [path.with_name(f"{name}.py") for name in shared]
+    source = own + "".join(other.read_text() for other in others if other.exists())
     for option in _OPTION.findall(shlex.join(command.words[2:])):
         assert f'"{option}"' in source, f"{command}: {script} has no {option}"
 
