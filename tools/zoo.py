@@ -36,7 +36,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -75,23 +76,36 @@ def main() -> None:
         "--wait", type=float, default=5.0, help="minutes for the machine to be idle"
     )
     given = parser.parse_args()
-    try:
+    with errors_in_one_line():
         plan, results = read_plan(given.config), results_of(given, swapped=given.swap)
         plan = plan.swapped() if given.swap else plan
+        chosen = plan.only(given.only).models
         zoo = Zoo(plan, results, root=given.root, retry=given.retry)
         if not given.table and not given.passes:
-            chosen = [each for each in plan.models if not given.only or each.label in given.only]
             with results.alone():
                 _fill(zoo, chosen, wait_s=60 * given.wait)
         rows = zoo.rows()
+        if not rows:
+            raise DetqError(
+                f"{results.path}: nothing of {given.config} is in it; run without --table"
+            )
         print("\n".join(passes(rows) if given.passes else page(plan, results, rows)))
+        if not any("measure" in row for row in rows.values()):
+            raise DetqError(
+                f"{given.config}: nothing of it is measured; the table says what failed"
+            )
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What was given wrongly, and Ctrl-C, end the program with one line."""
+    try:
+        yield
     except DetqError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
-    if not any("measure" in row for row in rows.values()):
-        sys.exit(f"error: {given.config}: nothing of it is measured; the table says what failed")
 
 
 def _fill(zoo: Zoo, chosen: Sequence[Entry], *, wait_s: float) -> None:
@@ -116,10 +130,8 @@ def zoo_parser(about: str) -> argparse.ArgumentParser:
 
 
 def results_of(given: argparse.Namespace, *, swapped: bool = False) -> Results:
-    """Where what is measured is kept; with swapped splits in a file beside it."""
+    """Where what is measured is kept; with swapped splits in a file beside it. Raises DetqError."""
     path = given.results or Path("runs") / f"{given.config.stem}.jsonl"
-    if path.is_dir():
-        sys.exit(f"error: {path}: is a folder; --results takes a file, {path / 'results.jsonl'}")
     return Results(path.with_stem(f"{path.stem}_swapped") if swapped else path)
 
 

@@ -11,22 +11,22 @@ objects and more; the worst class of each half, with what it loses in the other;
 correlation (Spearman) of the classes' losses in the halves, which is none if it depends on the
 images alone which class loses, beside that of the seeds, which have other calibration images and
 the same test images.
-By YOLOv6's protocol the first object of each half counts as missed, as it does in every split.
+By YOLOv6's protocol, which is the default, the first object of each half counts as missed, as in
+every split. Detections of both halves are ranked together, so what all images lose need not lie
+between what the halves lose.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 from scipy.stats import spearmanr
-from zoo import Zoo, results_of, zoo_parser
+from zoo import Zoo, errors_in_one_line, results_of, zoo_parser
 from zoo_measuring import RESAMPLES
 from zoo_plan import read_plan
 from zoo_results import FLOAT, Key, Results, Row
@@ -34,6 +34,7 @@ from zoo_table import (
     ClassLoss,
     Floats,
     Loss,
+    escaped,
     frequent_cell,
     loss_of,
     markdown_row,
@@ -63,21 +64,17 @@ LEAST_CLASSES = 10
 
 def main() -> None:
     given = zoo_parser(__doc__).parse_args()
-    try:
-        plan = read_plan(given.config)
-        runs = ((plan, results_of(given)), (plan.swapped(), results_of(given, swapped=True)))
-        first, second = (
-            Half(results, Zoo(one, results, root=given.root).rows()) for one, results in runs
-        )
+    with errors_in_one_line():
+        plan, results = read_plan(given.config), results_of(given)
+        swapped = results_of(given, swapped=True)
+        first = Half(results, Zoo(plan, results, root=given.root).rows())
+        second = Half(swapped, Zoo(plan.swapped(), swapped, root=given.root).rows())
         if not any(_in_both(first, second)):
             raise DetqError(
-                f"{given.config}: no detector is measured in both halves; run tools/zoo.py on it, "
-                "and again with --swap"
+                f"{given.config}: no detector is measured both in {results.path} and in "
+                f"{swapped.path}; run tools/zoo.py on it, and again with --swap"
             )
-        for line in table(first, second):
-            print(line, flush=True)
-    except DetqError as error:
-        sys.exit(f"error: {error}")
+        print("\n".join([*table(first, second)]))
 
 
 class Half(NamedTuple):
@@ -135,9 +132,8 @@ def table(first: Half, second: Half) -> Iterator[str]:
         one = both(first, second, model, recipe, seeds)
         found.setdefault(recipe, []).append(one)
         yield markdown_row([model, named(recipe), *_cells(one)])
-    if found:
-        yield ""
-        yield from _means(found)
+    yield ""
+    yield from _means(found)
 
 
 def both(first: Half, second: Half, model: str, recipe: str, seeds: Sequence[int]) -> Both:
@@ -175,6 +171,8 @@ def _in_both(first: Half, second: Half) -> Iterator[tuple[str, str, list[int]]]:
 def _average_precisions(first: Half, second: Half, key: Key) -> Floats:
     """[1 + resamples, classes]: of all images as they are, then of resamples of them."""
     halves = first.matches(key), second.matches(key)
+    if not np.array_equal(*(one.categories for one in halves)):
+        raise DetqError(f"{key[0]}: its halves were judged by other classes; measure both again")
     before = len(halves[0].objects)
     rows = halves[1].rows.copy()
     rows["image"] += before
@@ -184,7 +182,7 @@ def _average_precisions(first: Half, second: Half, key: Key) -> Floats:
         categories=halves[0].categories,
     )
     images = len(matches.objects)
-    drawn = draw(images, resamples=RESAMPLES, seed=crc32(f"{images} images".encode()))
+    drawn = draw(images, resamples=RESAMPLES, seed=images)  # the same for all that have as many
     return average_precisions(matches, np.concatenate([np.ones_like(drawn[:1]), drawn]))
 
 
@@ -207,7 +205,7 @@ def _elsewhere(own: Loss, other: Loss) -> str:
     worst = own.frequent[0]
     again = next((one for one in other.classes if one.name == worst.name), None)
     where = "no object" if again is None else f"{again.points:+.1f} ({again.objects})"
-    return f"{worst.name} {worst.points:+.1f} ({worst.objects}), {where}"
+    return f"{escaped(worst.name)} {worst.points:+.1f} ({worst.objects}), {where}"
 
 
 def _means(found: Mapping[str, Sequence[Both]]) -> Iterator[str]:

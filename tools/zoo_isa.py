@@ -9,12 +9,13 @@ That is in processes of their own, because oneDNN reads the variable once. Print
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 
 import openvino as ov
-from zoo import results_of, zoo_parser
+from zoo import errors_in_one_line, results_of, zoo_parser
 from zoo_measuring import Subject
 from zoo_plan import read_plan
 
@@ -28,10 +29,14 @@ def main() -> None:
     parser = zoo_parser(__doc__)
     parser.add_argument("--only", help="measure this model here, on the instructions as they are")
     given = parser.parse_args()
-    results = results_of(given)
-    plan = read_plan(given.config)
+    with errors_in_one_line():
+        _compare(given)
+
+
+def _compare(given: argparse.Namespace) -> None:
+    results, plan = results_of(given), read_plan(given.config)
     if given.only:
-        (entry,) = (one for one in plan.models if one.label == given.only)
+        (entry,) = plan.only([given.only]).models
         subject = Subject(entry, plan, given.root, results.folder)
         model = ov.Core().read_model(results.graph_file(entry.label, RECIPE))
         graph = api.DetectorGraph(model, subject.graph.spec)

@@ -95,7 +95,7 @@ class Quantizer:
     """One model by many recipes with the same images; passes that they begin with run once."""
 
     def __init__(self, subject: Subject, seed: int) -> None:
-        self._subject, self._seed = subject, seed
+        self.subject, self._seed = subject, seed
         self._images = subject.plan.images_of(subject.entry)
         split = load_split(subject.data, subject.entry.calibrate, with_annotations=False)
         paths = sample_images(split, self._images, seed)
@@ -122,7 +122,7 @@ class Quantizer:
 
     def measure(self, passes: tuple[Pass, ...], path: Path | None = None) -> tuple[Row, Arrays]:
         """The same of passes that no recipe may have."""
-        subject = self._subject
+        subject = self.subject
         network, steps, cpu_s = self.behind(passes)
         int8 = subject.strategy.compiled(network.graph)
         if path is not None:
@@ -154,18 +154,18 @@ class Quantizer:
 
     def held_back(self, count: int) -> list[Image]:
         """So many images, as the network reads them, that calibration does not see."""
-        preprocess = self._subject.strategy.preprocess(self._subject.graph.spec)
+        preprocess = self.subject.strategy.preprocess(self.subject.graph.spec)
         return list(readable_images(self._held_back, preprocess).inputs(count))
 
     def in_float(self, options: RuntimeOptions) -> tuple[Row, Arrays]:
         """Measure the float network in another precision, as an INT8 one is measured."""
-        graph, strategy = self._subject.graph, self._subject.strategy
-        scored = self._subject.score(graph, options, is_float=False)
+        graph, strategy = self.subject.graph, self.subject.strategy
+        scored = self.subject.score(graph, options, is_float=False)
         network = strategy.compiled(graph, options=options)
         return {**scored.row, **self._held_back_of(network)}, scored.arrays
 
     def _held_back_of(self, network: Any) -> Row:
-        found = agreement_of(self._subject.graph, network, self._held_back, silent)
+        found = agreement_of(self.subject.graph, network, self._held_back, silent)
         return {"held_back": found, "held_back_images": len(self._held_back)}
 
     def _read(self, purpose: str, count: int | None) -> Iterator[Image]:
@@ -270,6 +270,6 @@ def _dataset(source: str, unpacked: Path) -> DatasetConfig:
         if not (folder / archive.stem).is_dir():
             with tarfile.open(archive) as tar:
                 tar.extractall(scratch, filter="data")
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             (scratch / archive.stem).rename(folder / archive.stem)
     return api.load_dataset(folder)

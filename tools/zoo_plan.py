@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,26 @@ class Plan(BaseModel):
             return some
         return some + [each for each in _written_out(self.variants) if splits or _plain(each)]
 
+    def only(self, labels: Sequence[str] | None) -> Plan:
+        """Of these models; of all for None. Raises ConfigError for one that is not there."""
+        known = [entry.label for entry in self.models]
+        for label in labels or ():
+            if label not in known:
+                raise ConfigError(f"no model is called {label}; there are {', '.join(known)}")
+        some = [entry for entry in self.models if not labels or entry.label in labels]
+        return self.model_copy(update={"models": tuple(some)})
+
     def swapped(self) -> Plan:
-        """Every model calibrated on what it is judged by here, and the other way round."""
+        """Every model calibrated on what it is judged by here, and the other way round.
+
+        Raises ConfigError where that is the same split.
+        """
+        for one in self.models:
+            if one.calibrate == one.split:
+                raise ConfigError(
+                    f"{one.label}: calibrated on {one.split} and judged by it, so there is no "
+                    "other half; name two splits with `calibrate` and `split`"
+                )
         models = (
             one.model_copy(update={"calibrate": one.split, "split": one.calibrate})
             for one in self.models

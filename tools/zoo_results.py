@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +32,22 @@ class Results:
     """The rows of one file. Of two with one key the later one counts."""
 
     def __init__(self, path: Path) -> None:
+        """Raises DetqError for a path that is no file's."""
         self.path, self.folder = path, path.with_suffix("")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or not path.suffix:
+            raise DetqError(
+                f"{path}: is the name of a folder; --results takes a file, {path / 'results.jsonl'}"
+            )
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Raises DetqError while another run does this: two would measure latencies at one time."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DetqError(
+                f"{self.folder}: cannot be made: {error.strerror}; pass --results"
+            ) from None
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             if not try_lock(descriptor):
@@ -53,13 +64,21 @@ class Results:
             return {}
         text = read_text(self.path, most_bytes=_MOST_BYTES)
         found = {}
-        for line in text[: text.rfind("\n") + 1].splitlines():  # the last may be half a line
-            row = json.loads(line)
-            found[key_of(row)] = row
+        whole = text[: text.rfind("\n") + 1].splitlines()  # the last may be half a line
+        for number, line in enumerate(whole, start=1):
+            try:
+                row = json.loads(line)
+                found[key_of(row)] = row
+            except (ValueError, KeyError, TypeError):
+                raise DetqError(
+                    f"{self.path}:{number}: no row of tools/zoo.py; delete the line, or pass "
+                    "another file with --results"
+                ) from None
         return found
 
     def add(self, row: Row, arrays: Arrays | None = None) -> None:
         """The line comes last, so that all that belongs to it is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         if arrays is not None:
             with staged(self.arrays_file(key_of(row))) as path, path.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -72,15 +91,17 @@ class Results:
             os.fsync(file.fileno())
 
     def arrays(self, key: Key) -> dict[str, npt.NDArray[Any]]:
-        """What was kept of a row. Raises DetqError if that is gone."""
+        """What was kept of a row. Raises DetqError if that is gone or damaged."""
         path = self.arrays_file(key)
-        if not path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError, EOFError, BadZipFile):
+            state = "damaged" if path.exists() else "missing"
             raise DetqError(
-                f"{path}: is missing, and belongs to {self.path}; bring its folder back, or delete "
-                f"both and measure again"
-            )
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
+                f"{path}: is {state}, and belongs to {self.path}; bring its folder back, or delete "
+                "both and measure again"
+            ) from None
 
     def arrays_file(self, key: Key) -> Path:
         model, recipe, seed = key

@@ -218,7 +218,7 @@ def worst_cell(classes: Sequence[ClassLoss]) -> str:
         return ""
     one = classes[0]
     lost = points_lost(one.points, one.resampled, digits=1)
-    return f"{lost} {_cell(one.name)} ({one.objects})"
+    return f"{lost} {escaped(one.name)} ({one.objects})"
 
 
 def frequent_cell(classes: Sequence[ClassLoss]) -> str:
@@ -230,7 +230,7 @@ def frequent_cell(classes: Sequence[ClassLoss]) -> str:
 
 def _reason(recipe: str, row: Row) -> str:
     seed = "" if recipe.startswith(FLOAT) else f", seed {row['seed']}"
-    return f"not measured{seed}: {_cell(row['error'])}"
+    return f"not measured{seed}: {escaped(row['error'])}"
 
 
 def _agreement(values: Sequence[float | None]) -> str:
@@ -260,7 +260,8 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.mean(values)
 
 
-def _cell(text: str) -> str:
+def escaped(text: str) -> str:
+    """As it may stand in a cell."""
     return text.replace("|", "\\|")
 
 
