@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import yaml
 from installs import ROOT
 
 import detq
-from detq.errors import ConfigError
+from detq.errors import ConfigError, DetqError
 from detq.runtime.machine import float_precisions
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -175,13 +176,34 @@ def test_errors_and_losses_of_parts_are_those_of_the_network(
     """Float against itself is 0; of the INT8 network the loss is that of its row in the table."""
     subject = Subject(plan.models[0], plan, tmp_path, tmp_path)
     quantizer = Quantizer(subject, seed=0)
-    judges = zoo_error.error_of(subject, quantizer), zoo_error.loss_of(subject)
+    judges = zoo_error.error_of(quantizer), zoo_error.loss_of(subject)
     assert [judge(subject.graph.model) for judge in judges] == ["0.000", "+0.00 [0.00, 0.00]"]
+    with pytest.raises(DetqError, match="one held-back image is not enough"):
+        zoo_error.tensor_cells(quantizer)
     networks = list(zoo_error.Networks(quantizer))
     assert len(networks) == len(zoo_error.HEADINGS)
     row, _ = quantizer.quantize("measured", None)
     exact = subject.score(subject.graph, is_float=True).row["score"]
     assert judges[1](networks[0]).startswith(f"{exact - row['score']:+.2f} [")
+
+
+def test_tensors_are_chosen_on_one_half_of_the_images(
+    plan: zoo_plan.Plan, colour_data: Path, tmp_path: Path
+) -> None:
+    (image, *_) = sorted((colour_data.parent / "images/val").iterdir())
+    (colour_data.parent / "images/train").mkdir()
+    for number in range(6):
+        shutil.copy(image, colour_data.parent / f"images/train/{number}{image.suffix}")
+    text = colour_data.read_text()
+    colour_data.write_text(text.replace("train: images/val", "train: images/train"))
+    entry = plan.models[0]
+    more = plan.model_copy(update={"held_back": 4})
+    quantizer = Quantizer(Subject(entry, more, tmp_path, tmp_path), seed=0)
+    error, grids, tensors, together = zoo_error.tensor_cells(quantizer)
+    assert float(error) >= 0
+    assert tensors.count("→") == min(int(grids), zoo_error.MOST_TENSORS)
+    here, there = together.split(" → ")
+    assert here == there  # all of them are the same image
 
 
 def test_loss_is_paired_and_names_the_worst_class(tmp_path: Path) -> None:
@@ -237,7 +259,9 @@ def test_both_halves_together_score_as_one_split(
     )
     monkeypatch.setattr(zoo, "float_precisions", lambda: ("f32",))
     arguments = [str(config), "--results", str(tmp_path / "rows.jsonl")]
-    with pytest.raises(SystemExit, match=r"measured in both halves; run tools/zoo\.py"):
+    with pytest.raises(
+        SystemExit, match=r"measured both in .*rows\.jsonl and in .*; run tools/zoo\.py"
+    ):
         _tool(zoo_folds, arguments, monkeypatch)
     for more in ([], ["--swap"]):
         _tool(zoo, [*arguments, "--wait", "0", *more], monkeypatch)
@@ -253,6 +277,50 @@ def test_both_halves_together_score_as_one_split(
     (tmp_path / "rows_swapped" / "nano_minmax_0.npz").unlink()
     with pytest.raises(SystemExit, match=r"nano_minmax_0.npz: is missing, and belongs to .*jsonl"):
         _tool(zoo_folds, arguments, monkeypatch)
+
+
+def test_damaged_results_are_one_line(tmp_path: Path) -> None:
+    results = Results(tmp_path / "rows.jsonl")
+    row = {"model": "m", "recipe": FLOAT, "seed": 0}
+    results.add(row, {"right": np.ones(3)})
+    assert results.arrays(("m", FLOAT, 0))["right"].sum() == 3
+    file = results.arrays_file(("m", FLOAT, 0))
+    for damage in (b"", file.read_bytes()[:-40], b"no archive"):
+        file.write_bytes(damage)
+        with pytest.raises(DetqError, match=r"is damaged, and belongs to .*rows\.jsonl"):
+            results.arrays(("m", FLOAT, 0))
+    for line in ("{", "3", '{"model": "m"}'):
+        results.path.write_text(f"{json.dumps(row)}\n{line}\n")
+        with pytest.raises(DetqError, match=r"rows\.jsonl:2: no row of tools/zoo\.py"):
+            results.rows()
+    for name in ("no_suffix", ""):
+        with pytest.raises(DetqError, match=r"is the name of a folder; --results takes a file"):
+            Results(tmp_path / name)
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DetqError, match=r"cannot be made: .*; pass --results"),
+        Results(tmp_path / "file" / "rows.jsonl").alone(),
+    ):
+        pass
+
+
+def test_what_a_plan_has_not_is_said(
+    plan: zoo_plan.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no model is called nobody; there are halves, absent"):
+        plan.only(["halves", "nobody"])
+    assert [one.label for one in plan.only(["absent"]).models] == ["absent"]
+    assert plan.only(None) == plan
+    swapped = plan.swapped()
+    assert {(one.calibrate, one.split) for one in swapped.models} == {("val", "train")}
+    assert swapped.swapped() == plan
+    same = plan.models[0].model_copy(update={"calibrate": "val"})
+    with pytest.raises(ConfigError, match="halves: calibrated on val and judged by it"):
+        plan.model_copy(update={"models": (same,)}).swapped()
+    for module in (zoo, zoo_folds, zoo_error):
+        with pytest.raises(SystemExit, match=r"error: .*absent\.yaml"):
+            _tool(module, [str(tmp_path / "absent.yaml")], monkeypatch)
+    assert not [*tmp_path.glob("runs/*")]
 
 
 def test_zoo_of_which_nothing_is_there_fails(

@@ -110,6 +110,8 @@ def tensor_cells(quantizer: Quantizer) -> list[str]:
 
     before = errors()
     half = len(before) // 2
+    if not half:
+        raise DetqError("one held-back image is not enough to choose by and to judge; give more")
     gains = {group: before - errors(group) for group in groups}
     first = sorted(groups, key=lambda group: -gains[group][:half].mean())[:MOST_TENSORS]
 

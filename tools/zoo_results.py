@@ -94,7 +94,7 @@ class Results:
         """What was kept of a row. Raises DetqError if that is gone or damaged."""
         path = self.arrays_file(key)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return dict(stored)
         except (OSError, ValueError, EOFError, BadZipFile):
             state = "damaged" if path.exists() else "missing"
