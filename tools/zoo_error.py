@@ -117,7 +117,8 @@ def tensor_cells(quantizer: Quantizer) -> list[str]:
 
     def share(gain: npt.NDArray[np.float64]) -> str:
         here, there = (
-            gain[some].mean() / before[some].mean() for some in (slice(half), slice(half, None))
+            gain[some].mean() / (before[some].mean() or 1.0)
+            for some in (slice(half), slice(half, None))
         )
         return f"{100 * here:.0f}% → {100 * there:.0f}%"
 
