@@ -125,9 +125,14 @@ def tensor_cells(quantizer: Quantizer) -> list[str]:
     return [
         f"{before[half:].mean():.3f}",
         str(len(groups)),
-        ", ".join(f"`{group.members[0]}` {share(gains[group])}" for group in first),
+        ", ".join(f"`{_tensor(group)}` {share(gains[group])}" for group in first),
         share(before - errors(*first)),
     ]
+
+
+def _tensor(group: QuantizerGroup) -> str:
+    """What it rounds first, without what NNCF calls the quantizer behind it."""
+    return group.members[0].removesuffix("/fq_output_0")
 
 
 Judge = Callable[[ov.Model], str]
