@@ -76,7 +76,7 @@ def main() -> None:
         "--wait", type=float, default=5.0, help="minutes for the machine to be idle"
     )
     given = parser.parse_args()
-    with errors_in_one_line():
+    with errors_in_one_line(stopped="stopped; the same command goes on"):
         plan, results = read_plan(given.config), results_of(given, swapped=given.swap)
         plan = plan.swapped() if given.swap else plan
         chosen = plan.only(given.only).models
@@ -97,14 +97,14 @@ def main() -> None:
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line(*, stopped: str = "stopped") -> Iterator[None]:
     """What was given wrongly, and Ctrl-C, end the program with one line."""
     try:
         yield
     except DetqError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         sys.exit(130)
 
 

@@ -25,7 +25,7 @@ import openvino as ov
 from zoo import errors_in_one_line, results_of, zoo_parser
 from zoo_measuring import Quantizer, Subject
 from zoo_plan import read_plan
-from zoo_table import markdown_row, points_lost
+from zoo_table import markdown_head, markdown_row, points_lost
 
 from detq.api import DetectorGraph
 from detq.errors import DetqError
@@ -74,8 +74,7 @@ def main() -> None:
 def _print(given: argparse.Namespace) -> None:
     plan, unpacked = read_plan(given.config).only(given.only), results_of(given).folder
     headings = TENSOR_HEADINGS if given.tensors else HEADINGS
-    print(markdown_row(["model", *headings]))
-    print(markdown_row(["---"] * (1 + len(headings))))
+    print("\n".join(markdown_head(["model", *headings])))
     failed = False
     for entry in plan.models:
         try:

@@ -20,11 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import itemgetter
 from statistics import mean
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import spearmanr
 from zoo import Zoo, errors_in_one_line, results_of, zoo_parser
 from zoo_measuring import RESAMPLES
@@ -37,7 +40,9 @@ from zoo_table import (
     escaped,
     frequent_cell,
     loss_of,
+    markdown_head,
     markdown_row,
+    mean_cell,
     mean_loss,
     named,
     points_lost,
@@ -125,39 +130,71 @@ class Both:
 
 def table(first: Half, second: Half) -> Iterator[str]:
     """One row for each detector and recipe, then the means of the recipes."""
-    yield markdown_row(HEADINGS)
-    yield markdown_row(["---"] * len(HEADINGS))
+    yield from markdown_head(HEADINGS)
     found: dict[str, list[Both]] = {}
-    for model, recipe, seeds in _in_both(first, second):
-        one = both(first, second, model, recipe, seeds)
-        found.setdefault(recipe, []).append(one)
-        yield markdown_row([model, named(recipe), *_cells(one)])
+    for model, some in groupby(_in_both(first, second), key=itemgetter(0)):
+        exact = AllImages.of(first, second, (model, FLOAT, 0))
+        for _, recipe, seeds in some:
+            one = both(first, second, exact, model, recipe, seeds)
+            found.setdefault(recipe, []).append(one)
+            yield markdown_row([model, named(recipe), *_cells(one)])
     yield ""
     yield from _means(found)
 
 
-def both(first: Half, second: Half, model: str, recipe: str, seeds: Sequence[int]) -> Both:
-    """The mean of the seeds, as every loss of the zoo."""
-    exact = _average_precisions(first, second, (model, FLOAT, 0))
-    int8 = [_average_precisions(first, second, (model, recipe, seed)) for seed in seeds]
-    by_class = exact - np.mean(int8, axis=0)
-    scores = mean_over_classes(exact)
+class AllImages(NamedTuple):
+    """What a row finds in both halves together.
+
+    ``precisions`` float64 [1 + resamples, classes] are the average precisions of the images as they
+    are, then of resamples of them; ``objects`` int64 [classes] can be found.
+    """
+
+    precisions: Floats
+    objects: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, first: Half, second: Half, key: Key) -> AllImages:
+        """Raises DetqError for halves that were judged by other classes."""
+        halves = first.matches(key), second.matches(key)
+        if not np.array_equal(*(one.categories for one in halves)):
+            raise DetqError(f"{key[0]}: its halves have other classes; measure both again")
+        before = len(halves[0].objects)
+        rows = halves[1].rows.copy()
+        rows["image"] += before
+        matches = ImageMatches(
+            rows=np.concatenate([halves[0].rows, rows]),
+            objects=np.concatenate([one.objects for one in halves]),
+            categories=halves[0].categories,
+        )
+        images = len(matches.objects)
+        seed = crc32(f"{images} images".encode())  # the same for all that have as many
+        drawn = draw(images, resamples=RESAMPLES, seed=seed)
+        weights = np.concatenate([np.ones_like(drawn[:1]), drawn])
+        return cls(average_precisions(matches, weights), matches.objects.sum(axis=0))
+
+
+def both(
+    first: Half, second: Half, exact: AllImages, model: str, recipe: str, seeds: Sequence[int]
+) -> Both:
+    """The mean of the seeds against float's ``exact``, as every loss of the zoo."""
+    int8 = [AllImages.of(first, second, (model, recipe, seed)).precisions for seed in seeds]
+    by_class = exact.precisions - np.mean(int8, axis=0)
+    scores = mean_over_classes(exact.precisions)
     lost = scores - np.mean([mean_over_classes(one) for one in int8], axis=0)
-    objects = [half.matches((model, FLOAT, 0)).objects.sum(axis=0) for half in (first, second)]
     names = first.rows[model, FLOAT, 0]["classes"]
     classes = [
-        ClassLoss(name, float(by_class[0, place]), int(count), by_class[1:, place])
-        for place, (name, count) in enumerate(zip(names, sum(objects), strict=True))
+        ClassLoss(name, float(by_class[0, place]), count, by_class[1:, place])
+        for place, (name, count) in enumerate(zip(names, exact.objects.tolist(), strict=True))
         if count
     ]
     ordered = tuple(sorted(classes, key=lambda one: -one.points))
     halves = first.loss(model, recipe, seeds), second.loss(model, recipe, seeds)
-    each = np.array([(exact - one)[0] for one in int8])
+    each = np.array([(exact.precisions - one)[0] for one in int8])
     return Both(float(scores[0]), Loss(float(lost[0]), lost[1:], ordered), halves, each)
 
 
 def _in_both(first: Half, second: Half) -> Iterator[tuple[str, str, list[int]]]:
-    """Detectors, recipes and the seeds that both halves have."""
+    """Detectors, recipes and the seeds that both halves have; a detector's stand together."""
     common = [
         key
         for key, row in first.rows.items()
@@ -166,24 +203,6 @@ def _in_both(first: Half, second: Half) -> Iterator[tuple[str, str, list[int]]]:
     for model, recipe in dict.fromkeys(key[:2] for key in common if key[1] != FLOAT):
         if (model, FLOAT, 0) in common:
             yield model, recipe, [key[2] for key in common if key[:2] == (model, recipe)]
-
-
-def _average_precisions(first: Half, second: Half, key: Key) -> Floats:
-    """[1 + resamples, classes]: of all images as they are, then of resamples of them."""
-    halves = first.matches(key), second.matches(key)
-    if not np.array_equal(*(one.categories for one in halves)):
-        raise DetqError(f"{key[0]}: its halves were judged by other classes; measure both again")
-    before = len(halves[0].objects)
-    rows = halves[1].rows.copy()
-    rows["image"] += before
-    matches = ImageMatches(
-        rows=np.concatenate([halves[0].rows, rows]),
-        objects=np.concatenate([one.objects for one in halves]),
-        categories=halves[0].categories,
-    )
-    images = len(matches.objects)
-    drawn = draw(images, resamples=RESAMPLES, seed=images)  # the same for all that have as many
-    return average_precisions(matches, np.concatenate([np.ones_like(drawn[:1]), drawn]))
 
 
 def _cells(one: Both) -> list[str]:
@@ -210,14 +229,13 @@ def _elsewhere(own: Loss, other: Loss) -> str:
 
 def _means(found: Mapping[str, Sequence[Both]]) -> Iterator[str]:
     """Over detectors; those with as many images share their resamples."""
-    yield markdown_row(MEANS)
-    yield markdown_row(["---"] * len(MEANS))
+    yield from markdown_head(MEANS)
     for recipe, some in found.items():
         pairs = list(_worst_pairs(some))
         cells = [
-            _mean_cell([(one.loss.points, one.loss.resampled) for one in some]),
+            mean_cell([(one.loss.points, one.loss.resampled) for one in some]),
             f"{max(one.loss.points for one in some):+.2f}",
-            _mean_cell([mean_loss(one.loss.frequent) for one in some if one.loss.frequent]),
+            mean_cell([mean_loss(one.loss.frequent) for one in some if one.loss.frequent]),
             *(f"{mean(pair[n] for pair in pairs):+.1f}" if pairs else "" for n in (0, 1)),
             *_correlation_cells(some),
         ]
@@ -235,12 +253,6 @@ def _correlation_cells(some: Sequence[Both]) -> Iterator[str]:
     for each in ([one.of_halves for one in some], [one.of_seeds for one in some]):
         known = [value for value in each if value is not None]
         yield f"{mean(known):+.2f}" if known else ""
-
-
-def _mean_cell(losses: Sequence[tuple[float, Floats]]) -> str:
-    if not losses:
-        return ""
-    return points_lost(mean(lost for lost, _ in losses), np.mean([r for _, r in losses], axis=0))
 
 
 def _worst_pairs(some: Sequence[Both]) -> Iterator[tuple[float, float]]:

@@ -18,6 +18,7 @@ import openvino as ov
 from zoo import errors_in_one_line, results_of, zoo_parser
 from zoo_measuring import Subject
 from zoo_plan import read_plan
+from zoo_table import markdown_head, markdown_row
 
 from detq import api
 
@@ -42,15 +43,14 @@ def _compare(given: argparse.Namespace) -> None:
         graph = api.DetectorGraph(model, subject.graph.spec)
         print(subject.score(graph, is_float=True).row["score"])
         return
-    print(f"| model | {' | '.join(SETS)} | greatest difference |")
-    print(f"|---|{'---|' * len(SETS)}---|")
+    print("\n".join(markdown_head(["model", *SETS, "greatest difference"])))
     for entry in plan.models:
         if not results.graph_file(entry.label, RECIPE).exists():
             print(f"{entry.label}: no INT8 graph; tools/zoo.py makes it", file=sys.stderr)
             continue
         scores = [_score(entry.label, value) for value in SETS.values()]
-        figures = " | ".join(f"{score:.2f}" for score in scores)
-        print(f"| {entry.label} | {figures} | {max(scores) - min(scores):.2f} |", flush=True)
+        figures = [f"{score:.2f}" for score in (*scores, max(scores) - min(scores))]
+        print(markdown_row([entry.label, *figures]), flush=True)
 
 
 def _score(label: str, instructions: str) -> float:

@@ -42,12 +42,7 @@ class Results:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Raises DetqError while another run does this: two would measure latencies at one time."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DetqError(
-                f"{self.folder}: cannot be made: {error.strerror}; pass --results"
-            ) from None
+        self._make_folder()
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             if not try_lock(descriptor):
@@ -78,7 +73,7 @@ class Results:
 
     def add(self, row: Row, arrays: Arrays | None = None) -> None:
         """The line comes last, so that all that belongs to it is there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         if arrays is not None:
             with staged(self.arrays_file(key_of(row))) as path, path.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -89,6 +84,14 @@ class Results:
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DetqError(
+                f"{self.folder}: cannot be made: {error.strerror}; pass --results"
+            ) from None
 
     def arrays(self, key: Key) -> dict[str, npt.NDArray[Any]]:
         """What was kept of a row. Raises DetqError if that is gone or damaged."""

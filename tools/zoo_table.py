@@ -109,8 +109,7 @@ def points_lost(points: float, resampled: Floats, *, digits: int = 2) -> str:
 
 def table(results: Results, rows: Mapping[Key, Row]) -> Iterator[str]:
     """One table of all models, then the means over them of each recipe."""
-    yield markdown_row(HEADINGS)
-    yield markdown_row(["---"] * len(HEADINGS))
+    yield from markdown_head(HEADINGS)
     losses: dict[str, list[tuple[Loss, list[Row]]]] = {}
     for model in dict.fromkeys(model for model, _, _ in rows):
         own = [row for row in rows.values() if row["model"] == model]
@@ -164,15 +163,13 @@ def _cells(recipe: str, rows: list[Row], loss: Loss, ms: Mapping[str, float]) ->
 def _means(losses: Mapping[str, list[tuple[Loss, list[Row]]]]) -> Iterator[str]:
     """Of detectors; recipes on different numbers of models are not to be compared."""
     headings = ("recipe", "detectors", "mean loss", "greatest", "mean agreement", "least")
-    yield markdown_row(headings)
-    yield markdown_row(["---"] * len(headings))
+    yield from markdown_head(headings)
     for recipe, some in losses.items():
-        points = [loss.points for loss, _ in some]
         seen = [row["held_back"] for _, rows in some for row in rows]
         known = [value for value in seen if value is not None]
         agreement = [f"{_mean(known):.1f}", f"{min(known):.1f}"] if known else ["", ""]
-        mean = np.mean([loss.resampled for loss, _ in some], axis=0)
-        figures = [points_lost(_mean(points), mean), f"{max(points):+.2f}"]
+        greatest = f"{max(loss.points for loss, _ in some):+.2f}"
+        figures = [mean_cell([(loss.points, loss.resampled) for loss, _ in some]), greatest]
         yield markdown_row([f"`{recipe}`", str(len(some)), *figures, *agreement])
 
 
@@ -185,8 +182,7 @@ def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
     whole = {(m, seed): row for (m, recipe, seed), row in sound.items() if recipe == "measured"}
     names = dict.fromkeys(recipe for _, recipe, _ in sound if WITHOUT in recipe)
     models = list(dict.fromkeys(model for model, _ in whole))
-    yield markdown_row(["left out", "agreement", "held back", "mAP or top-1", *models])
-    yield markdown_row(["---"] * (4 + len(models)))
+    yield from markdown_head(["left out", "agreement", "held back", "mAP or top-1", *models])
     cells = [
         f"{_mean(whole[key]['agreement'] for key in whole if key[0] == m):.1f}" for m in models
     ]
@@ -210,6 +206,14 @@ def passes(rows: Mapping[Key, Row]) -> Iterator[str]:
 
 def _arrays(results: Results, row: Row) -> dict[str, Floats]:
     return results.arrays((row["model"], row["recipe"], row["seed"]))
+
+
+def mean_cell(losses: Sequence[tuple[float, Floats]]) -> str:
+    """The mean of losses and of what they are on the same resamples."""
+    if not losses:
+        return ""
+    resampled = np.mean([one for _, one in losses], axis=0)
+    return points_lost(_mean(points for points, _ in losses), resampled)
 
 
 def worst_cell(classes: Sequence[ClassLoss]) -> str:
@@ -263,6 +267,11 @@ def _mean(values: Iterable[float]) -> float:
 def escaped(text: str) -> str:
     """As it may stand in a cell."""
     return text.replace("|", "\\|")
+
+
+def markdown_head(headings: Sequence[str]) -> tuple[str, str]:
+    """The two lines that a table begins with."""
+    return markdown_row(headings), markdown_row(["---"] * len(headings))
 
 
 def markdown_row(cells: Sequence[str]) -> str:
